@@ -83,10 +83,10 @@ class PromptBuilder(Protocol):
 
 
 class AlignmentKind(StrEnum):
-    """How the template's rendering of a conversation relates to the tokens sent and sampled so far."""
+    """How the template's rendering of a conversation relates to the last prompt and the response sampled for it."""
 
     CLEAN = "clean"
-    """It starts with exactly our tokens: append the rest."""
+    """It goes on behind the prompt with exactly the sampled tokens: append the rest."""
     REALIGN = "realign"
     """Same text, other tokens (the model spelled an action unlike the tokenizer would): keep ours, append the rest."""
     FORK = "fork"
@@ -101,30 +101,34 @@ class Alignment:
     token_ids: list[int]
 
 
-def align(tokenizer: ChatTokenizer, token_ids: list[int], text: str, rendered: str) -> Alignment:
-    """Compare our tokens, which stand for `text`, with the template's output `rendered` for the next turn.
+def align(tokenizer: ChatTokenizer, prompt: str, response_ids: list[int], rendered: str) -> Alignment:
+    """Compare `prompt` and the response sampled for it with the template's output `rendered` for the next turn.
 
-    With one token per letter except "go", ours being g+o: align([g, o], "go", "go!") is REALIGN with [!];
-    ours being go it is CLEAN with [!]; align([g, o], "go", "Go!") is FORK with [G, o, !].
+    Only what comes after the prompt is encoded: a turn costs what it adds, however long the conversation has become.
+
+    With one token per letter except "go", ours being g+o: align("> ", [g, o], "> go!") is REALIGN with [!];
+    ours being go it is CLEAN with [!]; align("> ", [g, o], "> Go!") is FORK with [>, blank, G, o, !].
     """
-    rendered_ids = tokenizer.encode(rendered)
-    if rendered_ids[: len(token_ids)] == token_ids:
-        return Alignment(AlignmentKind.CLEAN, rendered_ids[len(token_ids) :])
-    if rendered.startswith(text):
-        return Alignment(AlignmentKind.REALIGN, tokenizer.encode(rendered[len(text) :]))
-    return Alignment(AlignmentKind.FORK, rendered_ids)
+    if rendered.startswith(prompt):
+        since_ids = tokenizer.encode(rendered[len(prompt) :])
+        if since_ids[: len(response_ids)] == response_ids:
+            return Alignment(AlignmentKind.CLEAN, since_ids[len(response_ids) :])
+        text = prompt + tokenizer.decode(response_ids)
+        if rendered.startswith(text):
+            return Alignment(AlignmentKind.REALIGN, tokenizer.encode(rendered[len(text) :]))
+    return Alignment(AlignmentKind.FORK, tokenizer.encode(rendered))
 
 
 @dataclass(slots=True)
 class _Draft:
-    """A sequence in the making, and the text that its tokens stand for."""
+    """A sequence in the making, and its latest prompt as text."""
 
     token_ids: list[int] = field(default_factory=list)
     trained: list[bool] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     turns: list[Turn] = field(default_factory=list)
     spans: list[VersionSpan] = field(default_factory=list)
-    text: str = ""
+    prompt: str = ""
 
     def add_prompt(self, token_ids: list[int]) -> None:
         self.token_ids += token_ids
@@ -208,12 +212,11 @@ class TranscriptBuilder(_Builder):
     def begin(self, observation: Observed) -> None:
         self._messages = [*self._system(), {"role": "user", "content": self._observation_text(observation)}]
         draft = self._drafts[-1]
-        draft.text = self._tokenizer.render(self._messages)
-        draft.add_prompt(self._tokenizer.encode(draft.text))
+        draft.prompt = self._tokenizer.render(self._messages)
+        draft.add_prompt(self._tokenizer.encode(draft.prompt))
 
     def add_response(self, token_ids: npt.ArrayLike, logprobs: npt.ArrayLike, version: int, finished: bool) -> str:
         ids = self._record(token_ids, logprobs, version)
-        self._drafts[-1].text += self._tokenizer.decode(ids)
         content = self._tokenizer.decode(ids[:-1] if finished else ids)
         self._messages.append({"role": "assistant", "content": content})
         return self._tokenizer.action(ids)
@@ -223,12 +226,13 @@ class TranscriptBuilder(_Builder):
         draft.close_turn(reward, state_hash, action_valid)
         self._messages.append({"role": "user", "content": self._observation_text(observation)})
         rendered = self._tokenizer.render(self._messages)
-        alignment = align(self._tokenizer, draft.token_ids, draft.text, rendered)
+        response_ids = draft.token_ids[draft.turns[-1].start :]
+        alignment = align(self._tokenizer, draft.prompt, response_ids, rendered)
         if alignment.kind is AlignmentKind.FORK:
             draft = _Draft()
             self._drafts.append(draft)
         draft.add_prompt(alignment.token_ids)
-        draft.text = rendered
+        draft.prompt = rendered
         self.alignments.append(alignment.kind)
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tests.trajectories import samples
 from trajectories.builder import (
     DEMONSTRATION_VERSION,
+    Alignment,
     AlignmentKind,
     DemonstratedStep,
     PromptBuilder,
@@ -124,10 +125,10 @@ def test_a_template_that_rewrites_the_past_forks_a_new_sequence() -> None:
 def test_the_worked_example_of_align() -> None:
     go, g, o, bang = CHATML.encode("go")[0], *CHATML.encode("g"), *CHATML.encode("o"), *CHATML.encode("!")
     assert CHATML.encode("go") == [go]
-    assert align(CHATML, [go], "go", "go!").kind is AlignmentKind.CLEAN
-    realigned = align(CHATML, [g, o], "go", "go!")
-    assert (realigned.kind, realigned.token_ids) == (AlignmentKind.REALIGN, [bang])
-    assert align(CHATML, [g, o], "go", "Go!").kind is AlignmentKind.FORK
+    assert align(CHATML, "> ", [go], "> go!") == Alignment(AlignmentKind.CLEAN, [bang])
+    assert align(CHATML, "> ", [g, o], "> go!") == Alignment(AlignmentKind.REALIGN, [bang])
+    assert align(CHATML, "> ", [g, o], "> Go!") == Alignment(AlignmentKind.FORK, CHATML.encode("> Go!"))
+    assert align(CHATML, "> ", [go], "* go!") == Alignment(AlignmentKind.FORK, CHATML.encode("* go!"))
 
 
 def test_a_response_cut_by_the_token_budget_gets_its_end_from_the_template_untrained() -> None:
@@ -228,7 +229,7 @@ def test_smollm2s_own_template_is_append_only() -> None:
     builder = TranscriptBuilder(tokenizer, PromptConfig(system="You play a text game."))
     odd = [*spelled_by_bytes(tokenizer, "take mug 1"), tokenizer.turn_end_id]
     calls = play(builder, [tokenizer.encode_response("go to desk 1"), odd, tokenizer.encode_response("look")])
-    assert builder.alignments == [AlignmentKind.CLEAN, AlignmentKind.REALIGN, AlignmentKind.REALIGN]
+    assert builder.alignments == [AlignmentKind.CLEAN, AlignmentKind.REALIGN, AlignmentKind.CLEAN]
     sequences = builder.sequences("e", "e", "g", 1.0)
     assert answered(sequences) == calls
     assert tokenizer.decode(sequences[0].token_ids.tolist()) == (
