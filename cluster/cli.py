@@ -24,6 +24,7 @@ app.add_typer(data_app, name="data")
 
 Preset = Annotated[str, typer.Option(help="local (no GPU), gpu (one GPU) or cluster (many nodes).")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file that changes the preset.")]
+Data = Annotated[Path | None, typer.Option(help="The environment's data; none for what is installed or embedded.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="One setting, e.g. --set learner.lr=1e-5.")]
 
 
@@ -88,9 +89,9 @@ def plan(preset: Preset = "cluster", config: ConfigFile = None, set_: Overrides 
 
 @app.command()
 def play(
-    environment: Annotated[str, typer.Argument(help="alfworld or webshop.")],
-    task_id: Annotated[str, typer.Argument(help="E.g. from `concerto data alfworld --list`.")],
-    data: Annotated[Path | None, typer.Option(help="The environment's data; none for the embedded games.")] = None,
+    environment: Annotated[str, typer.Argument(help="alfworld, webshop, questions, or one of your own.")],
+    task_id: Annotated[str, typer.Argument(help="E.g. 17 for webshop; `concerto tasks` lists them.")],
+    data: Data = None,
 ) -> None:
     """Play one task yourself."""
     from cluster.play import play_task
@@ -98,22 +99,41 @@ def play(
     play_task(environment, task_id, data, Console())
 
 
+@app.command()
+def tasks(
+    panel: Annotated[str, typer.Argument(help="E.g. webshop/test or questions/train.")],
+    data: Data = None,
+) -> None:
+    """Print the ids of a panel's tasks, one a line."""
+    from envs import load_panel
+
+    for task_id in load_panel(panel, data).task_ids:
+        print(task_id)
+
+
 @data_app.command("alfworld")
 def data_alfworld(
     source: Annotated[
         Path | None, typer.Option("--from", help="Official archive or folder; none downloads it.")
     ] = None,
-    list_: Annotated[str | None, typer.Option("--list", help="Print the task ids of a split instead.")] = None,
 ) -> None:
     """Install the official ALFWorld games, from a file or by download; later commands find them."""
-    from cluster.play import install_alfworld
-    from envs import load_panel
+    from cluster.data import install_alfworld
 
-    if list_:
-        for task_id in load_panel(f"alfworld/{list_}", source).task_ids:
-            print(task_id)
-        return
     install_alfworld(source, Console())
+
+
+@data_app.command("webshop")
+def data_webshop(
+    source: Annotated[
+        Path | None, typer.Option("--from", help="Folder with the original's files; none downloads them.")
+    ] = None,
+    full: Annotated[bool, typer.Option("--full", help="Download all 1.18 million products, not 1,000.")] = False,
+) -> None:
+    """Install the original WebShop products, from a folder or by download; later commands find them."""
+    from cluster.data import install_webshop
+
+    install_webshop(source, "full" if full else "1000", Console())
 
 
 @app.command()

@@ -6,16 +6,14 @@ Once installed they are what `data=None` means; `data="generated"` still plays t
 from __future__ import annotations
 
 import shutil
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from envs.base import DataError
+from envs.download import data_folder, download_file
 from envs.webshop.catalogue import open_catalogue
-from envs.webshop.sources import INSTALLED, data_folder, find_files
+from envs.webshop.sources import ENVIRONMENT, INSTALLED, find_files
 
 CatalogueSize = Literal["1000", "full"]
 CANONICAL_CONTENT_HASH = "3d626bca60257de0570e47d6065edf6f152fc653782595bca048de5e3fab3cca"
@@ -35,8 +33,9 @@ OFFICIAL_FILES: dict[CatalogueSize, dict[str, str]] = {
     },
 }
 """File name → its id where the authors publish it (the `setup.sh` of princeton-nlp/WebShop)."""
-SOCKET_TIMEOUT_S = 30
-CHUNK_BYTES = 1 << 20
+SHA256 = {"items_ins_v2_1000.json": "f88a36314a397b53b3d9c3fa5878e5f7b26d35019a51ec83fbedeca61a948f6f"}
+"""Of those official files that were at hand as the authors published them. The 1,000 products are recognised by
+`CANONICAL_CONTENT_HASH` once they are installed; of the full catalogue no hash is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +50,14 @@ class InstallReport:
 
 
 def install(source: str | Path, folder: Path | None = None) -> InstallReport:
-    """Build the catalogue of the files in `source` and copy them to `folder` (default: `data_folder()`).
+    """Build the catalogue of the files in `source` and copy them to `folder` (default: the user's data folder).
 
     Files installed before are replaced in one move, after the new ones have proved readable.
 
     Raises:
         DataError: no catalogue there, or it cannot be read; nothing was changed then.
     """
-    folder = folder or data_folder()
+    folder = folder or data_folder(ENVIRONMENT)
     files = find_files(Path(source).expanduser())
     target = folder / INSTALLED
     aside = target.with_suffix(".part")
@@ -96,43 +95,16 @@ def download(
         The folder with the files, ready for `install`.
 
     Raises:
-        DataError: no network, or the server refuses.
+        DataError: no network, the server refuses, or a file is not the one that was published.
     """
-    folder = (folder or data_folder()) / f"download-{size}"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = (folder or data_folder(ENVIRONMENT)) / f"download-{size}"
+    instead = "fetch the files where there is a network, then run `concerto data webshop --from DIR`"
     for name, identity in OFFICIAL_FILES[size].items():
-        if (folder / name).exists():
-            continue
-        part = folder / f"{name}.part"
-        try:
-            _fetch(DOWNLOAD_URL.format(identity), part, lambda done, total, name=name: progress(name, done, total))
-        except OSError as error:
-            raise DataError(
-                f"cannot download WebShop's {name} ({getattr(error, 'reason', error)}); fetch the files where there is "
-                "a network, then run `concerto data webshop --from DIR`"
-            ) from error
-        part.rename(folder / name)
+        download_file(
+            DOWNLOAD_URL.format(identity),
+            folder / name,
+            instead=instead,
+            sha256=SHA256.get(name),
+            progress=lambda done, total, name=name: progress(name, done, total),
+        )
     return folder
-
-
-def _fetch(url: str, part: Path, progress: Callable[[int, int], None]) -> None:
-    """Append to `part` what is missing of the file at `url`. Raises OSError."""
-    have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
-    try:
-        response = urllib.request.urlopen(request, timeout=SOCKET_TIMEOUT_S)
-    except urllib.error.HTTPError as error:
-        if error.code == 416 and have:  # nothing beyond what we have: it was complete
-            return
-        raise
-    resumed = response.status == 206
-    with response, part.open("ab" if resumed else "wb") as file:
-        done = have if resumed else 0
-        rest = int(response.headers.get("Content-Length") or 0)
-        total = done + rest if rest else 0
-        while chunk := response.read(CHUNK_BYTES):
-            file.write(chunk)
-            done += len(chunk)
-            progress(done, total)
-    if done < total:
-        raise OSError(f"the connection ended after {done} of {total} bytes; run the same command to go on")

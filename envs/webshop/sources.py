@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from envs.base import DataError
+from envs.download import data_folder
 from envs.webshop.prices import PRICES_FILE
 
 SIZES = ("_1000", "")
 """Endings of the original's file names: the 1,000-product catalogue, and the full one."""
+ENVIRONMENT = "webshop"
 INSTALLED = "files"
 HUMAN_FILE = "items_human_ins.json"
 CHUNK = 1 << 20
@@ -64,15 +65,9 @@ class CatalogueFiles:
             yield SourceRow(f"{self.products.name} row {number}", product, annotations.get(key), human.get(key))
 
 
-def data_folder() -> Path:
-    """Where WebShop files are installed: below `$CONCERTO_DATA`, else the user's data folder."""
-    default = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "concerto"
-    return Path(os.environ.get("CONCERTO_DATA") or default) / "webshop"
-
-
 def installed_folder() -> Path | None:
     """The folder with the installed files, None if there are none."""
-    folder = data_folder() / INSTALLED
+    folder = data_folder(ENVIRONMENT) / INSTALLED
     return folder if folder.is_dir() else None
 
 

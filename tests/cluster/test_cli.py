@@ -13,6 +13,7 @@ import pytest
 
 from cluster.cli import main
 from cluster.config import load_config
+from tests.envs.webshop.rows import annotation, product_row, write_data
 
 REPO = Path(__file__).parents[2]
 
@@ -111,10 +112,39 @@ def test_the_module_is_the_command_and_wrong_input_ends_it_with_code_2():
 
 
 def test_a_person_plays(concerto):
-    task = concerto("data", "alfworld", "--list", "generated/heldout").stdout.splitlines()[0]
+    task = concerto("tasks", "alfworld/generated/heldout").stdout.splitlines()[0]
     result = concerto("play", "alfworld", task, text="?\nlook\n\n")
     assert result.returncode == 0
     assert "Welcome to TextWorld" in result.stdout and "Not solved. 1 actions." in result.stdout
+
+
+def test_a_person_shops(concerto):
+    result = concerto("play", "webshop", "17", text="?\nsearch[shoes]\n?\n\n")
+    assert result.returncode == 0
+    assert "> search[words]" in result.stdout and "click[back to search]" in result.stdout
+    assert "Not solved. 1 actions." in result.stdout
+
+
+def test_a_person_answers_a_question(concerto):
+    task = concerto("tasks", "questions/train").stdout.splitlines()[0]
+    result = concerto("play", "questions", task, text="I do not know\n")
+    assert result.returncode == 0 and "Not solved. 1 actions." in result.stdout
+    assert_user_error(concerto("play", "questions", "nothing"), "no question 'nothing'")
+
+
+def test_installed_products_are_what_later_commands_find(concerto, tmp_path, monkeypatch):
+    monkeypatch.setenv("CONCERTO_DATA", str(tmp_path / "installed"))
+    source = write_data(tmp_path / "source", [product_row()], {"B000000001": annotation()})
+    result = concerto("data", "webshop", "--from", str(source))
+    assert result.returncode == 0 and "1 products with 2 goals" in " ".join(result.stdout.split())
+    assert concerto("tasks", "webshop/test").stdout.split() == ["0", "1"]
+
+
+def test_a_folder_without_products_installs_nothing(concerto, tmp_path, monkeypatch):
+    monkeypatch.setenv("CONCERTO_DATA", str(tmp_path / "installed"))
+    assert_user_error(concerto("data", "webshop", "--from", "/nowhere"), "no WebShop data at /nowhere", "items_shuffle")
+    assert_user_error(concerto("data", "webshop", "--from", str(tmp_path)), "no products file")
+    assert not (tmp_path / "installed").exists()
 
 
 @pytest.mark.real

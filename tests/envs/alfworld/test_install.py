@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from envs.alfworld.games import GameLibrary
-from envs.alfworld.install import data_folder, download, install, installed_folder
+from envs.alfworld.install import download, install, installed_folder
 from envs.base import DataError
+from envs.download import data_folder
 from tests.envs.alfworld.test_games import TASK, write_games
 
 CONTENT = bytes(range(256)) * 40
@@ -48,7 +49,7 @@ def server() -> Iterator[tuple[str, list[str]]]:
 def test_installed_games_are_found_without_a_path(tmp_path: Path) -> None:
     assert installed_folder() is None
     report = install(write_games(tmp_path / "data", TASK))
-    assert report.games == {"train": 1} and report.folder == data_folder() == installed_folder()
+    assert report.games == {"train": 1} and report.folder == data_folder("alfworld") == installed_folder()
     assert GameLibrary.open().read(TASK).domain == "d"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 from collections.abc import Iterator
@@ -48,6 +49,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Server) as http:
         threading.Thread(target=http.serve_forever, daemon=True).start()
         monkeypatch.setattr(install_module, "DOWNLOAD_URL", f"http://127.0.0.1:{http.server_port}/{{}}")
+        monkeypatch.setattr(install_module, "SHA256", {"items_ins_v2_1000.json": hashlib.sha256(CONTENT).hexdigest()})
         yield
         http.shutdown()
 
@@ -70,6 +72,17 @@ def test_an_interrupted_download_goes_on_where_it_stopped(tmp_path: Path, server
     asked = len(Server.requests)
     download("1000", tmp_path)
     assert len(Server.requests) == asked
+
+
+def test_a_published_file_that_has_changed_is_refused(
+    tmp_path: Path, server: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(install_module, "SHA256", {"items_shuffle_1000.json": "0" * 64})
+    (tmp_path / "download-1000").mkdir()
+    (tmp_path / "download-1000" / "items_shuffle_1000.json.part").write_bytes(CONTENT)
+    with pytest.raises(DataError, match=r"items_shuffle_1000\.json .*SHA-256"):
+        download("1000", tmp_path)
+    assert not list((tmp_path / "download-1000").iterdir())
 
 
 def test_no_network_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
