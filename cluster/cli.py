@@ -12,6 +12,7 @@ from rich.console import Console
 
 from cluster.errors import UserError
 from envs.base import DataError
+from router.errors import RouterError
 
 app = typer.Typer(
     help="Concerto trains LLM agents on a Ray cluster.",
@@ -158,7 +159,7 @@ def _exit_code() -> int:
         return 0
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0
-    except (UserError, DataError) as error:
+    except (UserError, DataError, RouterError) as error:
         print(f"concerto: {error}", file=sys.stderr)
         return 2
     except (Exception, asyncio.CancelledError, KeyboardInterrupt) as error:

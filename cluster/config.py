@@ -24,6 +24,7 @@ from cluster.settings import (
     Settings,
 )
 from learners.config import GRPOConfig, OptimizerConfig, PolicyConfig, SFTConfig
+from router.config import RouterConfig
 
 
 class RunConfig(Settings):
@@ -36,6 +37,7 @@ class RunConfig(Settings):
     learner: OptimizerConfig = OptimizerConfig()
     sft: SFTConfig = SFTConfig()
     grpo: GRPOConfig = GRPOConfig()
+    router: RouterConfig = RouterConfig()
     rollout: RolloutSettings = RolloutSettings()
     schedule: ScheduleSettings = ScheduleSettings()
     evaluation: EvaluationSettings = EvaluationSettings()

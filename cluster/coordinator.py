@@ -46,7 +46,7 @@ class Coordinator:
 
     Args:
         panel: the training tasks.
-        demonstrations: how many the learner holds; batches name them by row.
+        demonstrations: the learner's rows that may be imitated.
         publish: puts the learner's weights of this version into the engines and returns the parity error.
         evaluate: plays the evaluation panel and writes the result under this name.
     """
@@ -60,7 +60,7 @@ class Coordinator:
         evaluation: EvaluationSettings,
         checkpoint: CheckpointSettings,
         panel: Panel,
-        demonstrations: int,
+        demonstrations: Sequence[int],
         rollouts: Rollouts,
         learner: Learner,
         publish: Callable[[int], Awaitable[float]],
@@ -150,7 +150,8 @@ class Coordinator:
         if not stage.demonstrates:
             return []
         first, count = self.manifest.step * self._schedule.sft_batch, self._schedule.sft_batch
-        return [index_at(self._demonstrations, self._seed, first + offset) for offset in range(count)]
+        rows = self._demonstrations
+        return [rows[index_at(len(rows), self._seed, first + offset)] for offset in range(count)]
 
     def _open_stream(self, stage: Stage) -> GroupStream:
         gate = StalenessGate(

@@ -19,6 +19,12 @@ from trajectories.schema import sequences_to_table
 from trajectories.types import Sequence
 
 FILE = "demonstrations.parquet"
+PREFIX = "demonstration/"
+
+
+def demonstrated_task(episode_id: str) -> str:
+    """The task that a demonstration solves, by its episode's id."""
+    return episode_id.removeprefix(PREFIX)
 
 
 def load_demonstrations(
@@ -82,5 +88,5 @@ def _play(player, task_id, seed, tokenizer, prompt, max_turns) -> tuple[Sequence
         for _, action, result in demonstration
     ]
     add_demonstration(builder, tokenizer, demonstration[0][0], steps)
-    episode_id = f"demonstration/{task_id}"
+    episode_id = f"{PREFIX}{task_id}"
     return builder.sequences(episode_id, episode_id, episode_id, temperature=1.0)

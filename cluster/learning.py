@@ -12,6 +12,7 @@ import ray
 
 from cluster.interfaces import Scores
 from learners.group import LearnerGroup
+from router.probe import ProbeResult
 
 
 class RayLearner:
@@ -50,6 +51,10 @@ class RayLearner:
         assignments = self._router.assign.remote(demonstrated, *pairs)
         (metrics, *_) = await self._group.call("train", stage, sequences, assignments)
         return metrics
+
+    async def probe(self, sequences: pa.Table, token_budget: int) -> ProbeResult:
+        """See `LearnerWorker.probe`."""
+        return (await self._group.call("probe", sequences, token_budget))[0]
 
     async def score(self, sequences: pa.Table) -> Scores:
         return (await self._group.call("score", sequences))[0]

@@ -58,6 +58,10 @@ class RunObserver:
             self._last_line = time.monotonic()
             self.say(f"  step {step}: {shown}")
 
+    def record(self, stage: str, metrics: Mapping[str, float]) -> None:
+        """Numbers from before the first step; they stand at step 0."""
+        self._writer.write(0, stage, metrics)
+
     def activity(self, name: str, done: int, total: int) -> None:
         """`done` of `total` parts of something that is no stage: an evaluation, building demonstrations."""
         if name not in self._activities:

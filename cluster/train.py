@@ -28,6 +28,7 @@ from cluster.metrics import MetricsWriter
 from cluster.models import resolve_model
 from cluster.observers import RunObserver
 from cluster.report import write_learning_curve
+from cluster.routing import Routing, check_router, route_corpus
 from cluster.session import check_resources, open_fleet, ray_cluster
 from envs import Panel, load_panel
 from learners.config import LearnerConfig
@@ -60,6 +61,7 @@ def plan_run(config: RunConfig, run_dir: Path, resume: bool) -> Plan:
         raise UserError(
             "the schedule has no steps: set schedule.sft_steps, schedule.mixed_steps or schedule.grpo_steps."
         )
+    check_router(config.router, config.schedule)
     model = resolve_model(config.policy.model)
     data = config.environment.data
     train_panel = load_panel(config.environment.train_panel, data)
@@ -101,14 +103,15 @@ async def _train(plan: Plan, console: Console) -> None:
         ):
             await learner.ready()
             link = _Link(plan, learner, fleet, observer, demonstrations.slice(0, PROBE_SEQUENCES))
+            routing = await _routing(plan, learner, fleet, observer, demonstrations)
             coordinator = Coordinator(
                 run_dir=plan.run_dir,
                 seed=config.seed,
                 schedule=config.schedule,
                 evaluation=config.evaluation,
                 checkpoint=config.checkpoint,
-                panel=plan.train_panel,
-                demonstrations=demonstrations.num_rows,
+                panel=routing.panel,
+                demonstrations=routing.rows,
                 rollouts=fleet,
                 learner=learner,
                 publish=link.publish,
@@ -123,6 +126,30 @@ async def _train(plan: Plan, console: Console) -> None:
                 await coordinator.run()
             await learner.save_pretrained(plan.run_dir / "model")
     write_learning_curve(plan.run_dir)
+
+
+async def _routing(
+    plan: Plan, learner: RayLearner, fleet: RolloutFleet, observer: RunObserver, demonstrations: pa.Table
+) -> Routing:
+    """Everything, unless the corpus is routed before the first stage."""
+    router = plan.config.router
+    if not router.active or router.online:
+        return Routing(tuple(range(demonstrations.num_rows)), plan.train_panel, {})
+    routing = await route_corpus(
+        plan.run_dir,
+        router,
+        plan.config.schedule,
+        plan.config.seed,
+        plan.train_panel,
+        demonstrations,
+        learner,
+        fleet,
+        observer.activity,
+    )
+    if routing.metrics:
+        observer.record("routing", routing.metrics)
+    observer.say(f"{router.policy}: {len(routing.rows)} sequences to SFT, {len(routing.panel.task_ids)} tasks to GRPO")
+    return routing
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +195,7 @@ class _Link:
 
 def _demonstrations(plan: Plan, observer: RunObserver) -> pa.Table:
     config = plan.config
-    wanted = any(stage.demonstrates for stage in config.schedule.stages)
+    wanted = config.router.active or any(stage.demonstrates for stage in config.schedule.stages)
     return load_demonstrations(
         plan.run_dir,
         config.environment,

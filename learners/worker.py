@@ -20,6 +20,8 @@ from learners.grpo import GRPOLearner
 from learners.policy import PolicyShard, Term
 from learners.sft import SFTLearner
 from learners.weights import WeightUpdate
+from router.batch import check
+from router.probe import ProbeResult, batched_share, concatenated
 from trajectories import schema
 from trajectories.types import Route
 
@@ -76,6 +78,27 @@ class LearnerWorker:
             for index, value in part.items()
         }
         return [by_row[index] for index in range(len(rows))]
+
+    def probe(self, sequences: Tables, token_budget: int) -> ProbeResult:
+        """Gradient norms, losses, terminal states and log-probabilities of each sequence, in order, by the present
+        weights. Each worker probes sequences of its own; no weight and no optimiser state changes.
+
+        Args:
+            token_budget: of one pass, see `router.probe.batched`.
+        Raises:
+            RouterError: there is nothing to probe, a sequence has no trained token, or the model cannot be probed.
+        """
+        rows = schema.sequences_from_table(_joined(sequences))
+        check(rows)  # all of them on all workers: none must leave while the others wait for it
+        mine = self._share([len(row.token_ids) for row in rows])
+
+        def most(value: int) -> int:
+            return distributed.max_over_workers(value, distributed.device())
+
+        result = batched_share(self.policy.model, [rows[index] for index in mine], token_budget, most)
+        parts = distributed.gather_objects((mine, result))
+        order = [index for indices, _ in parts for index in indices]
+        return concatenated([part for _, part in parts]).take(np.argsort(order).tolist())
 
     def export(self, version: int) -> WeightUpdate | None:
         """The current weights for the engines; None on all workers but the first."""

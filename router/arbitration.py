@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence as Many
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy.typing as npt
@@ -28,11 +28,14 @@ class Decision:
         route: GRPO where the task is rolled out, also beside SFT.
         rl_weight: factor of the policy-gradient term of the task's rollouts.
         ce_weight: factor of the cross-entropy term of the trajectory itself.
+        score, threshold: what was compared, None where nothing was; they do not count in comparisons.
     """
 
     route: Route
     rl_weight: float
     ce_weight: float
+    score: float | None = field(default=None, compare=False)
+    threshold: float | None = field(default=None, compare=False)
 
 
 IMITATE = Decision(Route.SFT, rl_weight=0.0, ce_weight=1.0)
@@ -84,8 +87,14 @@ class MedianSplit:
     score: Score
 
     def decide(self, candidates: Candidates) -> list[Decision]:
-        routes = median_split(self.score(candidates), candidates.ids)
-        return [IMITATE if route is Route.SFT else EXPLORE for route in routes]
+        scores = self.score(candidates)
+        routes = median_split(scores, candidates.ids)
+        values = scores.tolist()
+        threshold = quantile(values, 0.5)
+        return [
+            replace(IMITATE if route is Route.SFT else EXPLORE, score=value, threshold=threshold)
+            for route, value in zip(routes, values, strict=True)
+        ]
 
 
 @dataclass(slots=True)
@@ -112,7 +121,11 @@ class RunningQuantile:
             self._recent.setdefault(environment, deque(maxlen=self.window)).append(value)
         thresholds = self.thresholds()
         return [
-            IMITATE if value <= thresholds[environment] else EXPLORE
+            replace(
+                IMITATE if value <= thresholds[environment] else EXPLORE,
+                score=value,
+                threshold=thresholds[environment],
+            )
             for environment, value in zip(candidates.environments, values, strict=True)
         ]
 
@@ -134,7 +147,7 @@ class PassRateGate:
         if candidates.pass_rates is None:
             raise RouterError("the pass-rate gate needs pass rates and there are none; roll out every task first")
         rates = _finite(candidates.pass_rates, candidates.ids)
-        return [EXPLORE if rate > self.gate else IMITATE for rate in rates]
+        return [replace(EXPLORE if rate > self.gate else IMITATE, score=rate, threshold=self.gate) for rate in rates]
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,15 +211,11 @@ class AllGRPO:
 
 @dataclass(frozen=True, slots=True)
 class Sequential:
-    """SFT-then-GRPO: everything is imitated for `sft_steps` optimiser steps, then every task is explored."""
-
-    sft_steps: int
-
-    def __post_init__(self) -> None:
-        _within("sft_steps", self.sft_steps, 0, math.inf)
+    """SFT-then-GRPO: everything is imitated in the SFT stage, then every task explored in the GRPO stage. In a mixed
+    stage it is the plain sum of both."""
 
     def decide(self, candidates: Candidates) -> list[Decision]:
-        return [IMITATE if candidates.step < self.sft_steps else EXPLORE] * len(candidates.ids)
+        return [Decision(Route.GRPO, rl_weight=1.0, ce_weight=1.0)] * len(candidates.ids)
 
 
 def _mixed(mu: float) -> Decision:

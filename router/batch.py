@@ -83,3 +83,17 @@ def check(sequences: Many[Sequence]) -> None:
             raise RouterError(
                 f"trajectory {sequence.sequence_id} has no trained token that others precede; drop it from the corpus"
             )
+
+
+IDLE = Sequence(
+    sequence_id="idle",
+    episode_id="",
+    group_id="",
+    token_ids=np.zeros(2, np.int32),
+    trained=np.array([False, True]),
+    logprobs=np.zeros(2, np.float32),
+    turns=(),
+    version_spans=(),
+    temperature=1.0,
+)
+"""The least that a pass can run on."""

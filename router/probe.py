@@ -2,8 +2,8 @@
 
 One interface, `Probe`, and two ways to the same numbers: `sequential` is the reference, `batched` the fast one. With
 adapters active, both measure the base model's matrices, as those adapters shape their gradients. The loss of a sequence
-is the mean of -log p over its trained tokens, at its temperature. In windowed mode a sequence is one turn, so every
-turn is probed and routed on its own.
+is the mean of -log p over its trained tokens, at its temperature. In windowed mode a sequence is one turn;
+`router.tables.measured` averages over the turns of a trajectory.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from router.batch import ProbeBatch, check, collate, plan_batches
+from router.batch import IDLE, ProbeBatch, check, collate, plan_batches
 from router.errors import RouterError
 from router.taps import NormRecorder
 from trajectories.types import Sequence
@@ -74,6 +74,28 @@ class ProbeResult:
     hidden: Tensor
     logprobs: tuple[npt.NDArray[np.float32], ...]
 
+    def take(self, rows: Many[int]) -> ProbeResult:
+        """Some of the sequences, in the order of `rows`."""
+        at = torch.tensor(rows, dtype=torch.int64)
+        return ProbeResult(
+            tuple(self.sequence_ids[row] for row in rows),
+            self.norms[at],
+            self.losses[at],
+            self.hidden[at],
+            tuple(self.logprobs[row] for row in rows),
+        )
+
+
+def concatenated(parts: Many[ProbeResult]) -> ProbeResult:
+    """The sequences of all parts, one part after the other."""
+    return ProbeResult(
+        tuple(name for part in parts for name in part.sequence_ids),
+        torch.cat([part.norms for part in parts]),
+        torch.cat([part.losses for part in parts]),
+        torch.cat([part.hidden for part in parts]),
+        tuple(values for part in parts for values in part.logprobs),
+    )
+
 
 Probe = Callable[[PolicyNetwork, Many[Sequence]], ProbeResult]
 
@@ -84,6 +106,7 @@ def sequential(policy: PolicyNetwork, sequences: Many[Sequence]) -> ProbeResult:
     Raises:
         RouterError: nothing to probe, a sequence without trained tokens, or a model that cannot be probed.
     """
+    check(sequences)
     return _probe(policy, sequences, [[index] for index in range(len(sequences))], _autograd_pass)
 
 
@@ -96,8 +119,35 @@ def batched(policy: PolicyNetwork, sequences: Many[Sequence], token_budget: int 
     Raises:
         RouterError: nothing to probe, a sequence without trained tokens, or a model that cannot be probed.
     """
-    plan = plan_batches([len(sequence.token_ids) for sequence in sequences], token_budget)
-    return _probe(policy, sequences, plan, _tapped_pass)
+    check(sequences)
+    return _probe(policy, sequences, _plan(sequences, token_budget), _tapped_pass)
+
+
+def batched_share(
+    policy: PolicyNetwork,
+    sequences: Many[Sequence],
+    token_budget: int,
+    most: Callable[[int], int],
+) -> ProbeResult:
+    """`batched` by one of several workers, each with sequences of its own, none included.
+
+    A sharded model gathers its layers on every pass, so all workers run as many passes: short ones run idle. No
+    gradient is reduced, since none of a parameter is computed.
+
+    Args:
+        sequences: already checked, by all workers alike.
+        most: the largest of the workers' values.
+    """
+    plan = _plan(sequences, token_budget)
+    idle = most(len(plan)) - len(plan)
+    result = _probe(policy, sequences, plan, _tapped_pass)
+    if idle:
+        _probe(policy, [IDLE], [[0]] * idle, _tapped_pass)
+    return result
+
+
+def _plan(sequences: Many[Sequence], token_budget: int) -> list[list[int]]:
+    return plan_batches([len(sequence.token_ids) for sequence in sequences], token_budget)
 
 
 def projections(policy: PolicyNetwork) -> dict[str, nn.Linear]:
@@ -126,7 +176,6 @@ Pass = Callable[[PolicyNetwork, ProbeBatch, list[nn.Linear]], tuple[Tensor, Tens
 
 @torch.enable_grad()
 def _probe(policy: PolicyNetwork, sequences: Many[Sequence], plan: list[list[int]], run: Pass) -> ProbeResult:
-    check(sequences)
     layers = list(projections(policy).values())
     _refuse_dropout(policy.causal_lm)
     norms, losses = torch.zeros(len(sequences), len(layers)), torch.zeros(len(sequences))

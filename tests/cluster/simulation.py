@@ -173,7 +173,7 @@ def coordinator(
         evaluation=EvaluationSettings(),
         checkpoint=CheckpointSettings(),
         panel=Panel("mock/train", TASKS, "c0ffee"),
-        demonstrations=10,
+        demonstrations=range(10),
         rollouts=rollouts,
         learner=learner,
         publish=publish,

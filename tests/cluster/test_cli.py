@@ -67,6 +67,8 @@ def assert_user_error(result: Result, *parts: str) -> None:
         (["--set", "environment.data=/nowhere"], ["no ALFWorld data at /nowhere"]),
         (["--set", "environment.train_panel=alfworld/trian"], ["trian"]),
         (["--resume"], ["holds no run to resume"]),
+        (["--set", "router.policy=medain"], ["router.policy='medain' does not fit", "'median_split'"]),
+        (["--set", "router.policy=chord"], ["mixes both objectives", "router.mode=online"]),
     ],
 )
 def test_wrong_input_to_train(concerto, tmp_path, tiny_model_dir, arguments, parts):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import signal
 from pathlib import Path
+from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from cluster.checkpoint import latest_checkpoint, load_manifest
@@ -16,12 +18,13 @@ from tests.cluster.runs import RunProcess, train_arguments, trained_tasks
 pytestmark = [pytest.mark.real, pytest.mark.timeout(1500)]
 
 GROUPS = 4 * 2
+ROUTED = {"router__policy": "median_split"}
 
 
 @pytest.fixture(scope="module")
 def finished_run(tmp_path_factory, tiny_model_dir) -> Path:
     run_dir = tmp_path_factory.mktemp("whole") / "run"
-    with RunProcess(train_arguments(run_dir, tiny_model_dir), run_dir.parent / "log") as run:
+    with RunProcess(train_arguments(run_dir, tiny_model_dir, **ROUTED), run_dir.parent / "log") as run:
         assert run.wait() == 0, run.log()
         run.assert_nothing_left()
     return run_dir
@@ -29,8 +32,11 @@ def finished_run(tmp_path_factory, tiny_model_dir) -> Path:
 
 def test_a_run_trains_evaluates_and_leaves_a_model(finished_run):
     records = read_metrics(finished_run)
-    assert [record["step"] for record in records] == [1, 2, 3, 4, 5, 6]
-    assert [record["stage"] for record in records] == ["sft"] * 2 + ["grpo"] * 4
+    assert [record["step"] for record in records] == [0, 1, 2, 3, 4, 5, 6]
+    assert [record["stage"] for record in records] == ["routing"] + ["sft"] * 2 + ["grpo"] * 4
+    assert (records[0]["router/sft"], records[0]["router/grpo"]) == (4, 4) and records[0]["probe_s"] > 0
+    explored = {row["trajectory"] for row in _routes(finished_run) if row["route"] == "grpo"}
+    assert {f"demonstration/{task}" for task in trained_tasks(finished_run)} == explored
     assert all(record["parity_error"] <= 1e-3 for record in records if record["stage"] == "grpo")
     assert set(run_evaluations(finished_run)) == {"base", "after_sft", "after_grpo"}
     assert sum(trained_tasks(finished_run).values()) == GROUPS
@@ -41,24 +47,29 @@ def test_a_run_trains_evaluates_and_leaves_a_model(finished_run):
 
 def test_kills_and_an_interruption_change_no_task_and_resume_finishes(tmp_path, tiny_model_dir, finished_run):
     run_dir = tmp_path / "run"
-    arguments = train_arguments(run_dir, tiny_model_dir)
+    arguments = train_arguments(run_dir, tiny_model_dir, **ROUTED)
     with RunProcess(arguments, tmp_path / "log") as run:
-        run.wait_until("the first GRPO step", lambda: len(read_metrics(run_dir)) >= 3)
+        run.wait_until("the first GRPO step", lambda: len(read_metrics(run_dir)) >= 4)
         run.kill_actor("EnvironmentHost")
         run.kill_actor("RolloutActor")
-        run.wait_until("a GRPO step after the kills", lambda: len(read_metrics(run_dir)) >= 4)
+        run.wait_until("a GRPO step after the kills", lambda: len(read_metrics(run_dir)) >= 5)
         run.process.send_signal(signal.SIGINT)
         assert run.wait() == 130, run.log()
         assert "Traceback" not in run.log()
         run.assert_nothing_left()
-    assert load_manifest(latest_checkpoint(run_dir)).step == len(read_metrics(run_dir))
+    assert load_manifest(latest_checkpoint(run_dir)).step == read_metrics(run_dir)[-1]["step"]
 
     with RunProcess([*arguments, "--resume"], tmp_path / "log-resumed") as resumed:
         assert resumed.wait() == 0, resumed.log()
         resumed.assert_nothing_left()
     assert trained_tasks(run_dir) == trained_tasks(finished_run)
+    assert [row["route"] for row in _routes(run_dir)] == [row["route"] for row in _routes(finished_run)]
     for record in read_metrics(run_dir):
         if record["stage"] == "grpo":
             parts = ("groups_accepted", "groups_filtered", "groups_running")
             assert record["groups_submitted"] == sum(record[part] for part in parts)
-    assert [record["step"] for record in read_metrics(run_dir)] == [1, 2, 3, 4, 5, 6]
+    assert [record["step"] for record in read_metrics(run_dir)] == [0, 1, 2, 3, 4, 5, 6]
+
+
+def _routes(run_dir: Path) -> list[dict[str, Any]]:
+    return pq.read_table(run_dir / "routes.parquet").to_pylist()

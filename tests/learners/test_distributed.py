@@ -13,16 +13,21 @@ import torch.multiprocessing as mp
 
 from learners.config import GRPOConfig, LearnerConfig
 from learners.worker import LearnerWorker
+from router.geometry import gini
+from router.probe import ProbeResult
 from tests.learners.samples import learner_config, make_sequences, make_tables
 
 COUNTS = (7, 1, 4)
 """Sequences of each step; with one, a worker has none."""
+PROBED = (7, 1)
+"""Sequences of each probe: shares of different size, and of none."""
 
 
 @dataclass
 class Run:
     metrics: list[dict[str, float]]
     scores: list[np.ndarray]
+    probes: list[ProbeResult]
     weights: dict[str, torch.Tensor] | None
 
 
@@ -37,9 +42,10 @@ def train(config: LearnerConfig, directory: Path) -> Run:
     worker.restore(directory / "checkpoint")
     metrics.append(worker.train("mixed", *make_tables(make_sequences(COUNTS[2], 2), 2)))
     scores = worker.score(make_tables(make_sequences(3, 5))[0])
+    probes = [worker.probe(make_tables(make_sequences(count, 5))[0], token_budget=64) for count in PROBED]
     worker.save_pretrained(directory / "model")
     update = worker.export(1)
-    return Run(metrics, scores, update.load() if update else None)
+    return Run(metrics, scores, probes, update.load() if update else None)
 
 
 def run_rank(rank: int, world: int, directory: Path, configs: dict[str, LearnerConfig]) -> None:
@@ -67,6 +73,15 @@ def test_two_workers_train_as_one(untied_model: Path, tied_model: Path, tmp_path
             assert {**theirs, "seconds": 0} == pytest.approx({**ours, "seconds": 0}, rel=1e-4, abs=1e-5)
         for ours, theirs in zip(one.scores, two.scores, strict=True):
             np.testing.assert_allclose(theirs, ours, atol=1e-5)
+        for ours, theirs, same in zip(one.probes, two.probes, other.probes, strict=True):
+            assert theirs.sequence_ids == same.sequence_ids == ours.sequence_ids
+            for rank in (theirs, same):
+                torch.testing.assert_close(rank.norms, ours.norms, rtol=1e-3, atol=1e-6)
+                torch.testing.assert_close(gini(rank.norms), gini(ours.norms), rtol=1e-3, atol=0)
+                torch.testing.assert_close(rank.losses, ours.losses, rtol=1e-4, atol=0)
+                torch.testing.assert_close(rank.hidden, ours.hidden, rtol=1e-3, atol=1e-4)
+            for mine, alone in zip(theirs.logprobs, ours.logprobs, strict=True):
+                np.testing.assert_allclose(mine, alone, atol=1e-5)
         assert one.weights is not None and two.weights is not None and other.weights is None
         assert one.weights.keys() == two.weights.keys()
         for name, tensor in one.weights.items():

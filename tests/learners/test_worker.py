@@ -8,6 +8,8 @@ import torch
 
 from learners.config import GRPO_VARIANTS, GRPOConfig, Schedule, SFTConfig
 from learners.worker import LearnerWorker
+from router.errors import RouterError
+from router.probe import sequential
 from tests.learners.samples import learner_config, make_sequences, make_tables
 from trajectories import schema
 from trajectories.types import Assignment, Route
@@ -76,6 +78,23 @@ def test_a_sequence_without_assignment_is_refused(untied_model: Path) -> None:
     sequences, assignments = make_tables(make_sequences(6))
     with pytest.raises(ValueError, match="1 of 6 sequences have no assignment, the first is s0"):
         LearnerWorker(learner_config(untied_model)).train("sft", sequences, assignments.slice(1))
+
+
+def test_the_probe_gives_what_the_reference_gives_and_changes_nothing(untied_model: Path) -> None:
+    worker, sequences = LearnerWorker(learner_config(untied_model)), make_sequences(6)
+    before = weights(worker)
+    result = worker.probe(make_tables(sequences)[0], token_budget=64)
+    expected = sequential(worker.policy.model, sequences)
+    assert result.sequence_ids == expected.sequence_ids
+    torch.testing.assert_close(result.norms, expected.norms, rtol=1e-4, atol=0)
+    torch.testing.assert_close(result.losses, expected.losses)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in weights(worker).items())
+    assert all(parameter.grad is None for parameter in worker.policy.model.parameters())
+
+
+def test_a_probe_of_nothing_is_refused(untied_model: Path) -> None:
+    with pytest.raises(RouterError, match="nothing to probe"):
+        LearnerWorker(learner_config(untied_model)).probe(make_tables([])[0], token_budget=64)
 
 
 @pytest.mark.parametrize("name", list(GRPO_VARIANTS))

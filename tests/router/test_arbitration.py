@@ -190,7 +190,7 @@ def test_scheduled_mix_rises_and_falls() -> None:
 def test_all_of_one_kind_and_one_after_the_other() -> None:
     assert AllSFT().decide(candidates(2)) == [IMITATE] * 2
     assert AllGRPO().decide(candidates(2)) == [EXPLORE] * 2
-    assert [Sequential(2).decide(candidates(1, step))[0] for step in range(4)] == [IMITATE, IMITATE, EXPLORE, EXPLORE]
+    assert Sequential().decide(candidates(1)) == [Decision(Route.GRPO, rl_weight=1.0, ce_weight=1.0)]
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,6 @@ def test_measurements_of_another_length_are_refused() -> None:
         lambda: RunningQuantile(Loss(), share=2.0),
         lambda: RunningQuantile(Loss(), window=1),
         lambda: PassRateGate(-0.1),
-        lambda: Sequential(-1),
     ],
 )
 def test_settings_out_of_range_are_refused(make) -> None:

@@ -1,0 +1,87 @@
+"""The `router` section of a run's configuration. Imports no torch: a configuration is checked in no time."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+
+PolicyName = Literal[
+    "none",
+    "median_split",
+    "inverse",
+    "random",
+    "magnitude",
+    "loss",
+    "pass_rate",
+    "chord",
+    "chord_scheduled",
+    "all_sft",
+    "all_grpo",
+    "sequential",
+]
+"""Keys of `router.policies.POLICIES`, and `none`."""
+Metric = Literal["gini", "kurtosis", "cv", "hoyer", "entropy", "top_share"]
+"""Keys of `router.geometry.CONCENTRATION`."""
+
+PROBED = frozenset({"median_split", "inverse", "magnitude", "loss"})
+"""Policies that need the probe."""
+
+MIXES = frozenset({"chord", "chord_scheduled"})
+"""Policies that weigh both objectives within one step, so that they mean nothing in stages."""
+
+
+class RouterConfig(BaseModel):
+    """Which trajectories are imitated, and on which tasks the policy explores."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    policy: PolicyName = "none"
+    """`median_split` is PRISM; the others are its controls. `none` trains on everything."""
+    mode: Literal["staged", "online"] = "staged"
+    """`staged` routes the corpus once, by the base model, before the first stage; `online` routes every group of the
+    mixed stage by the weights of that step."""
+    metric: Metric = "gini"
+    """Concentration statistic of `median_split` and `inverse`."""
+    share: float = Field(default=0.5, ge=0, le=1)
+    """Share of the trajectories that an online split sends to SFT."""
+    window: int = Field(default=512, ge=2)
+    """Latest scores of each environment of which an online split takes its quantile. Tuning: some ten steps' worth."""
+    gate: float = Field(default=0.0, ge=0, le=1)
+    """`pass_rate`: a task that succeeds more often than this is explored."""
+    gate_episodes: PositiveInt = 8
+    """`pass_rate`, staged: episodes of every task of the corpus that the base model plays to find its rate."""
+    mu: float = Field(default=0.1, ge=0, le=1)
+    """`chord`: weight of SFT beside 1 - mu of GRPO."""
+    peak: float = Field(default=0.5, ge=0, le=1)
+    """`chord_scheduled`: greatest weight of SFT."""
+    valley: float = Field(default=0.02, ge=0, le=1)
+    """`chord_scheduled`: weight of SFT at the end."""
+    warmup_steps: int = Field(default=200, ge=0)
+    """`chord_scheduled`: optimiser steps from 0 to the peak."""
+    decay_steps: int = Field(default=400, ge=0)
+    """`chord_scheduled`: optimiser steps from the peak to the valley."""
+    token_budget: PositiveInt = 2048
+    """Tokens (padding counted) in one pass of the probe. Changes memory and speed only. Tuning: as much as fits on a
+    GPU; some 2,000 on a CPU."""
+
+    @property
+    def active(self) -> bool:
+        """Anything is routed."""
+        return self.policy != "none"
+
+    @property
+    def online(self) -> bool:
+        """Groups are routed while they are trained."""
+        return self.active and self.mode == "online"
+
+    @property
+    def probes(self) -> bool:
+        """The policy needs gradients."""
+        return self.policy in PROBED
+
+    @model_validator(mode="after")
+    def _valley_below_peak(self) -> RouterConfig:
+        if self.valley > self.peak:
+            raise ValueError(f"valley {self.valley} must not lie above peak {self.peak}")
+        return self

@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+
+from router.arbitration import MedianSplit, RunningQuantile
+from router.config import MIXES, PROBED, Metric, PolicyName, RouterConfig
+from router.geometry import CONCENTRATION
+from router.policies import POLICIES, make_arbiter
+
+
+def test_every_name_that_a_configuration_takes_is_a_policy_or_a_statistic() -> None:
+    assert set(get_args(PolicyName)) == {"none", *POLICIES}
+    assert set(get_args(Metric)) == set(CONCENTRATION)
+    assert set(POLICIES) >= PROBED | MIXES
+
+
+@pytest.mark.parametrize("mode", ["staged", "online"])
+@pytest.mark.parametrize("name", POLICIES)
+def test_every_policy_can_be_made(name: str, mode: str) -> None:
+    assert make_arbiter(RouterConfig.model_validate({"policy": name, "mode": mode}), seed=1).decide
+
+
+def test_a_split_is_a_median_of_the_corpus_or_a_quantile_that_runs() -> None:
+    staged, online = (
+        make_arbiter(RouterConfig.model_validate({"policy": "loss", "mode": mode}), 0) for mode in ("staged", "online")
+    )
+    assert isinstance(staged, MedianSplit) and isinstance(online, RunningQuantile)
+    assert staged.score == online.score

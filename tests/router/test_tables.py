@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pyarrow as pa
+import pytest
+import torch
+
+from router import probe, tables
+from router.arbitration import IMITATE
+from router.errors import RouterError
+from tests.router import samples
+
+
+def test_a_trajectory_of_several_turns_has_one_row_with_their_means() -> None:
+    owners = ("a", "b", "a", "b", "a", "c", "c")
+    sequences = [replace(s, episode_id=owner) for s, owner in zip(samples.ragged(), owners, strict=True)]
+    result = probe.batched(samples.policy(), sequences)
+    table = tables.measured(result, sequences)
+    assert table["trajectory"].to_pylist() == ["a", "b", "c"]
+    assert table["tokens"].to_pylist() == [9 + 3 + 5, 40 + 23, 64 + 17]
+    found = tables.candidates(table, ["mock"] * 3, step=4)
+    assert found.norms is not None and found.losses is not None and found.step == 4
+    torch.testing.assert_close(found.norms[0], result.norms[[0, 2, 4]].double().mean(0))
+    torch.testing.assert_close(found.losses[1], result.losses[[1, 3]].double().mean())
+
+
+def test_routes_without_a_comparison_have_no_score() -> None:
+    table = tables.routes(["a"], [IMITATE])
+    assert table.schema == tables.ROUTES
+    assert table.to_pylist()[0]["score"] is None
+
+
+def test_a_missing_column_is_named() -> None:
+    with pytest.raises(RouterError, match=r"x.parquet lacks the column 'loss'; write it anew"):
+        tables.check_columns(
+            pa.table({"trajectory": [], "tokens": [], "trained_tokens": []}),
+            tables.MEASURED,
+            "x.parquet",
+            "write it anew",
+        )
