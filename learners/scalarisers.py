@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -35,6 +35,7 @@ class Scalarised:
         version: of the weights; counts the updates of what gave them, 0 where they never change.
         choices: int64 [B], the channel that was sampled for each rollout; None where none is.
         probabilities: float64 [B, K], what it was sampled from.
+        metrics: of the scalariser's own learning, where it learns.
     """
 
     rewards: Tensor
@@ -43,6 +44,7 @@ class Scalarised:
     version: int = 0
     choices: Tensor | None = None
     probabilities: Tensor | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 class Scalariser(Protocol):
@@ -159,7 +161,7 @@ def pure_scalariser(config: RewardConfig, seed: int, advantage: Advantage = adva
 def reward_metrics(batch: RewardBatch, scalarised: Scalarised) -> dict[str, float]:
     """For the log, per channel: mean, spread (mean standard deviation within groups), mean weight; where channels were
     sampled also their shares, and the mean entropy as a share of its maximum."""
-    metrics = {}
+    metrics = dict(scalarised.metrics)
     for index, name in enumerate(batch.names):
         column = batch.rewards[:, index]
         metrics[f"reward/{name}/mean"] = float(column.mean())
