@@ -183,7 +183,7 @@ def _probe(policy: PolicyNetwork, sequences: Many[Sequence], plan: list[list[int
     logprobs = [np.zeros(len(sequence.token_ids), np.float32) for sequence in sequences]
     for rows in plan:
         batch = collate([sequences[index] for index in rows], layers[0].weight.device)
-        with _final_states(policy.causal_lm, batch) as states:
+        with final_states(policy.causal_lm, batch) as states:
             values, norms[rows] = run(policy, batch, layers)
         losses[rows], hidden[rows] = _losses(values.detach(), batch).cpu(), states[0].cpu()
         for index, tokens in zip(rows, values.detach().cpu().split(batch.trained), strict=True):
@@ -231,7 +231,7 @@ def _embeddings(lm: PreTrainedModel) -> Iterator[list[Tensor]]:
 
 
 @contextmanager
-def _final_states(lm: PreTrainedModel, batch: ProbeBatch) -> Iterator[list[Tensor]]:
+def final_states(lm: PreTrainedModel, batch: ProbeBatch) -> Iterator[list[Tensor]]:
     """The state after the last token of each row, float32 [B, H], of the forward pass inside."""
     states: list[Tensor] = []
     ends = torch.tensor(batch.lengths, device=batch.input_ids.device) - 1
