@@ -65,7 +65,7 @@ def ray_cluster(placement: PlacementSettings) -> Iterator[None]:
             ray.init(address=address, **common)
         else:
             ray.init(address="local", include_dashboard=False, **common)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except Exception as error:  # Ray raises bare ones too, e.g. when a busy machine starts it too slowly
         reason = str(error).strip().splitlines()[0]
         raise UserError(
             f"no Ray cluster at {address or 'this machine'} ({reason}): start one with `ray start --head`, "

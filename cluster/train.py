@@ -32,7 +32,7 @@ from cluster.routing import Routing, check_router, route_corpus
 from cluster.session import check_resources, open_fleet, ray_cluster
 from envs import Panel, load_panel
 from learners.config import LearnerConfig
-from learners.group import LearnerGroup
+from learners.group import LearnerError, LearnerGroup
 from learners.parity import check_parity, parity_error
 from trajectories.chat import ChatTokenizer
 from trajectories.schema import sequences_from_table
@@ -83,11 +83,34 @@ def plan_run(config: RunConfig, run_dir: Path, resume: bool) -> Plan:
 
 
 def run_training(plan: Plan, console: Console) -> None:
-    """Train to the end of the schedule. Raises Interrupted after a stop by SIGINT or SIGTERM, checkpoint written."""
+    """Train to the end of the schedule; when learner workers die, go on from the last checkpoint.
+
+    Raises:
+        Interrupted: after a stop by SIGINT or SIGTERM, checkpoint written.
+        LearnerError: the workers died, and no checkpoint is newer than the one that this run began with.
+    """
     plan.run_dir.mkdir(parents=True, exist_ok=True)
     (plan.run_dir / "config.yaml").write_text(yaml.safe_dump(plan.config.model_dump(mode="json"), sort_keys=False))
     with ray_cluster(plan.config.placement):
-        asyncio.run(_train(plan, console))
+        while True:
+            try:
+                return asyncio.run(_train(plan, console))
+            except LearnerError as error:
+                plan = _plan_after(error, plan)
+                reason = str(error).splitlines()[0]
+                console.print(f"{reason}; going on from the checkpoint of step {plan.manifest.step}", markup=False)
+
+
+def _plan_after(error: LearnerError, plan: Plan) -> Plan:
+    """Resume from the newest checkpoint. Raises the error if nothing was learned since the plan began: what is at fault
+    would only happen again."""
+    try:
+        resumed = plan_run(plan.config, plan.run_dir, resume=True)
+    except UserError:  # it died before its first checkpoint
+        raise error from None
+    if resumed.manifest.step <= plan.manifest.step:
+        raise error
+    return resumed
 
 
 async def _train(plan: Plan, console: Console) -> None:
@@ -227,7 +250,7 @@ async def _open_learner(plan: Plan, demonstrations: pa.Table) -> AsyncIterator[R
         storage=plan.run_dir / "ray_train",
         num_workers=config.placement.learner_workers,
         resources_per_worker={name: share for name, share in resources.items() if share},
-        max_failures=0,  # every step has a checkpoint: `--resume` goes on from it
+        max_failures=0,  # `run_training` goes on from a checkpoint of the whole run, not of the learner alone
     )
     options = {"name": f"concerto:{plan.run_dir.name}:router", "num_cpus": 0, "max_restarts": -1, "max_task_retries": 2}
     router = ray.remote(RouterActor).options(**options).remote(config.grpo)
@@ -237,6 +260,7 @@ async def _open_learner(plan: Plan, demonstrations: pa.Table) -> AsyncIterator[R
         yield learner
     finally:
         await learner.stop()
+        ray.kill(router)
 
 
 @contextmanager
