@@ -19,59 +19,68 @@ from envs.base import DataError, Environment, Observation, StepResult
 
 logger = logging.getLogger(__name__)
 
+Openers = Mapping[str, Callable[[], Environment]]
+"""What makes an environment, by its name."""
+Place = tuple[str, str]
+"""A slot, and which of its environments."""
+
 
 class EnvironmentHost:
-    """A process full of environments of one kind, kept between episodes. Runs as a Ray actor, one call at a time.
+    """A process full of environments, kept between episodes. Runs as a Ray actor, one call at a time.
 
-    A slot is an environment; its first `reset` opens it. When the process dies, Ray starts it again with no slots.
+    A slot holds one environment of each kind; its first `reset` opens it. When the process dies, Ray starts it again
+    with no slots.
     """
 
-    def __init__(self, open_environment: Callable[[], Environment]) -> None:
-        self._open = open_environment
-        self._environments: dict[str, Environment] = {}
+    def __init__(self, openers: Openers) -> None:
+        self._openers = openers
+        self._environments: dict[Place, Environment] = {}
 
-    def reward_names(self) -> tuple[str, ...]:
-        environment = self._open()
-        names = environment.reward_names
-        environment.close()
-        return tuple(names)
+    def reward_names(self) -> dict[str, tuple[str, ...]]:
+        """By environment: each is opened once, so that missing data are told before anything is played."""
+        names = {}
+        for name, opener in self._openers.items():
+            environment = opener()
+            names[name] = tuple(environment.reward_names)
+            environment.close()
+        return names
 
     def ping(self) -> int:
         """The process id."""
         return os.getpid()
 
-    def reset(self, slot: str, task_id: str, seed: int) -> Observation:
+    def reset(self, place: Place, task_id: str, seed: int) -> Observation:
         """Start an episode in a slot. Raises DataError, or whatever the environment raises."""
-        if slot not in self._environments:
-            self._environments[slot] = self._open()
+        if place not in self._environments:
+            self._environments[place] = self._openers[place[1]]()
         try:
-            return self._environments[slot].reset(task_id, seed)
+            return self._environments[place].reset(task_id, seed)
         except Exception:
-            self._discard(slot)
+            self._discard(place)
             raise
 
-    def step(self, slot: str, action: str) -> StepResult:
+    def step(self, place: Place, action: str) -> StepResult:
         """One action. A slot whose environment raised is emptied; a step in an empty slot is an EnvironmentFailure."""
-        if slot not in self._environments:
-            raise EnvironmentFailure(f"no episode in slot {slot}: its process was restarted")
+        if place not in self._environments:
+            raise EnvironmentFailure(f"no episode in slot {place[0]}: its process was restarted")
         try:
-            return self._environments[slot].step(action)
+            return self._environments[place].step(action)
         except Exception:
-            self._discard(slot)
+            self._discard(place)
             raise
 
-    def _discard(self, slot: str) -> None:
-        self._environments.pop(slot).close()
+    def _discard(self, place: Place) -> None:
+        self._environments.pop(place).close()
 
 
-def start_environment_host(open_environment: Callable[[], Environment], options: Mapping[str, Any]) -> ActorHandle:
+def start_environment_host(openers: Openers, options: Mapping[str, Any]) -> ActorHandle:
     """A host as a Ray actor that Ray restarts however often it dies.
 
     Args:
-        open_environment: makes one environment, e.g. `partial(make_environment, "alfworld", data=path)`.
+        openers: by name, what makes one environment, e.g. `partial(make_environment, "alfworld", data=path)`.
         options: Ray's actor options: name, num_cpus, scheduling_strategy, …
     """
-    return ray.remote(EnvironmentHost).options(max_restarts=-1, **options).remote(open_environment)
+    return ray.remote(EnvironmentHost).options(max_restarts=-1, **options).remote(openers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +93,12 @@ class EnvironmentPool:
     """Slots on several hosts that the episodes of one rollout actor take turns in; make it with `open`."""
 
     def __init__(
-        self, hosts: Sequence[ActorHandle], owner: str, slots: int, timeout_s: float, reward_names: tuple[str, ...]
+        self,
+        hosts: Sequence[ActorHandle],
+        owner: str,
+        slots: int,
+        timeout_s: float,
+        reward_names: Mapping[str, tuple[str, ...]],
     ) -> None:
         self.reward_names = reward_names
         self._timeout_s = timeout_s
@@ -105,29 +119,31 @@ class EnvironmentPool:
         return cls(hosts, owner, slots, timeout_s, names)
 
     @asynccontextmanager
-    async def lease(self) -> AsyncIterator[Session]:
+    async def lease(self, environment: str) -> AsyncIterator[Session]:
         """See `actors.group.Environments.lease`."""
         slot = await self._free.get()
         try:
-            yield _HostedSession(slot, self.reward_names, self._timeout_s)
+            place = (slot.name, environment)
+            yield _HostedSession(slot.host, place, self.reward_names[environment], self._timeout_s)
         finally:
             self._free.put_nowait(slot)
 
 
 @dataclass(frozen=True, slots=True)
 class _HostedSession:
-    slot: _Slot
+    host: ActorHandle
+    place: Place
     reward_names: tuple[str, ...]
     timeout_s: float
 
     async def reset(self, task_id: str, seed: int) -> Observation:
         # A reset may be repeated, so Ray sends it again when the host is being restarted.
-        call = self.slot.host.reset.options(max_task_retries=-1).remote(self.slot.name, task_id, seed)
-        return await _bounded(f"reset to {task_id}", self.slot.host, call, self.timeout_s)
+        call = self.host.reset.options(max_task_retries=-1).remote(self.place, task_id, seed)
+        return await _bounded(f"reset to {task_id}", self.host, call, self.timeout_s)
 
     async def step(self, action: str) -> StepResult:
-        call = self.slot.host.step.remote(self.slot.name, action)
-        return await _bounded(f"step {action!r}", self.slot.host, call, self.timeout_s)
+        call = self.host.step.remote(self.place, action)
+        return await _bounded(f"step {action!r}", self.host, call, self.timeout_s)
 
 
 async def _bounded(what: str, host: ActorHandle, call: Awaitable[Any], timeout_s: float) -> Any:

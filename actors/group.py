@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -76,10 +76,12 @@ class Environments(Protocol):
     """A stock of environments that episodes borrow."""
 
     @property
-    def reward_names(self) -> tuple[str, ...]: ...
+    def reward_names(self) -> Mapping[str, tuple[str, ...]]:
+        """Of each environment in stock."""
+        ...
 
-    def lease(self) -> AbstractAsyncContextManager[Session]:
-        """One environment for the duration of the block; waits until one is free."""
+    def lease(self, environment: str) -> AbstractAsyncContextManager[Session]:
+        """An environment of this name for the duration of the block; waits until one is free."""
         ...
 
 
@@ -107,7 +109,7 @@ async def play_group(
     limits = Limits(settings.max_turns, settings.engine.max_model_len)
 
     async def attempt(task: EpisodeTask, started: float) -> Trajectory:
-        async with environments.lease() as session:
+        async with environments.lease(request.environment) as session:
             waited = time.perf_counter() - started
             return await play(task, engine, session, make_builder(), sampling, limits, waited)
 
@@ -133,7 +135,8 @@ async def play_group(
             except (EnvironmentFailure, EngineError) as failure:
                 logger.warning("episode %s failed: %s", task.episode_id, failure)
                 error = failure
-        return failed_episode(task, error, environments.reward_names, time.perf_counter() - started)
+        names = environments.reward_names[request.environment]
+        return failed_episode(task, error, names, time.perf_counter() - started)
 
     try:
         async with asyncio.TaskGroup() as tasks:

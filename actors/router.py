@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from learners.assign import grpo_assignments
 from learners.config import GRPOConfig
-from trajectories.schema import assignments_to_table, reward_names
+from trajectories.schema import assignments_to_table, concat_tables
 from trajectories.types import Assignment, Route
 
 REWARD_WEIGHTS = {"success": 1.0}
@@ -31,9 +31,8 @@ class RouterActor:
             grpo_assignments(episodes, sequences, self._grpo, REWARD_WEIGHTS)
             for episodes, sequences in zip(tables[::2], tables[1::2], strict=True)
         ]
-        rewards = dict.fromkeys(reward_names(tables[0]) if tables else (), 0.0)
         if demonstrated:
             parts.append(
-                assignments_to_table(Assignment(name, Route.SFT, 0.0, 0.0, 1.0, rewards) for name in set(demonstrated))
+                assignments_to_table(Assignment(name, Route.SFT, 0.0, 0.0, 1.0, {}) for name in set(demonstrated))
             )
-        return pa.concat_tables(parts)
+        return concat_tables(parts)

@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import ray
@@ -37,6 +37,7 @@ class Bench:
 
     engine: Engine
     pool: EnvironmentPool
+    environment: str
     tokenizer: ChatTokenizer
     settings: RolloutSettings
     sampling: SamplingConfig
@@ -72,7 +73,7 @@ async def asynchronous(bench: Bench) -> list[tuple[int, bool]]:
 
     async def episode(index: int, task_id: str) -> tuple[int, bool]:
         task = EpisodeTask(str(index), "bench", index, "bench", "bench", task_id, index, index, None)
-        async with bench.pool.lease() as session:
+        async with bench.pool.lease(bench.environment) as session:
             record = await play(task, bench.engine, session, bench.builder(), bench.sampling, bench.limits)
         return record.episode.turns, record.episode.success
 
@@ -104,7 +105,7 @@ async def lockstep(bench: Bench) -> list[tuple[int, bool]]:
     for start in range(0, len(bench.task_ids), size):
         async with AsyncExitStack() as stack:
             seats = [
-                _Seat(index, await stack.enter_async_context(bench.pool.lease()), bench.builder())
+                _Seat(index, await stack.enter_async_context(bench.pool.lease(bench.environment)), bench.builder())
                 for index in range(start, min(start + size, len(bench.task_ids)))
             ]
             await _lockstep_batch(bench, seats)
@@ -158,19 +159,17 @@ async def run(arguments: argparse.Namespace) -> None:
         episodes=arguments.at_once,
         max_turns=arguments.max_turns,
     )
-    hosts = [
-        start_environment_host(partial(make_environment, environment, arguments.data), {"num_cpus": 0.1})
-        for _ in range(arguments.hosts)
-    ]
+    openers = {environment: partial(make_environment, environment, arguments.data)}
+    hosts = [start_environment_host(openers, {"num_cpus": 0.1}) for _ in range(arguments.hosts)]
     pool = await EnvironmentPool.open(hosts, "bench", settings.episodes, settings.environment_timeout_s)
     tokenizer = ChatTokenizer.from_pretrained(arguments.model)
     started = time.perf_counter()
     engine = await VllmEngine.start(arguments.model, settings.engine)
     print(f"engine ready after {time.perf_counter() - started:.1f} s")
     sampling = SamplingConfig(arguments.temperature, settings.max_response_tokens, (tokenizer.turn_end_id,))
-    bench = Bench(engine, pool, tokenizer, settings, sampling, task_ids)
+    bench = Bench(engine, pool, environment, tokenizer, settings, sampling, task_ids)
     try:
-        await measure(Bench(engine, pool, tokenizer, settings, sampling, task_ids[: settings.episodes]), asynchronous)
+        await measure(replace(bench, task_ids=task_ids[: settings.episodes]), asynchronous)
         ratios = []
         for _ in range(arguments.repeats):
             fresh = await measure(bench, asynchronous)

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cluster.errors import UserError
 
-FORMAT = 1
+FORMAT = 2
 STEP_FOLDER = re.compile(r"step-(\d{6,})")
 
 
@@ -60,7 +60,7 @@ class Manifest(Frozen):
         stage, stage_step: index of the stage in the schedule, and learner steps done in it.
         parts: of the trajectory store that belong to these steps.
         evaluated: names of evaluations already done.
-        panel_hash: of the training panel; a resumed run must see the same tasks.
+        panels: hash of each training panel by its name; a resumed run must see the same tasks.
     """
 
     format: int = FORMAT
@@ -70,7 +70,7 @@ class Manifest(Frozen):
     stage_step: int = 0
     parts: int = 0
     evaluated: tuple[str, ...] = ()
-    panel_hash: str = ""
+    panels: dict[str, str] = {}
     frontier: Frontier = Frontier()
 
 

@@ -41,15 +41,14 @@ def train(
     from cluster.config import load_config
 
     run_config = load_config(preset, config, set_ or [])  # before the imports that take seconds
-    from cluster.report import evaluation_table, run_evaluations
+    from cluster.report import evaluation_tables, run_evaluations
     from cluster.train import plan_run, run_training
 
     console = Console()
     plan = plan_run(run_config, out, resume)
     run_training(plan, console)
-    evaluations = run_evaluations(out)
-    if evaluations:
-        console.print(evaluation_table(evaluations))
+    for table in evaluation_tables(run_evaluations(out)):
+        console.print(table)
     console.print(f"The run is in {out}: model/, metrics.jsonl, learning_curve.svg, evaluations/, trajectories/.")
 
 
@@ -58,6 +57,7 @@ def evaluate(
     model: Annotated[str, typer.Option(help="Model directory, hub name, or concerto-tiny.")],
     panel: Annotated[str, typer.Option(help="Tasks, e.g. alfworld/valid_seen or alfworld/generated/heldout.")],
     out: Annotated[Path, typer.Option(help="JSON file to write.")],
+    data: Data = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Play only the first so many tasks.")] = None,
     temperature: Annotated[float, typer.Option(min=0.01, help="Of the second, sampled pass.")] = 1.0,
     preset: Preset = "local",
@@ -67,7 +67,9 @@ def evaluate(
     """Play a whole panel twice, greedily and sampled, and report success with 95 % intervals."""
     from cluster.config import load_config
 
-    settings = [f"policy.model={model}", f"environment.name={panel.partition('/')[0]}", *(set_ or [])]
+    settings = [f"policy.model={model}", *(set_ or [])]
+    if data is not None:
+        settings.append(f"data.{panel.partition('/')[0]}={data}")
     run_config = load_config(preset, config, settings)
     from cluster.report import type_table
     from cluster.standalone import run_evaluation

@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import Any, get_args
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from actors.group import RolloutSettings
 from cluster.errors import UserError, did_you_mean
 from cluster.models import TINY
 from cluster.settings import (
     CheckpointSettings,
-    EnvironmentSettings,
     EvaluationSettings,
     PlacementSettings,
     ScheduleSettings,
     Settings,
 )
+from envs import ENVIRONMENTS
 from learners.config import GRPOConfig, OptimizerConfig, PolicyConfig, SFTConfig
 from router.config import RouterConfig
 
@@ -32,7 +32,10 @@ class RunConfig(Settings):
 
     seed: int = 0
     """Of task order, sampling and learner."""
-    environment: EnvironmentSettings = EnvironmentSettings()
+    tasks: tuple[str, ...] = Field(default=("alfworld",), min_length=1)
+    """What to train on, in equal shares: environments, as in [alfworld, webshop], or panels, as in [alfworld/train]."""
+    data: dict[str, str] = Field(default_factory=dict)
+    """Path of an environment's data, as in data.webshop=DIR; without one, what is installed or embedded is played."""
     policy: PolicyConfig
     learner: OptimizerConfig = OptimizerConfig()
     sft: SFTConfig = SFTConfig()
@@ -43,6 +46,24 @@ class RunConfig(Settings):
     evaluation: EvaluationSettings = EvaluationSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
     placement: PlacementSettings = PlacementSettings()
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _one_or_several(cls, tasks: Any) -> Any:
+        return (tasks,) if isinstance(tasks, str) else tasks
+
+    @field_validator("tasks", "data")
+    @classmethod
+    def _known_environments(cls, names: Any) -> Any:
+        for name in names:
+            environment = name.partition("/")[0]
+            if environment not in ENVIRONMENTS:
+                known = ", ".join(ENVIRONMENTS)
+                hint = did_you_mean(environment, ENVIRONMENTS)
+                raise ValueError(f"unknown environment {environment!r}: choose one of {known}.{hint}")
+        if len(set(names)) < len(names):
+            raise ValueError("each environment or panel can be named once; shares are equal")
+        return names
 
 
 DEFAULTS = {"policy": {"model": TINY}}

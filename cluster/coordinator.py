@@ -20,8 +20,8 @@ from cluster.interfaces import FinishedGroup, GroupTask, Learner, Rollouts, fini
 from cluster.settings import CheckpointSettings, EvaluationSettings, ScheduleSettings, Stage
 from cluster.staleness import StalenessGate
 from cluster.stream import GroupStream
-from cluster.tasks import index_at, member_seeds, split_of
-from envs.panels import Panel
+from cluster.tasks import TaskMixture, index_at, member_seeds
+from trajectories.schema import concat_tables
 from trajectories.store import TrajectoryStore
 
 Result = TypeVar("Result")
@@ -45,10 +45,10 @@ class Coordinator:
     """Runs the schedule from a manifest to its end.
 
     Args:
-        panel: the training tasks.
+        tasks: to train on.
         demonstrations: the learner's rows that may be imitated.
         publish: puts the learner's weights of this version into the engines and returns the parity error.
-        evaluate: plays the evaluation panel and writes the result under this name.
+        evaluate: plays the evaluation panels and writes the result under this name.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Coordinator:
         schedule: ScheduleSettings,
         evaluation: EvaluationSettings,
         checkpoint: CheckpointSettings,
-        panel: Panel,
+        tasks: TaskMixture,
         demonstrations: Sequence[int],
         rollouts: Rollouts,
         learner: Learner,
@@ -71,7 +71,7 @@ class Coordinator:
         self.manifest = manifest
         self._run_dir, self._seed = run_dir, seed
         self._schedule, self._evaluation, self._checkpoint = schedule, evaluation, checkpoint
-        self._panel, self._demonstrations = panel, demonstrations
+        self._tasks, self._demonstrations = tasks, demonstrations
         self._rollouts, self._learner = rollouts, learner
         self._publish, self._evaluate, self._observer = publish, evaluate, observer
         self._store = TrajectoryStore(run_dir / "trajectories")
@@ -167,12 +167,14 @@ class Coordinator:
 
     def _task(self, stage: Stage, position: int) -> GroupTask:
         seed = self._seed + self.manifest.stage
+        panel, task_id = self._tasks.at(seed, position)
         return GroupTask(
             group_id=f"{stage.name}-{position}",
-            task_id=self._panel.task_ids[index_at(len(self._panel.task_ids), seed, position)],
+            environment=panel.environment,
+            task_id=task_id,
             seeds=member_seeds(seed, position, self._schedule.group_size),
             temperature=self._schedule.temperature,
-            split=split_of(self._panel),
+            split=panel.split,
         )
 
     def _read_ready(self, position: int) -> FinishedGroup:
@@ -189,7 +191,7 @@ class Coordinator:
 
     async def _evaluate_once(self, name: str) -> None:
         """Evaluate unless the manifest says that it was done."""
-        if self._evaluation.panel is None or name in self.manifest.evaluated:
+        if self._evaluation.panels == () or name in self.manifest.evaluated:
             return
         await self._publish_weights()
         await self._unless_stopped(self._evaluate(name))
@@ -197,7 +199,7 @@ class Coordinator:
 
     async def _dump(self, groups: Sequence[FinishedGroup]) -> None:
         tables = [await self._rollouts.fetch(group.data) for group in groups]
-        episodes, sequences = (pa.concat_tables(column) for column in zip(*tables, strict=True))
+        episodes, sequences = (concat_tables(column) for column in zip(*tables, strict=True))
         self._store.append(episodes, sequences)
         self._move(parts=len(self._store))
 
@@ -231,11 +233,16 @@ class Coordinator:
 
 
 def group_metrics(groups: Sequence[FinishedGroup], gate: StalenessGate) -> dict[str, float]:
-    """Success, turns and failures of a batch, and the gate's counters."""
+    """Success, in all and by environment, turns and failures of a batch, and the gate's counters."""
     members = sum(group.members for group in groups)
     mixed = sum(0 < group.successes < group.members for group in groups)
+    by_environment = {
+        environment: [group for group in groups if group.environment == environment]
+        for environment in sorted({group.environment for group in groups})
+    }
     return {
-        "success": sum(group.successes for group in groups) / members,
+        "success": _success(groups),
+        **{f"success/{environment}": _success(played) for environment, played in by_environment.items()},
         "turns": sum(group.turns for group in groups) / members,
         "failed_episodes": float(sum(group.failed for group in groups)),
         "informative_groups": mixed / len(groups),
@@ -244,3 +251,7 @@ def group_metrics(groups: Sequence[FinishedGroup], gate: StalenessGate) -> dict[
         "groups_filtered": float(gate.filtered),
         "groups_running": float(gate.running),
     }
+
+
+def _success(groups: Sequence[FinishedGroup]) -> float:
+    return sum(group.successes for group in groups) / sum(group.members for group in groups)

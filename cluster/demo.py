@@ -9,7 +9,7 @@ from rich.console import Console
 
 from cluster.config import load_config
 from cluster.errors import UserError
-from cluster.report import evaluation_table, run_evaluations
+from cluster.report import evaluation_tables, run_evaluations
 from cluster.train import plan_run, run_training
 
 
@@ -25,7 +25,8 @@ def run_demo(out: Path, seed: int, console: Console) -> None:
         highlight=False,
     )
     run_training(plan_run(config, out, resume=False), console)
-    console.print(evaluation_table(run_evaluations(out)))
+    for table in evaluation_tables(run_evaluations(out)):
+        console.print(table)
     console.print(
         f"Took {(time.monotonic() - started) / 60:.1f} minutes. The run is in {out}: learning_curve.svg, "
         f"metrics.jsonl, evaluations/, trajectories/, model/.\n"

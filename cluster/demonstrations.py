@@ -1,17 +1,16 @@
-"""Expert demonstrations of the training panel as training sequences, built once a run and kept beside it."""
+"""Expert demonstrations of the training panels as training sequences, built once a run and kept beside it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.errors import UserError
-from cluster.settings import EnvironmentSettings
-from cluster.tasks import index_at
-from envs import Panel, make_environment
+from cluster.tasks import TaskMixture, index_at
+from envs import make_environment
 from envs.demonstrations import play_expert
 from trajectories.builder import DemonstratedStep, PromptConfig, add_demonstration, make_builder
 from trajectories.chat import ChatTokenizer
@@ -22,15 +21,16 @@ FILE = "demonstrations.parquet"
 PREFIX = "demonstration/"
 
 
-def demonstrated_task(episode_id: str) -> str:
-    """The task that a demonstration solves, by its episode's id."""
-    return episode_id.removeprefix(PREFIX)
+def demonstrated_task(episode_id: str) -> tuple[str, str]:
+    """(environment, task) that a demonstration solves, by its episode's id."""
+    environment, _, task_id = episode_id.removeprefix(PREFIX).partition("/")
+    return environment, task_id
 
 
 def load_demonstrations(
     run_dir: Path,
-    environment: EnvironmentSettings,
-    panel: Panel,
+    tasks: TaskMixture,
+    data: Mapping[str, str],
     count: int,
     tokenizer: ChatTokenizer,
     prompt: PromptConfig,
@@ -39,31 +39,35 @@ def load_demonstrations(
     seed: int,
     progress: Callable[[int, int], None],
 ) -> pa.Table:
-    """`count` won demonstrations as a sequences table: from the run directory, or played by the expert now.
+    """`count` won demonstrations as a sequences table: from the run directory, or played by the experts now.
 
-    Tasks come in a seeded order. Demonstrations that the expert lost, or that are longer than `max_tokens`, are left
-    out. Raises UserError when none remains.
+    Each panel gives an equal share, its tasks in a seeded order. Demonstrations that the expert lost, or that are
+    longer than `max_tokens`, are left out. Raises UserError when none remains of a panel.
     """
     path = run_dir / FILE
     if path.exists():
         return pq.read_table(path)
-    player = make_environment(environment.name, environment.data)
     sequences: list[Sequence] = []
-    tried = 0
-    for tried in range(len(panel.task_ids)):
-        if len(sequences) >= count:
-            break
-        task_id = panel.task_ids[index_at(len(panel.task_ids), seed, tried)]
-        played = _play(player, task_id, seed, tokenizer, prompt, max_turns)
-        if played and all(len(sequence.token_ids) <= max_tokens for sequence in played):
-            sequences.extend(played)
-        progress(min(len(sequences), count), count)
-    player.close()
-    if not sequences:
-        raise UserError(
-            f"the expert won none of {tried} tasks of {panel.name} within {max_turns} turns and {max_tokens} tokens: "
-            "raise rollout.max_turns or rollout.max_model_len, or leave out the SFT stage (schedule.sft_steps=0)."
-        )
+    for number, panel in enumerate(tasks.panels):
+        wanted = count * (number + 1) // len(tasks.panels) - count * number // len(tasks.panels)
+        found: list[Sequence] = []
+        player = make_environment(panel.environment, data.get(panel.environment))
+        tried = 0
+        while len(found) < wanted and tried < len(panel.task_ids):
+            task_id = panel.task_ids[index_at(len(panel.task_ids), seed, tried)]
+            tried += 1
+            played = _play(player, panel.environment, task_id, seed, tokenizer, prompt, max_turns)
+            if played and all(len(sequence.token_ids) <= max_tokens for sequence in played):
+                found.extend(played)
+            progress(min(len(sequences) + len(found), count), count)
+        player.close()
+        if wanted and not found:
+            raise UserError(
+                f"the expert won none of {tried} tasks of {panel.name} within {max_turns} turns and {max_tokens} "
+                "tokens: raise rollout.max_turns or rollout.engine.max_model_len, or leave out the SFT stage "
+                "(schedule.sft_steps=0)."
+            )
+        sequences += found
     table = sequences_to_table(sequences)
     aside = path.with_suffix(".tmp")
     pq.write_table(table, aside, compression="zstd")
@@ -71,7 +75,7 @@ def load_demonstrations(
     return table
 
 
-def _play(player, task_id, seed, tokenizer, prompt, max_turns) -> tuple[Sequence, ...]:
+def _play(player, environment, task_id, seed, tokenizer, prompt, max_turns) -> tuple[Sequence, ...]:
     """The sequences of one won episode; none when the expert did not solve it."""
     demonstration = play_expert(player, task_id, seed, max_turns)
     if not demonstration or demonstration[-1][2].rewards["success"] < 1.0:
@@ -88,5 +92,5 @@ def _play(player, task_id, seed, tokenizer, prompt, max_turns) -> tuple[Sequence
         for _, action, result in demonstration
     ]
     add_demonstration(builder, tokenizer, demonstration[0][0], steps)
-    episode_id = f"{PREFIX}{task_id}"
+    episode_id = f"{PREFIX}{environment}/{task_id}"
     return builder.sequences(episode_id, episode_id, episode_id, temperature=1.0)

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from cluster.interfaces import FinishedGroup, GroupTask, Rollouts
 from cluster.stream import RunError
-from cluster.tasks import member_seeds, split_of
+from cluster.tasks import member_seeds
 from envs.panels import Panel
 
 Z_95 = 1.959963984540054
@@ -36,10 +36,11 @@ class Rate(Frozen):
 
 
 class TaskResult(Frozen):
-    """How one task went. `failed`: the environment or the engine broke; it counts as not solved."""
+    """How one task went. `failed`: the environment or the engine broke; it counts as not solved, without rewards."""
 
     task_id: str
     success: bool
+    rewards: dict[str, float]
     turns: int
     failed: bool
 
@@ -52,6 +53,8 @@ class Evaluation(Frozen):
         limit: only the first so many tasks were played; None means all.
         temperature: 0 is greedy.
         version: of the weights; None for a model taken as it is.
+        by_type: success per kind of task, where the task ids tell it.
+        rewards: mean of each named reward over all tasks.
     """
 
     model: str
@@ -63,6 +66,7 @@ class Evaluation(Frozen):
     version: int | None
     success: Rate
     by_type: dict[str, Rate]
+    rewards: dict[str, float]
     mean_turns: float
     failed: int
     tasks: tuple[TaskResult, ...]
@@ -96,14 +100,14 @@ def wilson_rate(wins: int, tasks: int) -> Rate:
     return Rate(wins=wins, tasks=tasks, rate=p, low=max(0.0, centre - half), high=min(1.0, centre + half))
 
 
-def task_type(task_id: str) -> str:
-    """The part of a task id that names its kind.
+def task_type(task_id: str) -> str | None:
+    """The part of a task id that names its kind; None where there is none, as in WebShop's `17`.
 
     >>> task_type("valid_seen/pick_two_obj_and_place-Mug-None-Desk-308/trial_T2019")
     'pick_two_obj_and_place'
     """
-    folders = task_id.split("/")
-    return folders[-2].split("-")[0] if len(folders) > 2 else folders[0]
+    folders = task_id.split("/")[:-1]
+    return folders[-1].split("-")[0] if folders else None
 
 
 async def evaluate_panel(
@@ -127,7 +131,7 @@ async def evaluate_panel(
             group_id = f"eval-{panel.name}-{sampling.temperature:g}-{sampling.seed}-{version}-{position}"
             seeds = member_seeds(sampling.seed, position, 1)
             finished = await rollouts.run_group(
-                GroupTask(group_id, task_id, seeds, sampling.temperature, split_of(panel))
+                GroupTask(group_id, panel.environment, task_id, seeds, sampling.temperature, panel.split)
             )
         done += 1
         progress(done, len(task_ids))
@@ -139,8 +143,9 @@ async def evaluate_panel(
     except* RunError as errors:
         raise errors.exceptions[0] from None
     results = [task.result() for task in plays]
-    kinds = {task_type(result.task_id) for result in results}
-    by_type = {kind: [result for result in results if task_type(result.task_id) == kind] for kind in sorted(kinds)}
+    kinds = sorted({kind for result in results if (kind := task_type(result.task_id))})
+    by_type = {kind: [result for result in results if task_type(result.task_id) == kind] for kind in kinds}
+    names = dict.fromkeys(name for result in results for name in result.rewards)
     return Evaluation(
         model=model,
         panel=panel.name,
@@ -151,6 +156,7 @@ async def evaluate_panel(
         version=version,
         success=_rate(results),
         by_type={kind: _rate(of_kind) for kind, of_kind in by_type.items()},
+        rewards={name: sum(result.rewards.get(name, 0.0) for result in results) / len(results) for name in names},
         mean_turns=sum(result.turns for result in results) / max(1, len(results)),
         failed=sum(result.failed for result in results),
         tasks=tuple(results),
@@ -171,7 +177,11 @@ def read_evaluations(path: Path) -> tuple[Evaluation, ...]:
 
 def _task_result(task_id: str, finished: FinishedGroup) -> TaskResult:
     return TaskResult(
-        task_id=task_id, success=finished.successes > 0, turns=finished.turns, failed=finished.members == 0
+        task_id=task_id,
+        success=finished.successes > 0,
+        rewards=dict(finished.rewards),
+        turns=finished.turns,
+        failed=finished.members == 0,
     )
 
 

@@ -58,14 +58,12 @@ class RolloutFleet:
     def __init__(
         self,
         actors: dict[str, Any],
-        environment: str,
         groups_per_actor: int,
         start_timeout_s: float,
         probe_s: float = 60.0,
     ) -> None:
         self.restarts = 0
         self._members = [Member(name, actor) for name, actor in actors.items()]
-        self._environment = environment
         self._groups_per_actor = groups_per_actor
         self._start_timeout_s, self._probe_s = start_timeout_s, probe_s
         self._update: Any = None
@@ -144,7 +142,7 @@ class RolloutFleet:
     def _request(self, task: GroupTask) -> GroupRequest:
         return GroupRequest(
             group_id=task.group_id,
-            environment=self._environment,
+            environment=task.environment,
             task_id=task.task_id,
             seeds=task.seeds,
             weights_version=self._version,

@@ -6,7 +6,7 @@ the loop passes it on and never looks inside.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from trajectories.schema import episodes_from_table, reward_names
 from trajectories.types import StopReason
 
 Scores = list[npt.NDArray[np.float32]]
@@ -22,13 +23,14 @@ Scores = list[npt.NDArray[np.float32]]
 
 @dataclass(frozen=True, slots=True)
 class GroupTask:
-    """One task to be played `len(seeds)` times by the same policy.
+    """One task of an environment to be played `len(seeds)` times by the same policy.
 
     Attributes:
         temperature: of sampling; 0 is greedy (evaluation only).
     """
 
     group_id: str
+    environment: str
     task_id: str
     seeds: tuple[int, ...]
     temperature: float
@@ -44,27 +46,34 @@ class FinishedGroup:
         failed: episodes that the environment or the engine ended, after all retries.
         oldest_version: oldest weights that sampled any of its tokens.
         turns: of all members together.
+        rewards: mean of each named reward over the members; empty without members.
         data: handle of its tables.
     """
 
+    environment: str
     members: int
     successes: int
     failed: int
     oldest_version: int
     turns: int
+    rewards: Mapping[str, float]
     data: Any
 
 
 def finished_group(episodes: pa.Table, data: Any) -> FinishedGroup:
     """Sum up a group's episodes table. Episodes that ended in an error are no members."""
-    rows = episodes.select(["stop_reason", "success", "version_min", "turns"]).to_pylist()
-    members = [row for row in rows if row["stop_reason"] != StopReason.ERROR]
+    rows = episodes_from_table(episodes)
+    members = [row for row in rows if row.stop_reason is not StopReason.ERROR]
     return FinishedGroup(
+        environment=rows[0].environment,
         members=len(members),
-        successes=sum(row["success"] for row in members),
+        successes=sum(row.success for row in members),
         failed=len(rows) - len(members),
-        oldest_version=min((row["version_min"] for row in members), default=0),
-        turns=sum(row["turns"] for row in members),
+        oldest_version=min((row.version_min for row in members), default=0),
+        turns=sum(row.turns for row in members),
+        rewards={name: sum(row.rewards[name] for row in members) / len(members) for name in reward_names(episodes)}
+        if members
+        else {},
         data=data,
     )
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +17,52 @@ COLOURS = {"sft": "#8a8a8a", "mixed": "#b07aa1", "grpo": "#4e79a7"}
 ROLLING = 10
 
 
-def run_evaluations(run_dir: Path) -> dict[str, Evaluation]:
-    """The run's evaluations by name (`base`, `after_sft`, …), in the order they were made."""
+COLOURS_OF_PANELS = ("#e15759", "#59a14f", "#f28e2b", "#76b7b2")
+
+Evaluations = Mapping[str, tuple[Evaluation, ...]]
+"""By name, as `base` or `after_sft`; one a panel."""
+
+
+def run_evaluations(run_dir: Path) -> Evaluations:
+    """The run's evaluations, in the order they were made."""
     files = sorted((run_dir / "evaluations").glob("*.json"), key=lambda file: file.stat().st_mtime)
-    return {file.stem: read_evaluations(file)[0] for file in files}
+    return {file.stem: read_evaluations(file) for file in files}
 
 
-def evaluation_table(evaluations: dict[str, Evaluation]) -> Table:
-    """Success with its 95 % Wilson interval, per evaluation."""
-    panels = {f"{result.panel} (panel {result.panel_hash[:8]})" for result in evaluations.values()}
-    table = Table(title=f"Evaluation on {', '.join(sorted(panels))}", title_justify="left")
-    for heading in ("weights", "solved", "success [95 % interval]", "mean turns"):
+def evaluation_tables(evaluations: Evaluations) -> list[Table]:
+    """A table a panel: success with its 95 % Wilson interval, and the mean score where the environment has one."""
+    panels = dict.fromkeys((result.panel, result.panel_hash) for results in evaluations.values() for result in results)
+    return [_evaluation_table(evaluations, *panel) for panel in panels]
+
+
+def _evaluation_table(evaluations: Evaluations, panel: str, panel_hash: str) -> Table:
+    rows = [
+        (name.replace("_", " "), result)
+        for name, results in evaluations.items()
+        for result in results
+        if (result.panel, result.panel_hash) == (panel, panel_hash)
+    ]
+    scored = any("score" in result.rewards for _, result in rows)
+    table = Table(title=f"Evaluation on {panel} (panel {panel_hash[:8]})", title_justify="left")
+    for heading in ("weights", "solved", "success [95 % interval]", *(["mean score"] if scored else []), "mean turns"):
         table.add_column(heading)
-    for name, result in evaluations.items():
+    for name, result in rows:
+        score = [f"{result.rewards.get('score', 0.0):.3f}"] if scored else []
         solved = f"{result.success.wins}/{result.success.tasks}"
-        table.add_row(name.replace("_", " "), solved, str(result.success), f"{result.mean_turns:.1f}")
+        table.add_row(name, solved, str(result.success), *score, f"{result.mean_turns:.1f}")
     return table
 
 
 def type_table(result: Evaluation) -> Table:
-    """Success per task type of one evaluation."""
+    """Success per task type of one evaluation, and its mean score where the environment has one."""
     sampling = "greedy" if result.temperature == 0 else f"temperature {result.temperature:g}"
     table = Table(title=f"{result.panel}, {sampling}", title_justify="left")
     for heading in ("task type", "solved", "success [95 % interval]"):
         table.add_column(heading)
     for kind, rate in {**result.by_type, "all": result.success}.items():
         table.add_row(kind, f"{rate.wins}/{rate.tasks}", str(rate))
+    if "score" in result.rewards:
+        table.add_row("mean score", "", f"{result.rewards['score']:.3f}")
     return table
 
 
@@ -50,7 +71,10 @@ def write_learning_curve(run_dir: Path) -> Path:
     records = read_metrics(run_dir)
     last = max((record["step"] for record in records), default=1)
     marks = [_curve(stage, records, last) for stage in COLOURS]
-    marks += [_point(result, last) for result in run_evaluations(run_dir).values()]
+    evaluations = [result for results in run_evaluations(run_dir).values() for result in results]
+    panels = list(dict.fromkeys(result.panel for result in evaluations))
+    colours = dict(zip(panels, cycle(COLOURS_OF_PANELS), strict=False))
+    marks += [_point(result, last, colours[result.panel]) for result in evaluations]
     axes = [
         f'<text x="{MARGIN - 8}" y="{_y(level) + 4:.1f}" text-anchor="end">{level:g}</text>'
         f'<line x1="{MARGIN}" x2="{WIDTH - 8}" y1="{_y(level):.1f}" y2="{_y(level):.1f}" stroke="#ddd"/>'
@@ -58,6 +82,10 @@ def write_learning_curve(run_dir: Path) -> Path:
     ]
     axes.append(f'<text x="{WIDTH - 8}" y="{HEIGHT - 8}" text-anchor="end">learner step {last}</text>')
     axes.append(f'<text x="{MARGIN}" y="16">success: rollouts (line), evaluations with 95 % interval (points)</text>')
+    axes += [
+        f'<text x="{WIDTH - 8}" y="{16 + 14 * at}" text-anchor="end" fill="{colours[panel]}">{panel}</text>'
+        for at, panel in enumerate(panels)
+    ]
     path = run_dir / "learning_curve.svg"
     path.write_text(
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" '
@@ -84,9 +112,9 @@ def _curve(stage: str, records: Sequence[dict[str, Any]], last: int) -> str:
     return f'<polyline points="{" ".join(points)}" fill="none" stroke="{COLOURS[stage]}" stroke-width="2"/>'
 
 
-def _point(result: Evaluation, last: int) -> str:
+def _point(result: Evaluation, last: int, colour: str) -> str:
     x, rate = _x(result.version or 0, last), result.success
     return (
-        f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{_y(rate.low):.1f}" y2="{_y(rate.high):.1f}" stroke="#e15759"/>'
-        f'<circle cx="{x:.1f}" cy="{_y(rate.rate):.1f}" r="4" fill="#e15759"/>'
+        f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{_y(rate.low):.1f}" y2="{_y(rate.high):.1f}" stroke="{colour}"/>'
+        f'<circle cx="{x:.1f}" cy="{_y(rate.rate):.1f}" r="4" fill="{colour}"/>'
     )

@@ -21,8 +21,7 @@ from cluster.demonstrations import demonstrated_task
 from cluster.errors import UserError
 from cluster.interfaces import GroupTask, Rollouts
 from cluster.settings import ScheduleSettings
-from cluster.tasks import member_seeds, split_of
-from envs.panels import Panel
+from cluster.tasks import TaskMixture, member_seeds
 from router import tables
 from router.batch import check
 from router.config import MIXES, RouterConfig
@@ -49,12 +48,12 @@ class Routing:
 
     Attributes:
         rows: of the demonstrations that SFT imitates.
-        panel: the tasks on which GRPO explores.
+        tasks: those on which GRPO explores.
         metrics: of the routing itself, for the record of step 0; empty where nothing was routed now.
     """
 
     rows: tuple[int, ...]
-    panel: Panel
+    tasks: TaskMixture
     metrics: dict[str, float]
 
 
@@ -80,7 +79,7 @@ async def route_corpus(
     router: RouterConfig,
     schedule: ScheduleSettings,
     seed: int,
-    panel: Panel,
+    tasks: TaskMixture,
     demonstrations: pa.Table,
     learner: Prober,
     rollouts: Rollouts,
@@ -97,14 +96,14 @@ async def route_corpus(
         routes = pq.read_table(path)
     else:
         started = time.monotonic()
-        known = await _measure(router, seed, panel, demonstrations, learner, rollouts, progress, schedule)
+        known = await _measure(router, seed, tasks, demonstrations, learner, rollouts, progress, schedule)
         decisions = make_arbiter(router, seed).decide(known.candidates)
         routes = tables.routes(known.candidates.ids, decisions)
         if known.measured is not None:
             _write(run_dir / MEASURED_FILE, known.measured)
         _write(path, routes)
         metrics = route_metrics(routes) | {"probe_s": known.probe_s, "routing_s": time.monotonic() - started}
-    return _routing(routes, demonstrations, panel, schedule, metrics)
+    return _routing(routes, demonstrations, tasks, schedule, metrics)
 
 
 def route_metrics(routes: pa.Table) -> dict[str, float]:
@@ -132,7 +131,7 @@ class _Known:
 async def _measure(
     router: RouterConfig,
     seed: int,
-    panel: Panel,
+    tasks: TaskMixture,
     demonstrations: pa.Table,
     learner: Prober,
     rollouts: Rollouts,
@@ -154,40 +153,49 @@ async def _measure(
         return _Known(tables.candidates(measured, places), measured, time.monotonic() - started)
     rates = None
     if router.policy == "pass_rate":
-        tasks = [demonstrated_task(name) for name in names]
-        rates = await _pass_rates(tasks, router.gate_episodes, seed, schedule.temperature, panel, rollouts, progress)
+        demonstrated = [demonstrated_task(name) for name in names]
+        rates = await _pass_rates(
+            demonstrated, router.gate_episodes, seed, schedule.temperature, tasks, rollouts, progress
+        )
     return _Known(Candidates(names, places, pass_rates=rates), None, 0.0)
 
 
 async def _pass_rates(
-    tasks: Sequence[str],
+    tasks: Sequence[tuple[str, str]],
     episodes: int,
     seed: int,
     temperature: float,
-    panel: Panel,
+    mixture: TaskMixture,
     rollouts: Rollouts,
     progress: Callable[[str, int, int], None],
 ) -> torch.Tensor:
     """float64 [n], the share of its episodes in which each task is solved. A task that cannot be played counts 0."""
     free, done = asyncio.Semaphore(rollouts.concurrency), 0
+    splits = {(panel.environment, task): panel.split for panel in mixture.panels for task in panel.task_ids}
 
-    async def rate(position: int, task_id: str) -> float:
+    async def rate(position: int, environment: str, task_id: str) -> float:
         nonlocal done
         async with free:
             seeds = member_seeds(seed, position, episodes)
-            group = GroupTask(f"gate-{position}", task_id, seeds, temperature, split_of(panel))
+            group = GroupTask(
+                f"gate-{position}", environment, task_id, seeds, temperature, splits[environment, task_id]
+            )
             finished = await rollouts.run_group(group)
         done += 1
         progress("pass rates", done, len(tasks))
         return finished.successes / max(finished.members, 1)
 
     async with asyncio.TaskGroup() as group:
-        running = [group.create_task(rate(position, task)) for position, task in enumerate(tasks)]
+        running = [group.create_task(rate(position, *task)) for position, task in enumerate(tasks)]
     return torch.tensor([task.result() for task in running], dtype=torch.float64)
 
 
 def _routing(
-    routes: pa.Table, demonstrations: pa.Table, panel: Panel, schedule: ScheduleSettings, metrics: dict[str, float]
+    routes: pa.Table,
+    demonstrations: pa.Table,
+    tasks: TaskMixture,
+    schedule: ScheduleSettings,
+    metrics: dict[str, float],
 ) -> Routing:
     by_name = {row["trajectory"]: row for row in routes.to_pylist()}
     names = demonstrations["episode_id"].to_pylist()
@@ -195,12 +203,16 @@ def _routing(
         raise UserError(f"{ROUTES_FILE} knows no route for {unknown[0]}: remove it from the run directory.")
     rows = tuple(row for row, name in enumerate(names) if by_name[name]["ce_weight"] > 0)
     explored = {demonstrated_task(name) for name, route in by_name.items() if route["rl_weight"] > 0}
-    tasks = tuple(task for task in panel.task_ids if task in explored)
+    panels = (
+        replace(panel, task_ids=tuple(task for task in panel.task_ids if (panel.environment, task) in explored))
+        for panel in tasks.panels
+    )
+    left = TaskMixture(tuple(panel for panel in panels if panel.task_ids))
     if schedule.sft_steps and not rows:
         raise UserError("the router sends no trajectory to SFT: set schedule.sft_steps=0, or another router.policy.")
-    if (schedule.grpo_steps or schedule.mixed_steps) and not tasks:
+    if (schedule.grpo_steps or schedule.mixed_steps) and not left.panels:
         raise UserError("the router sends no task to GRPO: set schedule.grpo_steps=0, or another router.policy.")
-    return Routing(rows, replace(panel, task_ids=tasks), metrics)
+    return Routing(rows, left, metrics)
 
 
 def _write(path: Path, table: pa.Table) -> None:

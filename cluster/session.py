@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any
@@ -98,10 +98,13 @@ async def check_resources(placement: PlacementSettings, with_learner: bool, say:
 
 
 @asynccontextmanager
-async def open_fleet(config: RunConfig, model: str, run: str) -> AsyncIterator[RolloutFleet]:
+async def open_fleet(
+    config: RunConfig, model: str, environments: Iterable[str], run: str
+) -> AsyncIterator[RolloutFleet]:
     """Rollout actors and environment hosts in one placement group, ready to play; all gone afterwards.
 
     Args:
+        environments: what the hosts can play.
         run: in the names of the actors, `concerto:<run>:rollout-0`.
     """
     placement = config.placement
@@ -111,17 +114,17 @@ async def open_fleet(config: RunConfig, model: str, run: str) -> AsyncIterator[R
     hosts: dict[str, Any] = {}
     try:
         await asyncio.wait_for(group.ready(), placement.wait_s + CLOSE_TIMEOUT_S)
-        opener = partial(make_environment, config.environment.name, config.environment.data)
+        openers = {name: partial(make_environment, name, config.data.get(name)) for name in environments}
         for bundle, demand in enumerate(demands):
             if demand.name.startswith("env-"):
-                hosts[_name(run, demand)] = start_environment_host(opener, _options(run, group, bundle, demand))
+                hosts[_name(run, demand)] = start_environment_host(openers, _options(run, group, bundle, demand))
         settings = rollout_settings(config)
         for bundle, demand in enumerate(demands):
             if demand.name.startswith("rollout-"):
                 options = _options(run, group, bundle, demand)
                 actors[options["name"]] = start_rollout_actor(settings, model, tuple(hosts), options)
         groups_per_actor = max(1, settings.episodes // config.schedule.group_size)
-        fleet = RolloutFleet(actors, config.environment.name, groups_per_actor, placement.start_timeout_s)
+        fleet = RolloutFleet(actors, groups_per_actor, placement.start_timeout_s)
         await fleet.start()
         try:
             yield fleet

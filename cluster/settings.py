@@ -16,16 +16,6 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-class EnvironmentSettings(Settings):
-    """What the agent plays."""
-
-    name: Literal["alfworld", "webshop", "questions"] = "alfworld"
-    data: str | None = None
-    """Path of the environment's data; none for the games that Concerto ships."""
-    train_panel: str = "alfworld/generated/train"
-    """Tasks to train on."""
-
-
 class Stage(Settings):
     """One stretch of the run with one kind of learner step."""
 
@@ -53,7 +43,8 @@ class ScheduleSettings(Settings):
     grpo_steps: int = Field(default=100, ge=0)
     """Learner steps on rollouts."""
     demonstrations: PositiveInt = 256
-    """Training tasks whose expert demonstration is used. More is better until they no longer fit the object store."""
+    """Training tasks whose expert demonstration is used, of all environments together. More is better until they no
+    longer fit the object store."""
     sft_batch: PositiveInt = 16
     """Demonstrations per learner step."""
     groups_per_step: PositiveInt = 8
@@ -82,10 +73,10 @@ class ScheduleSettings(Settings):
 class EvaluationSettings(Settings):
     """Evaluation of whole panels: before training and after every stage."""
 
-    panel: str | None = "alfworld/generated/heldout"
-    """None leaves evaluation out."""
+    panels: tuple[str, ...] | None = None
+    """Panels such as alfworld/valid_seen; [] leaves evaluation out. None: the held-out panel of each environment."""
     limit: PositiveInt | None = None
-    """Only the first so many tasks of the panel."""
+    """Only the first so many tasks of each panel."""
     temperature: float = Field(default=0.0, ge=0)
     """Of sampling; 0 is greedy."""
     every: int = Field(default=0, ge=0)

@@ -33,7 +33,7 @@ def run_evaluation(
     Raises UserError or DataError for wrong input, before anything is started.
     """
     model = resolve_model(config.policy.model)
-    panel = load_panel(panel_name, config.environment.data)
+    panel = load_panel(panel_name, config.data.get(panel_name.partition("/")[0]))
     passes = (Sampling(0.0, config.seed), Sampling(temperature, config.seed))
     with ray_cluster(config.placement):
         results = asyncio.run(_evaluate(config, model, panel, limit, passes, console))
@@ -47,7 +47,7 @@ async def _evaluate(
     await check_resources(config.placement, with_learner=False, say=console.print)
     console.print("starting the engine")
     results = []
-    async with open_fleet(config, model, "eval") as fleet:
+    async with open_fleet(config, model, [panel.environment], "eval") as fleet:
         with Progress(console=console, disable=not console.is_terminal) as progress:
             for sampling in passes:
                 task = progress.add_task("greedy" if sampling.temperature == 0 else "sampled", total=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 from functools import lru_cache
 
 from envs.panels import Panel
@@ -32,6 +33,18 @@ def member_seeds(seed: int, position: int, group_size: int) -> tuple[int, ...]:
     return tuple(draw.randrange(DRAWS) for _ in range(group_size))
 
 
-def split_of(panel: Panel) -> str:
-    """The panel's name without its environment: `alfworld/generated/train` gives `generated/train`."""
-    return panel.name.partition("/")[2]
+@dataclass(frozen=True, slots=True)
+class TaskMixture:
+    """Panels to train on in equal shares: every len(panels) positions draw each panel once, in a seeded order."""
+
+    panels: tuple[Panel, ...]
+
+    @property
+    def count(self) -> int:
+        """Tasks in all panels."""
+        return sum(len(panel.task_ids) for panel in self.panels)
+
+    def at(self, seed: int, position: int) -> tuple[Panel, str]:
+        """The panel and the task at `position`; within a panel tasks come in their own seeded walk (`index_at`)."""
+        panel = self.panels[index_at(len(self.panels), seed, position)]
+        return panel, panel.task_ids[index_at(len(panel.task_ids), seed, position // len(self.panels))]

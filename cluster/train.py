@@ -21,7 +21,7 @@ from cluster.config import RunConfig, check_config
 from cluster.coordinator import Coordinator
 from cluster.demonstrations import load_demonstrations
 from cluster.errors import UserError
-from cluster.evaluate import Sampling, evaluate_panel, write_evaluations
+from cluster.evaluate import Evaluation, Sampling, evaluate_panel, write_evaluations
 from cluster.fleet import RolloutFleet
 from cluster.learning import RayLearner
 from cluster.metrics import MetricsWriter
@@ -30,7 +30,8 @@ from cluster.observers import RunObserver
 from cluster.report import write_learning_curve
 from cluster.routing import Routing, check_router, route_corpus
 from cluster.session import check_resources, open_fleet, ray_cluster
-from envs import Panel, load_panel
+from cluster.tasks import TaskMixture
+from envs import Panel, heldout_panel, load_panel, training_panel
 from learners.config import LearnerConfig
 from learners.group import LearnerError, LearnerGroup
 from learners.parity import check_parity, parity_error
@@ -38,8 +39,9 @@ from trajectories.chat import ChatTokenizer
 from trajectories.schema import sequences_from_table
 
 PROBE_SEQUENCES = 2
-FREE_TO_CHANGE = frozenset({"placement", "evaluation", "checkpoint"})
-"""Sections that a resumed run may change: none of them decides what is trained."""
+FREE_TO_CHANGE = frozenset({"placement", "evaluation", "checkpoint", "data"})
+"""Sections that a resumed run may change: none of them decides what is trained, and the panels' hashes tell whether the
+data elsewhere are the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +51,15 @@ class Plan:
     config: RunConfig
     run_dir: Path
     model: str
-    train_panel: Panel
-    eval_panel: Panel | None
+    tasks: TaskMixture
+    eval_panels: tuple[Panel, ...]
     checkpoint: Path | None
     manifest: Manifest
+
+    @property
+    def environments(self) -> tuple[str, ...]:
+        """All that is played."""
+        return tuple(sorted({panel.environment for panel in (*self.tasks.panels, *self.eval_panels)}))
 
 
 def plan_run(config: RunConfig, run_dir: Path, resume: bool) -> Plan:
@@ -63,23 +70,36 @@ def plan_run(config: RunConfig, run_dir: Path, resume: bool) -> Plan:
         )
     check_router(config.router, config.schedule)
     model = resolve_model(config.policy.model)
-    data = config.environment.data
-    train_panel = load_panel(config.environment.train_panel, data)
-    panel = config.evaluation.panel
-    eval_panel = load_panel(panel, data) if panel else None
-    checkpoint, manifest = None, Manifest(panel_hash=train_panel.hash)
+    tasks = TaskMixture(tuple(training_panel(name, _data(config, name)) for name in config.tasks))
+    panels = {panel.name: panel.hash for panel in tasks.panels}
+    if len(panels) < len(tasks.panels):
+        raise UserError(f"tasks={','.join(config.tasks)} names a panel twice: shares are equal, so name each once.")
+    checkpoint, manifest = None, Manifest(panels=panels)
     if resume:
         _check_same_run(config, run_dir)
         checkpoint = latest_checkpoint(run_dir)
         manifest = load_manifest(checkpoint)
-        if manifest.panel_hash != train_panel.hash:
-            raise UserError(
-                f"{train_panel.name} no longer holds the games that {run_dir} was trained on: name the same data with "
-                "--set environment.data=PATH."
-            )
+        for panel in tasks.panels:
+            if manifest.panels.get(panel.name) != panel.hash:
+                raise UserError(
+                    f"{panel.name} no longer holds the tasks that {run_dir} was trained on: name the same data with "
+                    f"--set data.{panel.environment}=PATH."
+                )
     elif (run_dir / "config.yaml").exists():
         raise UserError(f"{run_dir} already holds a run: add --resume to go on with it, or name another --out.")
-    return Plan(config, run_dir, model, train_panel, eval_panel, checkpoint, manifest)
+    return Plan(config, run_dir, model, tasks, _eval_panels(config, tasks), checkpoint, manifest)
+
+
+def _eval_panels(config: RunConfig, tasks: TaskMixture) -> tuple[Panel, ...]:
+    if config.evaluation.panels is not None:
+        return tuple(load_panel(name, _data(config, name)) for name in config.evaluation.panels)
+    environments = dict.fromkeys(panel.environment for panel in tasks.panels)
+    return tuple(heldout_panel(name, _data(config, name)) for name in environments)
+
+
+def _data(config: RunConfig, name: str) -> str | None:
+    """The data of the environment of a panel."""
+    return config.data.get(name.partition("/")[0])
 
 
 def run_training(plan: Plan, console: Console) -> None:
@@ -122,7 +142,7 @@ async def _train(plan: Plan, console: Console) -> None:
         observer.say("starting engines and learner workers")
         async with (
             _open_learner(plan, demonstrations) as learner,
-            open_fleet(config, plan.model, plan.run_dir.name) as fleet,
+            open_fleet(config, plan.model, plan.environments, plan.run_dir.name) as fleet,
         ):
             await learner.ready()
             link = _Link(plan, learner, fleet, observer, demonstrations.slice(0, PROBE_SEQUENCES))
@@ -133,7 +153,7 @@ async def _train(plan: Plan, console: Console) -> None:
                 schedule=config.schedule,
                 evaluation=config.evaluation,
                 checkpoint=config.checkpoint,
-                panel=routing.panel,
+                tasks=routing.tasks,
                 demonstrations=routing.rows,
                 rollouts=fleet,
                 learner=learner,
@@ -157,13 +177,13 @@ async def _routing(
     """Everything, unless the corpus is routed before the first stage."""
     router = plan.config.router
     if not router.active or router.online:
-        return Routing(tuple(range(demonstrations.num_rows)), plan.train_panel, {})
+        return Routing(tuple(range(demonstrations.num_rows)), plan.tasks, {})
     routing = await route_corpus(
         plan.run_dir,
         router,
         plan.config.schedule,
         plan.config.seed,
-        plan.train_panel,
+        plan.tasks,
         demonstrations,
         learner,
         fleet,
@@ -171,7 +191,7 @@ async def _routing(
     )
     if routing.metrics:
         observer.record("routing", routing.metrics)
-    observer.say(f"{router.policy}: {len(routing.rows)} sequences to SFT, {len(routing.panel.task_ids)} tasks to GRPO")
+    observer.say(f"{router.policy}: {len(routing.rows)} sequences to SFT, {routing.tasks.count} tasks to GRPO")
     return routing
 
 
@@ -197,23 +217,27 @@ class _Link:
         return error
 
     async def evaluate(self, name: str) -> None:
-        """Play the evaluation panel and write `RUN/evaluations/<name>.json`."""
-        assert self.plan.eval_panel is not None
+        """Play the evaluation panels and write `RUN/evaluations/<name>.json`."""
+        results = tuple([await self._evaluate_panel(name, panel) for panel in self.plan.eval_panels])
+        write_evaluations(self.plan.run_dir / "evaluations" / f"{name}.json", results)
+
+    async def _evaluate_panel(self, name: str, panel: Panel) -> Evaluation:
         settings = self.plan.config.evaluation
+        title = name if len(self.plan.eval_panels) == 1 else f"{name} on {panel.name}"
         result = await evaluate_panel(
             self.fleet,
-            self.plan.eval_panel,
+            panel,
             Sampling(settings.temperature, self.plan.config.seed),
             model=self.plan.config.policy.model,
             limit=settings.limit,
             version=self.fleet.version,
-            progress=lambda done, total: self.observer.activity(f"eval {name}", done, total),
+            progress=lambda done, total: self.observer.activity(f"eval {title}", done, total),
         )
-        write_evaluations(self.plan.run_dir / "evaluations" / f"{name}.json", (result,))
         solved = f"{result.success.wins} of {result.success.tasks}"
         self.observer.say(
-            f"evaluation {name}: {solved} solved, success {result.success}, {result.mean_turns:.1f} turns"
+            f"evaluation {title}: {solved} solved, success {result.success}, {result.mean_turns:.1f} turns"
         )
+        return result
 
 
 def _demonstrations(plan: Plan, observer: RunObserver) -> pa.Table:
@@ -221,8 +245,8 @@ def _demonstrations(plan: Plan, observer: RunObserver) -> pa.Table:
     wanted = config.router.active or any(stage.demonstrates for stage in config.schedule.stages)
     return load_demonstrations(
         plan.run_dir,
-        config.environment,
-        plan.train_panel,
+        plan.tasks,
+        config.data,
         config.schedule.demonstrations if wanted else PROBE_SEQUENCES,
         ChatTokenizer.from_pretrained(plan.model),
         config.rollout.prompt,

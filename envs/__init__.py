@@ -28,8 +28,10 @@ __all__ = [
     "StepResult",
     "TaskSource",
     "UnknownTaskError",
+    "heldout_panel",
     "load_panel",
     "make_environment",
+    "training_panel",
 ]
 
 ENVIRONMENTS = {
@@ -61,6 +63,20 @@ def load_panel(name: str, data: str | Path | None = None) -> Panel:
     """
     environment, _, split = name.partition("/")
     return make_panel(environment, split, _module(environment).open_tasks(data))
+
+
+def training_panel(name: str, data: str | Path | None = None) -> Panel:
+    """The panel to train on: that of `name`, or, where `name` is an environment only, the environment's own choice.
+
+    Raises:
+        DataError: as `load_panel`.
+    """
+    return load_panel(name if "/" in name else f"{name}/{_module(name).open_tasks(data).train_split}", data)
+
+
+def heldout_panel(environment: str, data: str | Path | None = None) -> Panel:
+    """The panel that a run evaluates, by the environment's own choice. Raises DataError."""
+    return load_panel(f"{environment}/{_module(environment).open_tasks(data).heldout_split}", data)
 
 
 def _module(name: str) -> ModuleType:

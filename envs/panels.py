@@ -10,6 +10,16 @@ from typing import Protocol
 class TaskSource(Protocol):
     """What an environment tells about its tasks."""
 
+    @property
+    def train_split(self) -> str:
+        """Trained on where nothing else is asked for."""
+        ...
+
+    @property
+    def heldout_split(self) -> str:
+        """Evaluated on during a run where nothing else is asked for; apart from `train_split`."""
+        ...
+
     def task_ids(self, split: str) -> tuple[str, ...]:
         """All tasks of a split, in their fixed order. Raises DataError if there is no such split."""
         ...
@@ -32,6 +42,15 @@ class Panel:
     name: str
     task_ids: tuple[str, ...]
     hash: str
+
+    @property
+    def environment(self) -> str:
+        return self.name.partition("/")[0]
+
+    @property
+    def split(self) -> str:
+        """The name without the environment: `alfworld/generated/train` gives `generated/train`."""
+        return self.name.partition("/")[2]
 
 
 def make_panel(environment: str, split: str, tasks: TaskSource) -> Panel:

@@ -95,6 +95,14 @@ def reward_names(table: pa.Table) -> tuple[str, ...]:
     return tuple(names.split(",")) if names else ()
 
 
+def concat_tables(tables: Iterable[pa.Table]) -> pa.Table:
+    """Tables of one kind below each other. Their reward vectors may differ, as those of different environments do: the
+    result names the rewards of all, and a reward that a row does not have is null there."""
+    tables = list(tables)
+    names = tuple(dict.fromkeys(name for table in tables for name in reward_names(table)))
+    return pa.concat_tables([_widened(table, names) for table in tables])
+
+
 def to_tables(trajectories: Iterable[Trajectory]) -> tuple[pa.Table, pa.Table]:
     """(episodes, sequences) of some trajectories, which must all carry the same reward names.
 
@@ -136,7 +144,7 @@ def episodes_from_table(table: pa.Table) -> tuple[Episode, ...]:
     names = reward_names(table)
     episodes = []
     for row in table.to_pylist():
-        rewards = dict(zip(names, row.pop("rewards", ()), strict=True))
+        rewards = _present(names, row.pop("rewards", ()))
         row |= {
             "stop_reason": StopReason(row["stop_reason"]),
             "memory_ids": tuple(row["memory_ids"]),
@@ -225,7 +233,7 @@ def assignments_from_table(table: pa.Table) -> tuple[Assignment, ...]:
     names = reward_names(table)
     assignments = []
     for row in table.to_pylist():
-        advantages = dict(zip(names, row.pop("reward_advantages", ()), strict=True))
+        advantages = _present(names, row.pop("reward_advantages", ()))
         assignments.append(Assignment(**row | {"route": Route(row["route"]), "reward_advantages": advantages}))
     return tuple(assignments)
 
@@ -235,6 +243,25 @@ def _with_vector(schema: pa.Schema, column: str, names: tuple[str, ...]) -> pa.S
         return schema
     metadata: dict[bytes | str, bytes | str] = {REWARD_NAMES: ",".join(names).encode()}
     return schema.append(pa.field(column, pa.list_(pa.float64(), len(names)))).with_metadata(metadata)
+
+
+def _widened(table: pa.Table, names: tuple[str, ...]) -> pa.Table:
+    """The table with a vector of these rewards, its own among them."""
+    own = reward_names(table)
+    if own == names:
+        return table
+    column = "rewards" if "stop_reason" in table.column_names else "reward_advantages"
+    values = np.zeros((table.num_rows, len(names)))
+    missing = np.ones(values.shape, np.bool_)
+    if own:
+        places = [names.index(name) for name in own]
+        flat = cast(pa.FixedSizeListArray, table[column].combine_chunks()).flatten()
+        values[:, places] = flat.fill_null(0.0).to_numpy(zero_copy_only=False).reshape(-1, len(own))
+        missing[:, places] = flat.is_null().to_numpy(zero_copy_only=False).reshape(-1, len(own))
+        table = table.drop_columns([column])
+    vector = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel(), mask=missing.ravel()), len(names))
+    schema = _with_vector(table.schema.remove_metadata(), column, names)
+    return pa.Table.from_arrays([*table.columns, vector], schema=schema)
 
 
 def _common_names(vectors: Iterable[Mapping[str, float]], kind: str) -> tuple[str, ...]:
@@ -248,6 +275,11 @@ def _common_names(vectors: Iterable[Mapping[str, float]], kind: str) -> tuple[st
     if any("," in name for name in names or ()):
         raise ValueError(f"reward names must not contain commas: {names}")
     return names or ()
+
+
+def _present(names: tuple[str, ...], vector: Iterable[float | None]) -> dict[str, float]:
+    """The rewards that a row has."""
+    return {name: value for name, value in zip(names, vector, strict=True) if value is not None}
 
 
 def _vector(values: Mapping[str, float], names: tuple[str, ...]) -> list[float]:

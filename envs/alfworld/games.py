@@ -77,6 +77,8 @@ class GameLibrary:
     that `concerto data alfworld` fills.
     """
 
+    train_split, heldout_split = GENERATED_SPLITS
+
     def __init__(self, sources: Sequence[GameSource]) -> None:
         self._sources = tuple(sources)
 

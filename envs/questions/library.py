@@ -41,6 +41,8 @@ class QuestionLibrary:
         refused: `file row number: reason`, for every row that was left out.
     """
 
+    train_split, heldout_split = "train", "test"
+
     def __init__(self, splits: dict[str, dict[str, Question]], refused: tuple[str, ...] = ()) -> None:
         self._splits = splits
         self.refused = refused

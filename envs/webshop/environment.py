@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 from envs.base import DataError, Observation, StepResult, UnknownTaskError
 from envs.webshop.catalogue import Catalogue, open_catalogue
@@ -187,6 +187,8 @@ def _with_goals(data: str | Path | None, goals: GoalKind, tagger: Tagger) -> Cat
 class WebShopTasks:
     """The goals of one kind as tasks: test 0-499, dev 500-1499, train from 1500, whoever asks and however seeded."""
 
+    train_split: ClassVar = "train"
+    heldout_split: ClassVar = "dev"
     catalogue: Catalogue
     goals: GoalKind
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
+from typing import ClassVar
 
 import numpy as np
 
@@ -75,7 +76,7 @@ class LocalSession:
 class LocalEnvironments:
     """So many sessions; `make` decides which session the n-th lease gets."""
 
-    reward_names = Countdown.reward_names
+    reward_names: ClassVar = {"countdown": Countdown.reward_names}
 
     def __init__(self, slots: int, make: Callable[[int], Session] = lambda lease: LocalSession()) -> None:
         self._slots = asyncio.Semaphore(slots)
@@ -84,7 +85,7 @@ class LocalEnvironments:
         self.most = self.leased = 0
 
     @asynccontextmanager
-    async def lease(self) -> AsyncIterator[Session]:
+    async def lease(self, environment: str) -> AsyncIterator[Session]:
         async with self._slots:
             self.leases += 1
             self.leased += 1

@@ -9,15 +9,33 @@ import ray
 
 from actors.environment_host import EnvironmentPool, start_environment_host
 from actors.episode import EnvironmentFailure
-from envs.base import UnknownTaskError
+from envs.base import Observation, StepResult, UnknownTaskError
 from tests.actors.scripted import Countdown
 
 pytestmark = [pytest.mark.real, pytest.mark.asyncio(loop_scope="session")]
 
 
+class Echo:
+    """Another environment: says what it hears."""
+
+    reward_names = ("success",)
+
+    def reset(self, task_id: str, seed: int = 0) -> Observation:
+        return Observation(f"I am {task_id}.")
+
+    def step(self, action: str) -> StepResult:
+        return StepResult(Observation(action), {"success": 0.0}, done=False)
+
+    def close(self) -> None:
+        pass
+
+
+ENVIRONMENTS = {"countdown": Countdown, "echo": Echo}
+
+
 @pytest.fixture(scope="module")
 def host(ray_session):
-    host = start_environment_host(Countdown, {"name": "concerto:test:env-0", "num_cpus": 0.1})
+    host = start_environment_host(ENVIRONMENTS, {"name": "concerto:test:env-0", "num_cpus": 0.1})
     yield host
     ray.kill(host)
 
@@ -32,8 +50,8 @@ async def restarted(host) -> int:
 
 async def test_environments_play_in_another_process(host):
     pool = await open_pool(host)
-    assert pool.reward_names == Countdown.reward_names
-    async with pool.lease() as session:
+    assert pool.reward_names == {"countdown": Countdown.reward_names, "echo": ("success",)}
+    async with pool.lease("countdown") as session:
         assert (await session.reset("2", 0)).text == "Count down from 2."
         assert not (await session.step("down")).done
         assert (await session.step("down")).rewards["success"] == 1.0
@@ -42,30 +60,43 @@ async def test_environments_play_in_another_process(host):
 
 async def test_slots_do_not_disturb_each_other(host):
     pool = await open_pool(host)
-    async with pool.lease() as first, pool.lease() as second:
+    async with pool.lease("countdown") as first, pool.lease("countdown") as second:
         await asyncio.gather(first.reset("3", 0), second.reset("9", 0))
         steps = await asyncio.gather(first.step("down"), second.step("down"))
         assert [step.info["state_hash"] for step in steps] == [2, 8]
 
 
+async def test_one_slot_plays_every_kind_of_environment(host):
+    pool = await open_pool(host, slots=1)
+    for _ in range(2):
+        async with pool.lease("echo") as session:
+            assert session.reward_names == ("success",)
+            assert (await session.reset("echo", 0)).text == "I am echo."
+            assert (await session.step("down")).observation.text == "down"
+        async with pool.lease("countdown") as session:
+            assert session.reward_names == Countdown.reward_names
+            await session.reset("2", 0)
+            assert (await session.step("down")).observation.text == "1 left."
+
+
 async def test_a_lease_waits_until_a_slot_is_free(host):
     pool = await open_pool(host, slots=1)
-    async with pool.lease():
+    async with pool.lease("countdown"):
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.05), pool.lease():
+            async with asyncio.timeout(0.05), pool.lease("countdown"):
                 pass
-    async with asyncio.timeout(1), pool.lease():
+    async with asyncio.timeout(1), pool.lease("countdown"):
         pass
 
 
 async def test_an_unknown_task_stays_a_data_error(host):
-    async with (await open_pool(host)).lease() as session:
+    async with (await open_pool(host)).lease("countdown") as session:
         with pytest.raises(UnknownTaskError, match="use a number"):
             await session.reset("x", 0)
 
 
 async def test_an_environment_that_raises_is_replaced(host):
-    async with (await open_pool(host)).lease() as session:
+    async with (await open_pool(host)).lease("countdown") as session:
         await session.reset("2", 0)
         with pytest.raises(EnvironmentFailure, match="the game is broken"):
             await session.step("crash")
@@ -75,7 +106,7 @@ async def test_an_environment_that_raises_is_replaced(host):
 
 
 async def test_a_killed_process_fails_the_episode_and_comes_back(host):
-    async with (await open_pool(host)).lease() as session:
+    async with (await open_pool(host)).lease("countdown") as session:
         await session.reset("2", 0)
         pid = await host.ping.remote()
         os.kill(pid, signal.SIGKILL)
@@ -87,7 +118,7 @@ async def test_a_killed_process_fails_the_episode_and_comes_back(host):
 
 
 async def test_a_process_that_kills_itself_is_a_failure_of_this_episode(host):
-    async with (await open_pool(host)).lease() as session:
+    async with (await open_pool(host)).lease("countdown") as session:
         await session.reset("2", 0)
         with pytest.raises(EnvironmentFailure, match="died"):
             await session.step("exit")
@@ -97,7 +128,7 @@ async def test_a_process_that_kills_itself_is_a_failure_of_this_episode(host):
 async def test_a_hanging_environment_is_restarted_after_the_time_out(host):
     await restarted(host)
     pool = await open_pool(host, timeout_s=3.0)
-    async with pool.lease() as session, pool.lease() as neighbour:
+    async with pool.lease("countdown") as session, pool.lease("countdown") as neighbour:
         await neighbour.reset("5", 0)
         await session.reset("2", 0)
         with pytest.raises(EnvironmentFailure, match="no answer within 3 s"):

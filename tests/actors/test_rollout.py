@@ -29,7 +29,7 @@ ROLLOUT = RolloutSettings(engine=SETTINGS, episodes=8, max_turns=TURNS, max_resp
 
 @pytest.fixture(scope="module")
 def hosts(ray_session):
-    hosts = [start_environment_host(Countdown, {"num_cpus": 0.1, "name": name}) for name in HOSTS]
+    hosts = [start_environment_host({"countdown": Countdown}, {"num_cpus": 0.1, "name": name}) for name in HOSTS]
     yield hosts
     for host in hosts:
         ray.kill(host)

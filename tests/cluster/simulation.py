@@ -17,6 +17,7 @@ from cluster.checkpoint import Manifest
 from cluster.coordinator import Coordinator
 from cluster.interfaces import FinishedGroup, GroupTask, Scores, finished_group
 from cluster.settings import CheckpointSettings, EvaluationSettings, ScheduleSettings, Stage
+from cluster.tasks import TaskMixture
 from envs.panels import Panel
 from trajectories.schema import to_tables
 from trajectories.types import Episode, StopReason, Trajectory, Turn, VersionSpan
@@ -32,7 +33,7 @@ def trajectory(task: GroupTask, member: int, version: int, error: str | None = N
         episode_id=episode_id,
         group_id=task.group_id,
         member=member,
-        environment="mock",
+        environment=task.environment,
         split=task.split,
         task_id=task.task_id,
         seed=task.seeds[member],
@@ -40,7 +41,7 @@ def trajectory(task: GroupTask, member: int, version: int, error: str | None = N
         version_max=version,
         stop_reason=StopReason.ERROR if error else StopReason.DONE,
         success=task.seeds[member] % 2 == 0 and not error,
-        rewards={"success": 1.0},
+        rewards={"success": 1.0} | ({"score": 0.5} if task.environment == "shop" else {}),
         turns=1,
         generation_seconds=0.0,
         environment_seconds=0.0,
@@ -156,8 +157,16 @@ class Log:
             self.at_step(step)
 
 
+PANEL = Panel("mock/train", TASKS, "c0ffee")
+
+
 def coordinator(
-    run_dir: Path, schedule: ScheduleSettings, rollouts: SimulatedRollouts, learner: SimulatedLearner, log: Log
+    run_dir: Path,
+    schedule: ScheduleSettings,
+    rollouts: SimulatedRollouts,
+    learner: SimulatedLearner,
+    log: Log,
+    panels: tuple[Panel, ...] = (PANEL,),
 ) -> Coordinator:
     async def publish(version: int) -> float:
         await rollouts.publish(await learner.export(version), version)
@@ -172,7 +181,7 @@ def coordinator(
         schedule=schedule,
         evaluation=EvaluationSettings(),
         checkpoint=CheckpointSettings(),
-        panel=Panel("mock/train", TASKS, "c0ffee"),
+        tasks=TaskMixture(panels),
         demonstrations=range(10),
         rollouts=rollouts,
         learner=learner,

@@ -64,8 +64,12 @@ def assert_user_error(result: Result, *parts: str) -> None:
         (["--config", "nowhere.yaml"], ["cannot read --config nowhere.yaml"]),
         (["--set", "policy.model=/nowhere"], ["no model at '/nowhere'", "config.json"]),
         (["--set", "schedule.grpo_steps=0", "--set", "schedule.sft_steps=0"], ["the schedule has no steps"]),
-        (["--set", "environment.data=/nowhere"], ["no ALFWorld data at /nowhere"]),
-        (["--set", "environment.train_panel=alfworld/trian"], ["trian"]),
+        (["--set", "data.alfworld=/nowhere"], ["no ALFWorld data at /nowhere"]),
+        (["--set", "data.alfwrld=/nowhere"], ["unknown environment 'alfwrld'", "Did you mean 'alfworld'?"]),
+        (["--set", "tasks=[alfworld,webshp]"], ["unknown environment 'webshp'", "Did you mean 'webshop'?"]),
+        (["--set", "tasks=alfworld/trian"], ["trian"]),
+        (["--set", "tasks=[alfworld,alfworld/generated/train]"], ["names a panel twice"]),
+        (["--set", "evaluation.panels=[webshop/tset]"], ["no split 'tset'"]),
         (["--resume"], ["holds no run to resume"]),
         (["--set", "router.policy=medain"], ["router.policy='medain' does not fit", "'median_split'"]),
         (["--set", "router.policy=chord"], ["mixes both objectives", "router.mode=online"]),
@@ -94,7 +98,7 @@ def test_a_corrupt_game_archive(concerto, tmp_path, tiny_model_dir):
     archive.write_bytes(b"\xfd7zXZ\x00 not an archive")
     assert_user_error(concerto("data", "alfworld", "--from", str(archive)), str(archive))
     model = ["--model", str(tiny_model_dir), "--panel", "alfworld/valid_seen", "--out", "x.json"]
-    assert_user_error(concerto("eval", *model, "--set", f"environment.data={archive}"), str(archive))
+    assert_user_error(concerto("eval", *model, "--data", str(archive)), str(archive))
 
 
 def test_a_corrupt_game_file(concerto, tmp_path):

@@ -5,6 +5,7 @@ import yaml
 
 from cluster.config import PRESETS, check_config, keys, load_config, merge
 from cluster.errors import UserError
+from envs import ENVIRONMENTS
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -15,11 +16,11 @@ def test_every_preset_is_valid(preset):
 def test_overrides_win_over_the_file_and_the_file_over_the_preset(tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text("learner: {lr: 2.0e-5, warmup_steps: 3}\nschedule: {grpo_steps: 7}\n")
-    config = load_config("local", file, ["learner.lr=1e-5", "evaluation.panel=null", "policy.lora.rank=8"])
+    config = load_config("local", file, ["learner.lr=1e-5", "evaluation.panels=[]", "policy.lora.rank=8"])
     assert config.learner.lr == 1e-5
     assert config.learner.warmup_steps == 3
     assert config.schedule.grpo_steps == 7
-    assert config.evaluation.panel is None
+    assert config.evaluation.panels == ()
     assert config.policy.lora and config.policy.lora.rank == 8
 
 
@@ -45,6 +46,9 @@ def test_merge_changes_neither_side():
         ("learner.lr=fast", "learner.lr='fast' does not fit: input should be a valid number"),
         ("learner.lr=-1", "learner.lr=-1 does not fit: input should be greater than 0"),
         ("schedule.grpo_steps=1.5", "schedule.grpo_steps=1.5 does not fit"),
+        ("tasks=[]", "tasks=[] does not fit"),
+        ("tasks=[webshop,webshop]", "can be named once"),
+        ("tasks=wbshop", "unknown environment 'wbshop': choose one of alfworld, questions, webshop. Did you mean"),
         ("learner=3", "learner is a section: set its keys one by one, e.g. --set learner.lr=VALUE."),
         ("learner.lr", "--set learner.lr is no assignment"),
         ("grpo.icepop_band=[2,3]", "icepop_band must be (low <= 1, high >= 1)"),
@@ -79,6 +83,23 @@ def test_every_key_is_listed_once():
     listed = list(keys())
     assert {"seed", "learner.lr", "policy.lora.rank", "schedule.max_staleness"} <= set(listed)
     assert len(listed) == len(set(listed))
+
+
+@pytest.mark.parametrize(
+    ("override", "tasks"),
+    [
+        ("seed=0", ("alfworld",)),
+        ("tasks=webshop", ("webshop",)),
+        ("tasks=[alfworld,webshop]", ("alfworld", "webshop")),
+        ("tasks=[alfworld/train]", ("alfworld/train",)),
+    ],
+)
+def test_tasks_are_environments_or_panels(override, tasks):
+    assert load_config("local", None, [override]).tasks == tasks
+
+
+def test_every_environment_can_be_trained_on():
+    assert load_config("local", None, [f"tasks=[{','.join(ENVIRONMENTS)}]"]).tasks == tuple(ENVIRONMENTS)
 
 
 def test_configuration_is_frozen():

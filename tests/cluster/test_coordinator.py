@@ -11,7 +11,9 @@ from cluster.checkpoint import latest_checkpoint, load_manifest
 from cluster.coordinator import Coordinator, Interrupted
 from cluster.settings import ScheduleSettings
 from cluster.stream import RunError
+from envs.panels import Panel
 from tests.cluster.simulation import TASKS, Log, SimulatedLearner, SimulatedRollouts, coordinator
+from trajectories.schema import episodes_from_table
 from trajectories.store import TrajectoryStore
 
 GRPO = ScheduleSettings(grpo_steps=6, groups_per_step=3, group_size=4, max_staleness=1)
@@ -59,6 +61,43 @@ def test_the_tasks_trained_do_not_depend_on_timing(tmp_path):
         trained.append(Counter(learner.trained))
     assert trained[0] == trained[1] == trained[2]
     assert sum(trained[0].values()) == 18
+
+
+MIXTURE = (Panel("mock/train", TASKS, "c0ffee"), Panel("shop/train", ("a", "b", "c"), "ee"))
+
+
+def test_a_mixture_trains_equal_shares_and_tells_success_by_environment(tmp_path):
+    log, learner = Log(), SimulatedLearner()
+    run(tmp_path, GRPO, SimulatedRollouts(), learner, log, MIXTURE)
+    shop = [task for task in learner.trained if task in MIXTURE[1].task_ids]
+    assert (len(shop), len(learner.trained)) == (9, 18)
+    assert Counter(shop) == {"a": 3, "b": 3, "c": 3}
+    for metrics in log.metrics:
+        shares = [metrics[name] for name in ("success/mock", "success/shop") if name in metrics]
+        assert shares and min(shares) <= metrics["success"] <= max(shares)
+    assert {name for metrics in log.metrics for name in metrics if "/" in name} == {"success/mock", "success/shop"}
+
+
+def test_a_mixtures_rewards_lie_in_one_table(tmp_path):
+    run(tmp_path, GRPO, SimulatedRollouts(), SimulatedLearner(), Log(), MIXTURE)
+    store = TrajectoryStore(tmp_path / "trajectories")
+    for number in range(len(store)):
+        for episode in episodes_from_table(store.read(number)[0]):
+            assert set(episode.rewards) == {"mock": {"success"}, "shop": {"success", "score"}}[episode.environment]
+
+
+def test_a_mixture_that_stops_and_resumes_trains_the_same_multiset_of_tasks(tmp_path):
+    whole = SimulatedLearner()
+    run(tmp_path / "whole", GRPO, SimulatedRollouts(), whole, Log(), MIXTURE)
+    log = Log()
+    first = coordinator(tmp_path / "cut", GRPO, SimulatedRollouts(), SimulatedLearner(), log, MIXTURE)
+    log.at_step = lambda step: first.stop() if step == 3 else None
+    with pytest.raises(Interrupted):
+        asyncio.run(first.run())
+    learner = SimulatedLearner()
+    second = coordinator(tmp_path / "cut", GRPO, SimulatedRollouts(seed=9), learner, Log(), MIXTURE)
+    asyncio.run(resume(second, tmp_path / "cut"))
+    assert Counter(learner.trained) == Counter(whole.trained)
 
 
 @pytest.mark.parametrize("stop_at", [1, 2, 5])

@@ -15,6 +15,7 @@ from cluster.evaluate import (
     wilson_rate,
     write_evaluations,
 )
+from cluster.report import evaluation_tables
 from envs.panels import Panel
 from tests.cluster.simulation import SimulatedRollouts
 
@@ -48,6 +49,26 @@ def test_a_whole_panel_is_played_once_within_the_concurrency():
     assert sum(rate.wins for rate in result.by_type.values()) == result.success.wins
 
 
+def test_rewards_are_means_over_all_tasks_broken_ones_too():
+    panel = Panel("shop/dev", tuple(map(str, range(10))), "c0ffee")
+    rollouts = SimulatedRollouts(failing=frozenset({"4"}))
+    result = asyncio.run(evaluate_panel(rollouts, panel, Sampling(0.0), model="m"))
+    assert result.rewards == pytest.approx({"success": 0.9, "score": 0.45})
+    assert result.by_type == {}
+
+
+def test_a_mixture_has_a_table_a_panel_and_scores_where_there_are_some():
+    other = Panel("shop/dev", ("1", "2"), "beef")
+    results = tuple(
+        asyncio.run(evaluate_panel(SimulatedRollouts(), at, Sampling(0.0), model="m")) for at in (PANEL, other)
+    )
+    first, second = evaluation_tables({"base": results, "after_sft": results})
+    assert "mock/valid" in str(first.title) and "shop/dev" in str(second.title)
+    assert first.row_count == second.row_count == 2
+    headings = [[column.header for column in table.columns] for table in (first, second)]
+    assert "mean score" not in headings[0] and "mean score" in headings[1]
+
+
 def test_the_file_keeps_panel_hash_and_limit(tmp_path):
     result = asyncio.run(evaluate_panel(SimulatedRollouts(), PANEL, Sampling(1.0, seed=2), model="m", limit=4))
     write_evaluations(tmp_path / "out" / "eval.json", (result,))
@@ -58,4 +79,4 @@ def test_the_file_keeps_panel_hash_and_limit(tmp_path):
 
 def test_task_types_come_from_the_game_folder():
     assert task_type("valid_seen/look_at_obj_in_light-Mug-None-Desk-308/trial_1") == "look_at_obj_in_light"
-    assert task_type("17") == "17"
+    assert task_type("17") is None

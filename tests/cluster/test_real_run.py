@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,11 @@ import pytest
 
 from cluster.checkpoint import latest_checkpoint, load_manifest
 from cluster.metrics import read_metrics
+from cluster.models import TINY
 from cluster.report import run_evaluations
 from tests.cluster.runs import RunProcess, train_arguments, trained_tasks
+from trajectories.schema import episodes_from_table
+from trajectories.store import TrajectoryStore
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(1500)]
 
@@ -36,7 +40,7 @@ def test_a_run_trains_evaluates_and_leaves_a_model(finished_run):
     assert [record["stage"] for record in records] == ["routing"] + ["sft"] * 2 + ["grpo"] * 4
     assert (records[0]["router/sft"], records[0]["router/grpo"]) == (4, 4) and records[0]["probe_s"] > 0
     explored = {row["trajectory"] for row in _routes(finished_run) if row["route"] == "grpo"}
-    assert {f"demonstration/{task}" for task in trained_tasks(finished_run)} == explored
+    assert {f"demonstration/alfworld/{task}" for task in trained_tasks(finished_run)} == explored
     assert all(record["parity_error"] <= 1e-3 for record in records if record["stage"] == "grpo")
     assert set(run_evaluations(finished_run)) == {"base", "after_sft", "after_grpo"}
     assert sum(trained_tasks(finished_run).values()) == GROUPS
@@ -75,3 +79,29 @@ def test_kills_and_an_interruption_change_no_task_and_resume_finishes(tmp_path, 
 
 def _routes(run_dir: Path) -> list[dict[str, Any]]:
     return pq.read_table(run_dir / "routes.parquet").to_pylist()
+
+
+def test_a_mixture_trains_two_environments_at_once(tmp_path):
+    """The embedded model: pages of a shop are too long for the models that other tests make."""
+    run_dir = tmp_path / "run"
+    changes = {
+        "tasks": "[alfworld,webshop]",
+        "data__webshop": "generated",
+        "schedule__grpo_steps": 1,
+        "evaluation__limit": 1,
+    }
+    with RunProcess(train_arguments(run_dir, Path(TINY), **changes), tmp_path / "log") as run:
+        assert run.wait() == 0, run.log()
+        run.assert_nothing_left()
+    assert [record["stage"] for record in read_metrics(run_dir)] == ["sft", "sft", "grpo"]
+    assert {"success/alfworld", "success/webshop"} <= set(read_metrics(run_dir)[-1])
+    for results in run_evaluations(run_dir).values():
+        assert [result.panel for result in results] == ["alfworld/generated/heldout", "webshop/dev"]
+        assert "score" in results[1].rewards
+    episodes, *_ = TrajectoryStore(run_dir / "trajectories").read(0)
+    groups = {(episode.environment, len(episode.rewards)) for episode in episodes_from_table(episodes)}
+    assert groups == {("alfworld", 5), ("webshop", 9)}
+    demonstrations = pq.read_table(run_dir / "demonstrations.parquet")["episode_id"].to_pylist()
+    assert Counter(name.split("/")[1] for name in demonstrations) == {"alfworld": 4, "webshop": 4}
+    manifest = load_manifest(latest_checkpoint(run_dir))
+    assert set(manifest.panels) == {"alfworld/generated/train", "webshop/train"}

@@ -16,6 +16,7 @@ from cluster.demonstrations import PREFIX
 from cluster.errors import UserError
 from cluster.routing import MEASURED_FILE, ROUTES_FILE, Routing, check_router, route_corpus
 from cluster.settings import ScheduleSettings
+from cluster.tasks import TaskMixture
 from envs.panels import Panel
 from router.config import RouterConfig
 from router.errors import RouterError
@@ -30,7 +31,7 @@ PANEL = Panel("mock/train", TASKS, "c0ffee")
 
 def corpus(count: int = 5, turns: int = 1) -> pa.Table:
     return sequences_to_table(
-        replace(make_sequence(f"{task}-{turn}", 8 + task, seed=task), episode_id=f"{PREFIX}task-{task}")
+        replace(make_sequence(f"{task}-{turn}", 8 + task, seed=task), episode_id=f"{PREFIX}mock/task-{task}")
         for task in range(count)
         for turn in range(turns)
     )
@@ -58,14 +59,14 @@ class SimulatedProber:
 
 def route(run_dir: Path, policy: str, demonstrations: pa.Table, prober: SimulatedProber, **more) -> Routing:
     router = RouterConfig.model_validate({"policy": policy, **more})
-    parts = (router, SCHEDULE, 0, PANEL, demonstrations, prober, SimulatedRollouts(), lambda *_: None)
+    parts = (router, SCHEDULE, 0, TaskMixture((PANEL,)), demonstrations, prober, SimulatedRollouts(), lambda *_: None)
     return asyncio.run(route_corpus(run_dir, *parts))
 
 
 def test_the_lower_half_is_imitated_and_the_tasks_of_the_upper_half_are_explored(tmp_path):
     routing = route(tmp_path, "median_split", corpus(), SimulatedProber())
     assert routing.rows == (0, 1, 2)
-    assert routing.panel == replace(PANEL, task_ids=("task-3", "task-4"))
+    assert routing.tasks.panels == (replace(PANEL, task_ids=("task-3", "task-4")),)
     assert (routing.metrics["router/sft"], routing.metrics["router/grpo"]) == (3, 2)
     routes = pq.read_table(tmp_path / ROUTES_FILE).to_pylist()
     assert [row["route"] for row in routes] == ["sft"] * 3 + ["grpo"] * 2
@@ -76,26 +77,26 @@ def test_the_lower_half_is_imitated_and_the_tasks_of_the_upper_half_are_explored
 def test_the_inverse_swaps_the_halves(tmp_path):
     routing = route(tmp_path, "inverse", corpus(4), SimulatedProber())
     assert routing.rows == (2, 3)
-    assert routing.panel.task_ids == ("task-0", "task-1")
+    assert routing.tasks.panels[0].task_ids == ("task-0", "task-1")
 
 
 def test_turns_of_a_trajectory_go_one_way(tmp_path):
     routing = route(tmp_path, "median_split", corpus(4, turns=3), SimulatedProber())
     assert routing.rows == tuple(range(6))
-    assert routing.panel.task_ids == ("task-2", "task-3")
+    assert routing.tasks.panels[0].task_ids == ("task-2", "task-3")
 
 
 def test_a_resumed_run_keeps_its_routes_and_measures_nothing(tmp_path):
     first, again = SimulatedProber(), SimulatedProber(broken=9.0)
     routing = route(tmp_path, "loss", corpus(), first)
     resumed = route(tmp_path, "loss", corpus(), again)
-    assert (resumed.rows, resumed.panel) == (routing.rows, routing.panel)
+    assert (resumed.rows, resumed.tasks) == (routing.rows, routing.tasks)
     assert (first.calls, again.calls, resumed.metrics) == (1, 0, {})
 
 
 def test_routes_of_another_corpus_are_refused(tmp_path):
     route(tmp_path, "loss", corpus(4), SimulatedProber())
-    with pytest.raises(UserError, match="knows no route for demonstration/task-4"):
+    with pytest.raises(UserError, match="knows no route for demonstration/mock/task-4"):
         route(tmp_path, "loss", corpus(5), SimulatedProber())
 
 
@@ -104,9 +105,9 @@ def test_what_needs_no_gradient_runs_no_probe(tmp_path):
     for policy in ("random", "sequential"):
         (tmp_path / policy).mkdir()
     chance = route(tmp_path / "random", "random", corpus(6), prober)
-    assert len(chance.rows) == len(chance.panel.task_ids) == 3
+    assert len(chance.rows) == chance.tasks.count == 3
     both = route(tmp_path / "sequential", "sequential", corpus(6), prober)
-    assert (len(both.rows), len(both.panel.task_ids)) == (6, 6)
+    assert (len(both.rows), both.tasks.count) == (6, 6)
     assert prober.calls == 0
 
 
@@ -114,7 +115,7 @@ def test_the_pass_rate_gate_lets_the_base_model_play_every_task(tmp_path):
     routing = route(tmp_path, "pass_rate", corpus(6), SimulatedProber(), gate=0.5, gate_episodes=4)
     routes = pq.read_table(tmp_path / ROUTES_FILE).to_pylist()
     assert [row["rl_weight"] > 0 for row in routes] == [row["score"] > 0.5 for row in routes]
-    assert len(routing.rows) + len(routing.panel.task_ids) == 6
+    assert len(routing.rows) + routing.tasks.count == 6
 
 
 @pytest.mark.parametrize(
@@ -122,8 +123,12 @@ def test_the_pass_rate_gate_lets_the_base_model_play_every_task(tmp_path):
     [
         (corpus(0), SimulatedProber(), "the corpus holds no sequence"),
         (corpus(1), SimulatedProber(), "needs two trajectories or more, got 1"),
-        (corpus(3), SimulatedProber(broken=float("nan")), "demonstration/task-2 has a gradient that is not finite"),
-        (corpus(3), SimulatedProber(broken=0.0), "demonstration/task-2 has a gradient of zero"),
+        (
+            corpus(3),
+            SimulatedProber(broken=float("nan")),
+            "demonstration/mock/task-2 has a gradient that is not finite",
+        ),
+        (corpus(3), SimulatedProber(broken=0.0), "demonstration/mock/task-2 has a gradient of zero"),
     ],
     ids=["empty corpus", "one trajectory", "NaN gradient", "no gradient"],
 )
@@ -131,6 +136,19 @@ def test_what_cannot_be_routed_leaves_nothing_behind(tmp_path, demonstrations, p
     with pytest.raises(RouterError, match=message):
         route(tmp_path, "median_split", demonstrations, prober)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_mixture_explores_in_the_environments_that_keep_tasks(tmp_path):
+    shop = Panel("shop/train", ("task-0", "task-1"), "ee")
+    demonstrations = sequences_to_table(
+        replace(make_sequence(f"{at}", 8 + task, seed=task), episode_id=f"{PREFIX}{environment}/task-{task}")
+        for at, (environment, task) in enumerate([("shop", 0), ("shop", 1), ("mock", 3), ("mock", 4)])
+    )
+    router = RouterConfig.model_validate({"policy": "median_split"})
+    parts = (router, SCHEDULE, 0, TaskMixture((PANEL, shop)), demonstrations, SimulatedProber(), SimulatedRollouts())
+    routing = asyncio.run(route_corpus(tmp_path, *parts, lambda *_: None))
+    assert routing.rows == (0, 1)
+    assert routing.tasks == TaskMixture((replace(PANEL, task_ids=("task-3", "task-4")),))
 
 
 def test_a_trajectory_without_trained_tokens_is_named(tmp_path):

@@ -57,6 +57,26 @@ def test_episodes_with_different_reward_names_are_refused(batch: tuple[Trajector
         schema.to_tables(batch)
 
 
+@given(st.tuples(*(samples.trajectories(names, str(names)) for names in ((), ("success",), ("score", "success")))))
+@settings(max_examples=20, deadline=None)
+def test_tables_of_several_environments_concatenate_and_read_the_same(batch: tuple[Trajectory, ...]) -> None:
+    episodes, sequences = zip(*(schema.to_tables([trajectory]) for trajectory in batch), strict=True)
+    together = schema.concat_tables(episodes)
+    assert schema.reward_names(together) == ("success", "score")
+    samples.assert_equal(schema.from_tables(together, schema.concat_tables(sequences)), batch)
+    again = schema.concat_tables([together.slice(1), episodes[0]])
+    samples.assert_equal(schema.from_tables(again, schema.concat_tables(sequences)), (*batch[1:], batch[0]))
+
+
+@given(samples.assignments(), samples.assignments())
+@settings(max_examples=40, deadline=None)
+def test_assignments_of_several_environments_concatenate(
+    one: tuple[Assignment, ...], two: tuple[Assignment, ...]
+) -> None:
+    together = schema.concat_tables([schema.assignments_to_table(one), schema.assignments_to_table(two)])
+    assert schema.assignments_from_table(together) == (*one, *two)
+
+
 @given(samples.trajectories(("success",), "e"), samples.sequences("s", "other"))
 @settings(max_examples=5, deadline=None)
 def test_a_sequence_without_its_episode_is_refused(trajectory: Trajectory, stray: Sequence) -> None:

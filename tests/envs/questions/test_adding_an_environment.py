@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import re
 import sys
 from pathlib import Path
 from types import ModuleType
+from unittest import mock
 
 import pytest
+from rich.console import Console
 
 import envs
+from cluster.config import load_config
+from cluster.play import play_task
+from cluster.train import plan_run
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "adding-an-environment.md"
 
 
-def test_the_documented_environment_passes_its_documented_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_documented_environment_passes_its_documented_tests(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     module_code, test_code = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     line = re.search(r'```text\n\s*"(\w+)": "([\w.]+)",\n```', PAGE.read_text(encoding="utf-8"))
     assert line is not None
@@ -29,3 +37,16 @@ def test_the_documented_environment_passes_its_documented_tests(monkeypatch: pyt
     assert len(documented) == 2
     for test in documented:
         test()
+    can_be_trained_and_played(name, tmp_path)
+
+
+def can_be_trained_and_played(name: str, tmp_path: Path) -> None:
+    config = load_config("local", overrides=[f"tasks=[alfworld,{name}]", "schedule.demonstrations=4"])
+    plan = plan_run(config, tmp_path, resume=False)
+    assert [panel.name for panel in plan.tasks.panels] == ["alfworld/generated/train", f"{name}/train"]
+    assert [panel.name for panel in plan.eval_panels] == ["alfworld/generated/heldout", f"{name}/test"]
+    assert plan.environments == ("alfworld", name)
+    console = Console(file=io.StringIO())
+    with mock.patch.object(Console, "input", side_effect=["5"]):
+        play_task(name, "test/5", None, console)
+    assert isinstance(console.file, io.StringIO) and "Solved. 1 actions." in console.file.getvalue()
