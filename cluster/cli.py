@@ -67,9 +67,7 @@ def evaluate(
     """Play a whole panel twice, greedily and sampled, and report success with 95 % intervals."""
     from cluster.config import load_config
 
-    settings = [f"policy.model={model}", *(set_ or [])]
-    if data is not None:
-        settings.append(f"data.{panel.partition('/')[0]}={data}")
+    settings = _with_data([f"policy.model={model}", *(set_ or [])], panel.partition("/")[0], data)
     run_config = load_config(preset, config, settings)
     from cluster.report import type_table
     from cluster.standalone import run_evaluation
@@ -139,6 +137,25 @@ def data_webshop(
     install_webshop(source, "full" if full else "1000", Console())
 
 
+@data_app.command("import")
+def data_import(
+    recordings: Annotated[Path, typer.Argument(help="Recorded episodes: .json, .jsonl or .jsonl.xz.")],
+    environment: Annotated[str, typer.Option(help="alfworld or webshop.")],
+    out: Annotated[Path, typer.Option(help="Parquet file to write; a run takes it as schedule.demonstrations_file.")],
+    data: Data = None,
+    preset: Preset = "local",
+    config: ConfigFile = None,
+    set_: Overrides = None,
+) -> None:
+    """Play recorded demonstrations again and keep those that win, but none of tasks in a test or dev split."""
+    from cluster.config import load_config
+
+    run_config = load_config(preset, config, _with_data(set_, environment, data))
+    from cluster.recorded import import_demonstrations
+
+    import_demonstrations(run_config, environment, recordings, out, Console())
+
+
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Run directory; numbered when it is taken.")] = Path("runs/demo"),
@@ -148,6 +165,11 @@ def demo(
     from cluster.demo import run_demo
 
     run_demo(out, seed, Console())
+
+
+def _with_data(overrides: list[str] | None, environment: str, data: Path | None) -> list[str]:
+    """The overrides, and the data of this environment where they are given."""
+    return [*(overrides or []), *([f"data.{environment}={data}"] if data is not None else [])]
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from cluster.errors import UserError
 from cluster.tasks import TaskMixture, index_at
 from envs import make_environment
-from envs.demonstrations import play_expert
+from envs.demonstrations import Demonstration, play_expert
 from trajectories.builder import DemonstratedStep, PromptConfig, add_demonstration, make_builder
 from trajectories.chat import ChatTokenizer
 from trajectories.schema import sequences_to_table
@@ -69,10 +69,16 @@ def load_demonstrations(
             )
         sequences += found
     table = sequences_to_table(sequences)
-    aside = path.with_suffix(".tmp")
+    write_demonstrations(path, table)
+    return table
+
+
+def write_demonstrations(path: Path, table: pa.Table) -> None:
+    """Written aside and renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.tmp")
     pq.write_table(table, aside, compression="zstd")
     aside.replace(path)
-    return table
 
 
 def _play(player, environment, task_id, seed, tokenizer, prompt, max_turns) -> tuple[Sequence, ...]:
@@ -80,6 +86,13 @@ def _play(player, environment, task_id, seed, tokenizer, prompt, max_turns) -> t
     demonstration = play_expert(player, task_id, seed, max_turns)
     if not demonstration or demonstration[-1][2].rewards["success"] < 1.0:
         return ()
+    return demonstrated_sequences(demonstration, f"{environment}/{task_id}", tokenizer, prompt)
+
+
+def demonstrated_sequences(
+    demonstration: Demonstration, name: str, tokenizer: ChatTokenizer, prompt: PromptConfig
+) -> tuple[Sequence, ...]:
+    """A demonstration as training sequences. `name` is `environment/task`, and more where a task has several."""
     builder = make_builder(tokenizer, prompt)
     steps = [
         DemonstratedStep(
@@ -92,5 +105,5 @@ def _play(player, environment, task_id, seed, tokenizer, prompt, max_turns) -> t
         for _, action, result in demonstration
     ]
     add_demonstration(builder, tokenizer, demonstration[0][0], steps)
-    episode_id = f"{PREFIX}{environment}/{task_id}"
+    episode_id = f"{PREFIX}{name}"
     return builder.sequences(episode_id, episode_id, episode_id, temperature=1.0)

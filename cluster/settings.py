@@ -45,6 +45,8 @@ class ScheduleSettings(Settings):
     demonstrations: PositiveInt = 256
     """Training tasks whose expert demonstration is used, of all environments together. More is better until they no
     longer fit the object store."""
+    demonstrations_file: str | None = None
+    """Recorded demonstrations, made by `concerto data import`: all of them, instead of the experts' own."""
     sft_batch: PositiveInt = 16
     """Demonstrations per learner step."""
     groups_per_step: PositiveInt = 8

@@ -19,7 +19,7 @@ from actors.router import RouterActor
 from cluster.checkpoint import Manifest, latest_checkpoint, load_manifest
 from cluster.config import RunConfig, check_config
 from cluster.coordinator import Coordinator
-from cluster.demonstrations import load_demonstrations
+from cluster.demonstrations import FILE, load_demonstrations, write_demonstrations
 from cluster.errors import UserError
 from cluster.evaluate import Evaluation, Sampling, evaluate_panel, write_evaluations
 from cluster.fleet import RolloutFleet
@@ -27,6 +27,7 @@ from cluster.learning import RayLearner
 from cluster.metrics import MetricsWriter
 from cluster.models import resolve_model
 from cluster.observers import RunObserver
+from cluster.recorded import read_recorded
 from cluster.report import write_learning_curve
 from cluster.routing import Routing, check_router, route_corpus
 from cluster.session import check_resources, open_fleet, ray_cluster
@@ -87,7 +88,10 @@ def plan_run(config: RunConfig, run_dir: Path, resume: bool) -> Plan:
                 )
     elif (run_dir / "config.yaml").exists():
         raise UserError(f"{run_dir} already holds a run: add --resume to go on with it, or name another --out.")
-    return Plan(config, run_dir, model, tasks, _eval_panels(config, tasks), checkpoint, manifest)
+    plan = Plan(config, run_dir, model, tasks, _eval_panels(config, tasks), checkpoint, manifest)
+    if config.schedule.demonstrations_file and not resume:
+        _recorded(plan)
+    return plan
 
 
 def _eval_panels(config: RunConfig, tasks: TaskMixture) -> tuple[Panel, ...]:
@@ -240,8 +244,17 @@ class _Link:
         return result
 
 
+def _recorded(plan: Plan) -> pa.Table:
+    """Recorded demonstrations. Raises UserError when they do not fit this run."""
+    schedule, tokenizer = plan.config.schedule, ChatTokenizer.from_pretrained(plan.model)
+    assert schedule.demonstrations_file is not None
+    return read_recorded(Path(schedule.demonstrations_file), tokenizer, plan.config.rollout.prompt, plan.eval_panels)
+
+
 def _demonstrations(plan: Plan, observer: RunObserver) -> pa.Table:
     config = plan.config
+    if config.schedule.demonstrations_file and not (plan.run_dir / FILE).exists():
+        write_demonstrations(plan.run_dir / FILE, _recorded(plan))
     wanted = config.router.active or any(stage.demonstrates for stage in config.schedule.stages)
     return load_demonstrations(
         plan.run_dir,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import TYPE_CHECKING, TypedDict
 
 if TYPE_CHECKING:
@@ -70,6 +72,12 @@ class ChatTokenizer:
         text = self._tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         assert isinstance(text, str)
         return text.strip()
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for tokenizers that give the same tokens to the same conversation: SHA-256, in hex."""
+        parts = (str(self._tokenizer.chat_template), json.dumps(sorted(self._tokenizer.get_vocab().items())))
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
     def _find_turn_end(self) -> int:
         conversation: list[Message] = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _MARK}]

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from envs.base import DataError
 from envs.webshop import Catalogue, WebShopEnvironment
-from envs.webshop.demonstrations import Recording, import_recordings, read_recordings, replay
 from envs.webshop.prices import NO_CAP, cap_text
+from envs.webshop.recordings import RecordedEpisode, read_episodes, read_recordings
 from tests.data import SHARED, require
+from tests.envs.webshop.conftest import WEBSHOP_DATA
 
 RECORDINGS = SHARED / "data" / "demos" / "webshop_agenttraj_413.jsonl"
 CAP = re.compile(r", and price lower than (\d+\.\d\d) dollars \[SEP\]")
 
 
 @pytest.fixture
-def recordings() -> list[Recording]:
-    return list(read_recordings(require(RECORDINGS)))
+def recordings() -> list[RecordedEpisode]:
+    return list(read_episodes(require(RECORDINGS)))
 
 
-def recorded_cap(recording: Recording) -> float:
+def recorded_cap(recording: RecordedEpisode) -> float:
     found = CAP.search(recording.turns[0].observation)
     return float(found[1]) if found else NO_CAP
 
@@ -41,7 +40,7 @@ def with_caps(monkeypatch: pytest.MonkeyPatch, caps: dict[int, float]) -> None:
 
 
 def test_every_observation_and_nearly_every_reward_is_the_recorded_one(
-    original: WebShopEnvironment, recordings: list[Recording], monkeypatch: pytest.MonkeyPatch
+    original: WebShopEnvironment, recordings: list[RecordedEpisode], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_caps(monkeypatch, {int(recording.task_id): recorded_cap(recording) for recording in recordings})
     observations, scores = 0, []
@@ -59,7 +58,7 @@ def test_every_observation_and_nearly_every_reward_is_the_recorded_one(
     assert sum(scores) / len(scores) >= 0.999
 
 
-def test_goal_order_is_the_canonical_one(original: WebShopEnvironment, recordings: list[Recording]) -> None:
+def test_goal_order_is_the_canonical_one(original: WebShopEnvironment, recordings: list[RecordedEpisode]) -> None:
     assert original.catalogue.goal_count("synthetic") == 6910
     for recording in recordings:
         original.reset(recording.task_id)
@@ -68,41 +67,11 @@ def test_goal_order_is_the_canonical_one(original: WebShopEnvironment, recording
         assert f"[SEP] {uncapped}{cap_text(recorded_cap(recording))} [SEP]" in recording.turns[0].observation
 
 
-def test_recordings_of_evaluation_goals_are_refused(recordings: list[Recording]) -> None:
-    imported = import_recordings(RECORDINGS)
-    refused = [int(task_id) for task_id in imported.refused]
+def test_recordings_of_evaluation_goals_are_told_apart(recordings: list[RecordedEpisode]) -> None:
+    read = list(read_recordings(RECORDINGS, WEBSHOP_DATA))
+    refused = [int(task) for recording in read for task in recording.evaluated]
     assert sum(index < 500 for index in refused) == 30
     assert sum(500 <= index < 1500 for index in refused) == 53
-    assert len(imported.accepted) == 330
-    assert all(int(recording.task_id) >= 1500 for recording in imported.accepted)
-
-
-def test_accepted_recordings_can_be_learned_from(original: WebShopEnvironment, recordings: list[Recording]) -> None:
-    """With the frozen prices nearly all of them still win."""
-    wins = 0
-    for recording in import_recordings(RECORDINGS).accepted:
-        steps = replay(original, recording)
-        assert [action for _, action, _ in steps] == [turn.action for turn in recording.turns]
-        wins += steps[-1][2].rewards["success"] == 1.0
-    assert wins >= 325
-
-
-def test_recordings_of_another_catalogue_are_refused(shop: WebShopEnvironment, recordings: list[Recording]) -> None:
-    with pytest.raises(DataError, match="is not possible in this catalogue"):
-        replay(shop, replace(recordings[0], task_id="1500"))
-
-
-@pytest.mark.parametrize(
-    "line",
-    ["not json", "[]", '{"item_id": "alfworld_3", "conversations": []}', '{"item_id": "webshop_1"}'],
-)
-def test_a_damaged_recording_is_named(tmp_path: Path, line: str) -> None:
-    file = tmp_path / "recordings.jsonl"
-    file.write_text(line + "\n")
-    with pytest.raises(DataError, match=r"recordings\.jsonl line 1 "):
-        import_recordings(file)
-
-
-def test_missing_recordings_are_a_data_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no recorded demonstrations"):
-        import_recordings(tmp_path / "none.jsonl")
+    accepted = [int(task) for recording in read for task in recording.training]
+    assert len(accepted) == 330 and min(accepted) >= 1500
+    assert all(recording.opening for recording in read), "each is recognised by its instruction"

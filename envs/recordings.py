@@ -1,0 +1,147 @@
+"""Recorded demonstrations of others: their actions are played again in our environments, and what wins may be imitated.
+
+    imported = import_recordings("webshop", "agenttraj.jsonl", data="path/to/webshop")
+    imported.won                        # [(task id, demonstration), ...]
+    imported.refused                    # why the others were left out, and how many
+
+Only the actions count: what the recording says was seen serves to recognise its task, no more. Thoughts are dropped.
+"""
+
+from __future__ import annotations
+
+import json
+import lzma
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from envs import make_environment
+from envs.base import DataError, Environment
+from envs.demonstrations import Demonstration
+
+READERS = {"alfworld": "envs.alfworld.recordings", "webshop": "envs.webshop.recordings"}
+"""Modules with a function `read_recordings(path, data)` that yields a `Recording` for each episode of a file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """One recorded episode.
+
+    Attributes:
+        training: tasks that it may have been played on; empty where the data have none that fits.
+        evaluated: such tasks in a test or dev split.
+        opening: part of what the first observation of the right task says; empty where the recording names its task.
+        actions: in order, in today's words.
+    """
+
+    training: tuple[str, ...]
+    evaluated: tuple[str, ...]
+    opening: str
+    actions: tuple[str, ...]
+
+
+class Refusal(StrEnum):
+    """Why a recording is left out."""
+
+    UNKNOWN = "of tasks that these data do not have"
+    EVALUATED = "of tasks in a test or dev split"
+    LOST = "that do not win here"
+    REPEATED = "of tasks that an earlier one solves"
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What may be trained on, in the order of the file, and how many were left out, by reason."""
+
+    won: tuple[tuple[str, Demonstration], ...]
+    refused: Counter[Refusal]
+
+
+def import_recordings(
+    environment: str,
+    path: str | Path,
+    data: str | Path | None = None,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Imported:
+    """Play every recording of a file again.
+
+    Raises:
+        DataError: no reader for this environment, an unknown format, a damaged file, or missing data.
+    """
+    if environment not in READERS:
+        raise DataError(f"no recordings of {environment!r} can be imported; only those of {', '.join(READERS)}")
+    player = make_environment(environment, data)
+    won: dict[str, Demonstration] = {}
+    refused: Counter[Refusal] = Counter()
+    for number, recording in enumerate(import_module(READERS[environment]).read_recordings(Path(path), data), start=1):
+        result = replay(player, recording)
+        if isinstance(result, Refusal):
+            refused[result] += 1
+        elif result[0] in won:
+            refused[Refusal.REPEATED] += 1
+        else:
+            won[result[0]] = result[1]
+        progress(number)
+    player.close()
+    return Imported(tuple(won.items()), refused)
+
+
+def replay(player: Environment, recording: Recording) -> tuple[str, Demonstration] | Refusal:
+    """The task that the actions solve and how, or why they are refused. Actions that do nothing are left out."""
+    if any(_opens(player, task, recording.opening) for task in recording.evaluated):
+        return Refusal.EVALUATED
+    tasks = [task for task in recording.training if _opens(player, task, recording.opening)]
+    for task in tasks:
+        steps = _play(player, task, recording.actions)
+        if steps and steps[-1][2].rewards["success"] == 1.0:
+            return task, steps
+    return Refusal.LOST if tasks else Refusal.UNKNOWN
+
+
+def read_records(path: Path) -> Iterator[tuple[str, Any]]:
+    """(place, record) of `.jsonl`, a record a line, or `.json`, a list or an object by name; `.xz` is unpacked.
+
+    Raises:
+        DataError: no such file, or it is damaged.
+    """
+    try:
+        content = lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes()
+        text = content.decode()
+    except (OSError, lzma.LZMAError, UnicodeDecodeError) as error:
+        raise DataError(f"no recorded demonstrations at {path} ({error}); name a .json or .jsonl file") from error
+    if ".jsonl" in path.suffixes:
+        for number, line in enumerate(text.splitlines(), start=1):
+            yield f"{path} line {number}", _parse(line, f"{path} line {number}")
+        return
+    document = _parse(text, str(path))
+    named = document.items() if isinstance(document, dict) else enumerate(document, start=1)
+    for name, record in named:
+        yield f"{path} record {name}", record
+
+
+def _parse(text: str, place: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise DataError(f"{place} is no JSON ({error}); fetch the file again") from error
+
+
+def _opens(player: Environment, task: str, opening: str) -> bool:
+    return " ".join(opening.split()) in " ".join(player.reset(task).text.split())
+
+
+def _play(player: Environment, task: str, actions: tuple[str, ...]) -> Demonstration:
+    observation = player.reset(task)
+    steps: Demonstration = []
+    for action in actions:
+        result = player.step(action)
+        if result.info["action_valid"]:
+            steps.append((observation, action, result))
+            observation = result.observation
+        if result.done:
+            break
+    return steps
