@@ -5,6 +5,8 @@ All at the default learning rate, 5e-5, with 200 updates and states of 512 numbe
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -90,6 +92,33 @@ def test_without_ranks_it_collapses_onto_the_channel_with_the_highest_mean(seed:
     weights = conductor.weights(world.kinds)
     assert weights[:, 2].min() > 0.9
     assert entropy(weights) < 0.4
+
+
+@pytest.mark.parametrize("signal", ["scalarised", "outcome"])
+def test_the_published_signal_flatters_where_the_outcome_judges(signal: str) -> None:
+    """States that betray in which channel a rollout does well: `scalarised` gives each rollout its own best channel,
+    whatever that is worth; `outcome` gives it the channel that the outcome follows."""
+    world, config = World(0), ConductorConfig.model_validate({"meta_signal": signal, "update_every": 1})
+    telling = torch.randn(len(CHANNELS), HIDDEN, generator=torch.Generator().manual_seed(5))
+
+    def batch() -> RewardBatch:
+        plain = world.batch()
+        assert plain.contexts is not None
+        return replace(plain, contexts=plain.contexts + plain.rewards.float() @ telling)
+
+    conductor = ConductorActor(CHANNELS, HIDDEN, config, seed=0)
+    scalariser = ConductorScalariser(conductor, config)
+    for _ in range(UPDATES):
+        scalariser(batch())
+    rows = [batch() for _ in range(20)]
+    weights = torch.cat([conductor.weights(row.contexts) for row in rows if row.contexts is not None])
+    own_best = torch.cat([row.rewards.argmax(1) for row in rows])
+    right = torch.cat([row.groups % 2 for row in rows])
+    flattered, judged = (weights.gather(1, channel[:, None]).mean().item() for channel in (own_best, right))
+    if signal == "scalarised":
+        assert flattered > 0.55 and judged < 0.45
+    else:
+        assert judged > 0.5 and flattered < 0.45
 
 
 def test_the_bare_outcome_says_nothing_about_the_draw() -> None:
