@@ -34,6 +34,7 @@ bench: $(VENV)/.installed-reference  ## run the benchmarks on the data under DAT
 	$(BIN)/python -m benchmarks.alfworld_engine $(DATA)/alfworld/alfworld_mini_36games.tar.xz
 	$(BIN)/python -m benchmarks.rollouts --model learners/tiny/model --at-once 48
 	$(BIN)/python -m benchmarks.webshop --data $(DATA)/webshop
+	$(BIN)/python -m benchmarks.conductor
 
 $(VENV)/.installed: $(ENVIRONMENT)
 	requirements/install.sh
