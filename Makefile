@@ -5,6 +5,7 @@ export VENV
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 DATA ?= ../shared/data
+MODEL ?= runs/demo/model
 ENVIRONMENT := $(wildcard requirements/*) pyproject.toml
 
 .PHONY: help install demo test lint format bench
@@ -30,9 +31,9 @@ format: $(VENV)/.installed-dev  ## format the code and fix what the linter can f
 	$(BIN)/ruff check --fix .
 
 bench: export OMP_NUM_THREADS := 1
-bench: $(VENV)/.installed-reference  ## run the benchmarks on the data under DATA; each prints its ratio
+bench: $(VENV)/.installed-reference  ## run the benchmarks on the data under DATA and the model of `make demo`; each prints its ratio
 	$(BIN)/python -m benchmarks.alfworld_engine $(DATA)/alfworld/alfworld_mini_36games.tar.xz
-	$(BIN)/python -m benchmarks.rollouts --model learners/tiny/model --at-once 48
+	$(BIN)/python -m benchmarks.rollouts --model $(MODEL)
 	$(BIN)/python -m benchmarks.webshop --data $(DATA)/webshop
 	$(BIN)/python -m benchmarks.conductor
 

@@ -1,6 +1,6 @@
 """Episodes per minute: independent asynchronous episodes against a lockstep loop, on the same engine and tasks.
 
-    python -m benchmarks.rollouts --model DIR --panel alfworld/generated/train --episodes 128
+    python -m benchmarks.rollouts --model DIR
 
 In the lockstep loop, as in verl-agent and its descendants, a batch of episodes takes its turns together: generate for
 all, wait for the slowest response, step all, wait for the slowest environment. Finished episodes stay in the batch and
@@ -187,9 +187,9 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="model directory or name")
     parser.add_argument("--panel", default="alfworld/generated/train", help="tasks, taken in order")
     parser.add_argument("--data", default=None, help="the environment's data; default: what is embedded")
-    parser.add_argument("--episodes", type=int, default=128)
-    parser.add_argument("--at-once", type=int, default=16, help="episodes at once, the size of a lockstep batch")
-    parser.add_argument("--max-turns", type=int, default=30)
+    parser.add_argument("--episodes", type=int, default=384)
+    parser.add_argument("--at-once", type=int, default=48, help="episodes at once, the size of a lockstep batch")
+    parser.add_argument("--max-turns", type=int, default=50)
     parser.add_argument("--max-model-len", type=int, default=2048)
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--hosts", type=int, default=1, help="environment processes")
