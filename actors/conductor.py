@@ -172,6 +172,17 @@ class ConductorActor:
         return contexts.detach().float().cpu()
 
 
+def start_conductor(
+    channels: tuple[str, ...], hidden: int, config: ConductorConfig, seed: int, options: Mapping[str, Any]
+) -> ActorHandle:
+    """A `ConductorActor` as a Ray actor. Ray does not restart it: what it had learned would be lost without a word.
+
+    Args:
+        options: Ray's actor options: name, num_cpus, scheduling_strategy, …
+    """
+    return ray.remote(ConductorActor).options(**options).remote(channels, hidden, config, seed)
+
+
 class RemoteConductor:
     """A `ConductorActor` in another process; every wait is bounded."""
 

@@ -21,7 +21,7 @@ import ray
 import torch
 from transformers import AutoConfig
 
-from actors.conductor import Conductor, ConductorActor, ConductorScalariser, RemoteConductor
+from actors.conductor import Conductor, ConductorActor, ConductorScalariser, RemoteConductor, start_conductor
 from learners.config import LearnerConfig, OptimizerConfig, PolicyConfig
 from learners.contexts import terminal_states
 from learners.reward_batch import RewardBatch
@@ -92,7 +92,7 @@ def remote_seconds(hidden: int, config: ConductorConfig, batch: RewardBatch, ste
     with tempfile.TemporaryDirectory(prefix="concerto-ray-") as folder:
         ray.init(num_cpus=2, include_dashboard=False, _temp_dir=folder, log_to_driver=False)
         try:
-            handle = ray.remote(ConductorActor).options(num_cpus=0.1).remote(CHANNELS, hidden, config)
+            handle = start_conductor(CHANNELS, hidden, config, 0, {"num_cpus": 0.1})
             return conductor_seconds(RemoteConductor(handle, timeout_s=120), config, batch, steps)
         finally:
             ray.shutdown()

@@ -1,4 +1,4 @@
-"""Assignments without a router: all to SFT, or all to GRPO with advantages from the named rewards."""
+"""Assignments without a router: all to SFT, or all to GRPO with advantages from the named rewards or a scalariser."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from torch import Tensor
 
 from learners import advantages
 from learners.config import GRPOConfig
+from learners.reward_batch import RewardBatch
+from learners.scalarisers import Scalarised
 from trajectories import schema
 from trajectories.types import Assignment, Route, Sequence, StopReason
 
@@ -47,15 +49,51 @@ def grpo_assignments(
     rewards = torch.tensor([vectors[row] for row in sound], dtype=torch.float64).reshape(len(sound), len(names))
     weights = torch.tensor([reward_weights.get(name, 0.0) for name in names], dtype=torch.float64)
 
-    per_reward = [advantages.grpo(column, groups) for column in rewards.unbind(1)]
-    trained = [s for s in schema.sequences_from_table(sequences) if s.episode_id in place]
-    members = torch.tensor([place[s.episode_id] for s in trained], dtype=torch.int64)
+    trained, members = _trained(sequences, place)
     by_sequence = _sequence_advantages(trained, members, rewards, weights, groups, config)
-    varied = (
-        torch.zeros(len(sound)).index_add(0, groups[members], (by_sequence.abs() > advantages.EPSILON).float())[groups]
-        > 0
+    return _assignments(
+        sequences, trained, members, by_sequence, groups, dict(zip(names, rewards.unbind(1), strict=True))
     )
 
+
+def scalarised_assignments(
+    sequences: pa.Table, batch: RewardBatch, scalarised: Scalarised, config: GRPOConfig
+) -> pa.Table:
+    """Every sequence to GRPO with the advantage that a scalariser gave its episode (`gigpo`: with that of its turns).
+
+    Sequences of a group without variance, and of episodes that are not in the batch, are routed to `drop`.
+
+    Args:
+        batch, scalarised: of all the step's groups together, so that what is normalised over the batch can be.
+    """
+    place = {episode_id: index for index, episode_id in enumerate(batch.episode_ids)}
+    trained, members = _trained(sequences, place)
+    by_sequence = scalarised.advantages[members]
+    if config.advantage == "gigpo":
+        by_sequence = _gigpo(trained, members, scalarised.rewards, batch.groups, config)
+    channels = dict(zip(batch.names, batch.rewards.unbind(1), strict=True))
+    return _assignments(sequences, trained, members, by_sequence, batch.groups, channels, scalarised.version)
+
+
+def _trained(sequences: pa.Table, place: Mapping[str, int]) -> tuple[list[Sequence], Tensor]:
+    """The sequences of known episodes, and the index of the episode of each, int64 [S]."""
+    found = [s for s in schema.sequences_from_table(sequences) if s.episode_id in place]
+    return found, torch.tensor([place[s.episode_id] for s in found], dtype=torch.int64)
+
+
+def _assignments(
+    sequences: pa.Table,
+    trained: list[Sequence],
+    members: Tensor,
+    by_sequence: Tensor,
+    groups: Tensor,
+    channels: Mapping[str, Tensor],
+    version: int = 0,
+) -> pa.Table:
+    """One row a sequence of the table; `members` int64 [S] and advantages `by_sequence` [S] belong to `trained`."""
+    counts = (by_sequence.abs() > advantages.EPSILON).float()
+    varied = torch.zeros(len(groups)).index_add(0, groups[members], counts)[groups] > 0
+    per_reward = {name: advantages.grpo(column, groups) for name, column in channels.items()}
     rows = {}
     for sequence, member, advantage in zip(trained, members.tolist(), by_sequence.tolist(), strict=True):
         useful = bool(varied[member])
@@ -65,10 +103,11 @@ def grpo_assignments(
             advantage=advantage if useful else 0.0,
             rl_weight=float(useful),
             ce_weight=0.0,
-            reward_advantages={name: float(column[member]) for name, column in zip(names, per_reward, strict=True)},
+            reward_advantages={name: float(column[member]) for name, column in per_reward.items()},
+            reward_weights_version=version,
         )
     return schema.assignments_to_table(
-        rows.get(sequence_id) or Assignment(sequence_id, Route.DROP, 0.0, 0.0, 0.0, dict.fromkeys(names, 0.0))
+        rows.get(sequence_id) or Assignment(sequence_id, Route.DROP, 0.0, 0.0, 0.0, dict.fromkeys(channels, 0.0))
         for sequence_id in sequences["sequence_id"].to_pylist()
     )
 

@@ -11,7 +11,14 @@ import pytest
 import ray
 import torch
 
-from actors.conductor import ALARM_UPDATES, ConductorActor, ConductorError, ConductorScalariser, RemoteConductor
+from actors.conductor import (
+    ALARM_UPDATES,
+    ConductorActor,
+    ConductorError,
+    ConductorScalariser,
+    RemoteConductor,
+    start_conductor,
+)
 from learners import advantages, rewards
 from learners.reward_batch import RewardBatch
 from learners.reward_config import ConductorConfig
@@ -191,7 +198,7 @@ def test_contexts_must_be_there_for_every_episode() -> None:
 @pytest.mark.usefixtures("ray_session")
 def test_in_another_process_it_answers_as_inline() -> None:
     config = ConductorConfig(lr=0.01)
-    handle = ray.remote(ConductorActor).options(num_cpus=0.1).remote(CHANNELS, HIDDEN, config, 7)
+    handle = start_conductor(CHANNELS, HIDDEN, config, 7, {"name": "concerto:test:conductor", "num_cpus": 0.1})
     try:
         with pytest.raises(ConductorError, match="has not answered 'sample' within 0 s"):
             RemoteConductor(handle, timeout_s=0)._answer("sample", torch.zeros(1, HIDDEN))

@@ -10,13 +10,15 @@ import torch
 from pydantic import ValidationError
 
 from learners import advantages, rewards
-from learners.reward_batch import ConstantWatch, RewardBatch, reward_batch
+from learners.assign import grpo_assignments, scalarised_assignments
+from learners.config import GRPOConfig
+from learners.reward_batch import ConstantWatch, RewardBatch, joined, reward_batch
 from learners.reward_config import RewardConfig
 from learners.rewards import RewardError
 from learners.scalarisers import GDPO, Random, Single, Static, Uniform, pure_scalariser, reward_metrics
 from tests.learners.test_assign import trajectory
 from trajectories import schema
-from trajectories.types import StopReason
+from trajectories.types import StopReason, Turn
 
 
 def batch(rows: list[tuple[float, float]], groups: list[int] | None = None) -> RewardBatch:
@@ -137,3 +139,45 @@ def test_metrics_per_channel() -> None:
     assert metrics["reward/success/spread"] == 0.5
     assert metrics["reward/progress/weight"] == 0.5
     assert "reward/progress/sampled" not in metrics
+
+
+def test_batches_join_with_their_groups_kept_apart() -> None:
+    other = replace(batch([(0.0, 1.0)] * 3, [0, 1, 1]), contexts=torch.zeros(3, 2))
+    both = joined([FOUR, other, other])
+    assert both.groups.tolist() == [0, 0, 0, 0, 4, 5, 5, 7, 8, 8]
+    assert both.rewards.shape == (10, 2) and both.outcome.shape == (10,)
+    assert both.contexts is None
+    assert joined([other, other]).contexts is not None
+    with pytest.raises(RewardError, match="episode e-0 has the reward channels score, progress, episode e-0 has succ"):
+        joined([FOUR, replace(other, names=("score", "progress"))])
+
+
+def rollouts() -> list:
+    turns = (Turn(0, 2, 0.0, 7, True), Turn(2, 4, 1.0, 8, True))
+    rows = [
+        trajectory("a", "g", 1.0, 0.5, turns, parts=2), trajectory("b", "g", 0.0, 0.25, turns, parts=2),
+        trajectory("c", "h", 1.0), trajectory("d", "h", 1.0), trajectory("x", "h", 0.0),
+    ]  # fmt: skip
+    rows[4] = replace(rows[4], episode=replace(rows[4].episode, stop_reason=StopReason.ERROR))
+    return rows
+
+
+@pytest.mark.parametrize("advantage", ["grpo", "dr_grpo", "rloo", "gigpo"])
+def test_single_assigns_exactly_what_plain_grpo_does(advantage: str) -> None:
+    config = GRPOConfig.model_validate({"advantage": advantage})
+    episodes, sequences = schema.to_tables(rollouts())
+    rows = reward_batch(episodes)
+    kind = getattr(advantages, advantage) if advantage != "gigpo" else advantages.grpo
+    ours = scalarised_assignments(sequences, rows, Single("success", kind)(rows), config)
+    assert ours.equals(grpo_assignments(episodes, sequences, config, {"success": 1.0}))
+
+
+def test_assignments_carry_the_version_of_the_weights() -> None:
+    episodes, sequences = schema.to_tables(rollouts())
+    rows = reward_batch(episodes)
+    scalarised = replace(Uniform()(rows), version=5)
+    by_id = {a.sequence_id: a for a in schema.assignments_from_table(
+        scalarised_assignments(sequences, rows, scalarised, GRPOConfig()))}  # fmt: skip
+    assert by_id["a-0"].reward_weights_version == 5
+    assert by_id["a-0"].advantage == pytest.approx(float(scalarised.advantages[0]))
+    assert by_id["x-0"].rl_weight == 0.0
