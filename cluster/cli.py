@@ -80,6 +80,44 @@ def evaluate(
 
 
 @app.command()
+def probe(
+    model: Annotated[str, typer.Option(help="Model directory, hub name, or concerto-tiny.")],
+    corpus: Annotated[Path, typer.Option(help="Sequences table in Parquet, e.g. RUN/demonstrations.parquet.")],
+    out: Annotated[Path, typer.Option(help="Parquet file to write; an interrupted probe goes on.")],
+    metric: Annotated[str, typer.Option(help="gini, kurtosis, cv, hoyer, entropy or top_share.")] = "gini",
+    workers: Annotated[int, typer.Option(min=1, help="Models that probe at once; each takes a GPU if any.")] = 1,
+    token_budget: Annotated[int, typer.Option(min=1, help="Tokens of one pass.")] = 2048,
+    address: Annotated[str | None, typer.Option(help="Ray cluster to join; none starts a private one.")] = None,
+) -> None:
+    """Score the trajectories of a corpus by how their gradients are spread over the model's matrices."""
+    from cluster.config import check_router_settings
+
+    settings = check_router_settings(metric=metric)
+    from cluster.probing import run_probe
+
+    console = Console()
+    scores = run_probe(model, corpus, settings.metric, out, workers, token_budget, address, console)
+    console.print(f"Scored {scores.num_rows} trajectories by {metric}; written to {out}.")
+
+
+@app.command()
+def route(
+    scores: Annotated[Path, typer.Option(help="File that `concerto probe` wrote.")],
+    out: Annotated[Path, typer.Option(help="Parquet file to write; `--set router.routes=FILE` trains by it.")],
+    policy: Annotated[str, typer.Option(help="median_split, inverse, random, magnitude, loss, …")] = "median_split",
+    seed: Annotated[int, typer.Option(help="Of chance.")] = 0,
+) -> None:
+    """Split scored trajectories: the lower half to SFT, the tasks of the upper half to GRPO."""
+    from cluster.config import check_router_settings
+
+    settings = check_router_settings(policy=policy)
+    from cluster.probing import run_route
+
+    routes = run_route(scores, settings.policy, seed, out)["route"].to_pylist()
+    Console().print(f"{routes.count('sft')} trajectories to SFT, {routes.count('grpo')} to GRPO; written to {out}.")
+
+
+@app.command()
 def plan(preset: Preset = "cluster", config: ConfigFile = None, set_: Overrides = None) -> None:
     """Print where each actor would go on the running cluster; exit 2 with the shortfall when it is too small."""
     from cluster.config import load_config

@@ -136,6 +136,14 @@ def check_config(values: Mapping[str, Any]) -> RunConfig:
         raise UserError(_explain(error)) from None
 
 
+def check_router_settings(**values: str) -> RouterConfig:
+    """Settings of the router by themselves. Raises UserError for a wrong one."""
+    try:
+        return RouterConfig.model_validate(values)
+    except ValidationError as error:
+        raise UserError(_explain(error)) from None
+
+
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """A new mapping in which `changes` win; sections are merged key by key.
 

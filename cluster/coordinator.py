@@ -122,15 +122,18 @@ class Coordinator:
         started = time.monotonic()
         groups = await self._next_groups()
         waited = time.monotonic() - started
-        metrics = await self._learner.train(stage.name, [group.data for group in groups], self._batch_rows(stage))
+        trained = await self._learner.train(stage.name, [group.data for group in groups], self._batch_rows(stage))
+        metrics = dict(trained.metrics)
         at = self.manifest
         self._move(step=at.step + 1, stage_step=at.stage_step + 1, version=at.version + 1)
         if self._stream is not None:
             metrics["parity_error"] = await self._publish_weights()
             self._stream.advance(self.manifest.stage_step)
             metrics |= group_metrics(groups, self._stream.frontier.gate)
-            await self._dump(groups)
+            await self._dump(groups, trained.assignments)
         metrics |= {"waited_s": waited, "step_s": time.monotonic() - started}
+        if "probe_s" in metrics:
+            metrics["probe_share"] = metrics["probe_s"] / metrics["step_s"]
         self._observer.step(self.manifest.step, stage.name, metrics)
         if self.manifest.step % self._checkpoint.every == 0:
             await self._save()
@@ -197,10 +200,10 @@ class Coordinator:
         await self._unless_stopped(self._evaluate(name))
         self._move(evaluated=(*self.manifest.evaluated, name))
 
-    async def _dump(self, groups: Sequence[FinishedGroup]) -> None:
+    async def _dump(self, groups: Sequence[FinishedGroup], assignments: pa.Table | None) -> None:
         tables = [await self._rollouts.fetch(group.data) for group in groups]
         episodes, sequences = (concat_tables(column) for column in zip(*tables, strict=True))
-        self._store.append(episodes, sequences)
+        self._store.append(episodes, sequences, assignments)
         self._move(parts=len(self._store))
 
     async def _save(self) -> None:

@@ -14,17 +14,11 @@ from envs import make_environment
 from envs.demonstrations import Demonstration, play_expert
 from trajectories.builder import DemonstratedStep, PromptConfig, add_demonstration, make_builder
 from trajectories.chat import ChatTokenizer
+from trajectories.demonstrations import PREFIX
 from trajectories.schema import sequences_to_table
 from trajectories.types import Sequence
 
 FILE = "demonstrations.parquet"
-PREFIX = "demonstration/"
-
-
-def demonstrated_task(episode_id: str) -> tuple[str, str]:
-    """(environment, task) that a demonstration solves, by its episode's id."""
-    environment, _, task_id = episode_id.removeprefix(PREFIX).partition("/")
-    return environment, task_id
 
 
 def load_demonstrations(
@@ -105,5 +99,5 @@ def demonstrated_sequences(
         for _, action, result in demonstration
     ]
     add_demonstration(builder, tokenizer, demonstration[0][0], steps)
-    episode_id = f"{PREFIX}{name}"
+    episode_id = PREFIX + name
     return builder.sequences(episode_id, episode_id, episode_id, temperature=1.0)

@@ -78,6 +78,18 @@ def finished_group(episodes: pa.Table, data: Any) -> FinishedGroup:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What came of a learner step.
+
+    Attributes:
+        assignments: route, weights and advantage of every sequence of its groups; None for a step without groups.
+    """
+
+    metrics: dict[str, float]
+    assignments: pa.Table | None = None
+
+
 class Rollouts(Protocol):
     """The rollout actors, seen as one."""
 
@@ -110,7 +122,7 @@ class Rollouts(Protocol):
 class Learner(Protocol):
     """The learner workers, seen as one."""
 
-    async def train(self, stage: str, groups: Sequence[Any], demonstrations: Sequence[int]) -> dict[str, float]:
+    async def train(self, stage: str, groups: Sequence[Any], demonstrations: Sequence[int]) -> Trained:
         """One optimiser step on the groups behind these handles and on demonstrations, given by row."""
         ...
 

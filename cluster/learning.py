@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import ray
 
-from cluster.interfaces import Scores
+from cluster.interfaces import Scores, Trained
 from learners.group import LearnerGroup
+from router.online import OnlineRouter
 from router.probe import ProbeResult
+
+ROUTER_FILE = "router.pickle"
+
+
+@dataclass(slots=True)
+class OnlineRouting:
+    """Mixed steps are routed group by group.
+
+    Attributes:
+        token_budget: of one pass of the probe; None where the policy needs no probe.
+    """
+
+    router: OnlineRouter
+    token_budget: int | None
 
 
 class RayLearner:
@@ -21,10 +39,13 @@ class RayLearner:
     Args:
         router: handle of the router actor.
         demonstrations: sequences table, kept row by row in the object store.
+        online: None where mixed steps train on groups and demonstrations as they come.
     """
 
-    def __init__(self, group: LearnerGroup, router: Any, demonstrations: pa.Table) -> None:
-        self._group, self._router = group, router
+    def __init__(
+        self, group: LearnerGroup, router: Any, demonstrations: pa.Table, online: OnlineRouting | None = None
+    ) -> None:
+        self._group, self._router, self.online = group, router, online
         self._starting: asyncio.Future[None] | None = None
         self._rows = [ray.put(demonstrations.take([row])) for row in range(demonstrations.num_rows)]
         self._row_ids = demonstrations["sequence_id"].to_pylist()
@@ -44,13 +65,30 @@ class RayLearner:
             await asyncio.gather(self._starting, return_exceptions=True)
         await asyncio.to_thread(self._group.stop)
 
-    async def train(self, stage: str, groups: Sequence[Any], demonstrations: Sequence[int]) -> dict[str, float]:
+    async def train(self, stage: str, groups: Sequence[Any], demonstrations: Sequence[int]) -> Trained:
+        """Where mixed steps are routed online, each group brings its own demonstration, and those given stay out."""
+        if stage == "mixed" and self.online is not None:
+            return await self._train_online(self.online, groups)
         sequences = [tokens for _, tokens in groups] + [self._rows[row] for row in demonstrations]
         demonstrated = [self._row_ids[row] for row in demonstrations]
-        pairs = [reference for group in groups for reference in group]
-        assignments = self._router.assign.remote(demonstrated, *pairs)
+        assignments = self._router.assign.remote(demonstrated, *_flat(groups))
         (metrics, *_) = await self._group.call("train", stage, sequences, assignments)
-        return metrics
+        return Trained(metrics, await assignments if groups else None)
+
+    async def _train_online(self, online: OnlineRouting, groups: Sequence[Any]) -> Trained:
+        started, probed, metrics = time.monotonic(), None, {}
+        asked = self._router.references.options(num_returns=3).remote(*_flat(groups))
+        experts, own, count = asked
+        if online.token_budget is not None and await count:
+            (probed, *_) = await self._group.call_refs("probe", [experts, own], online.token_budget)
+            metrics["probe_s"] = time.monotonic() - started
+        routed = self._router.route.options(num_returns=3).remote(online.router, probed, experts, own, *_flat(groups))
+        assignments, router, counts = routed
+        metrics |= await counts
+        online.router = await router
+        sequences = [tokens for _, tokens in groups] + [experts]
+        (trained, *_) = await self._group.call("train", "mixed", sequences, assignments)
+        return Trained(trained | metrics, await assignments)
 
     async def probe(self, sequences: pa.Table, token_budget: int) -> ProbeResult:
         """See `LearnerWorker.probe`."""
@@ -64,10 +102,19 @@ class RayLearner:
 
     async def save(self, folder: Path) -> None:
         await self._group.call("save", str(folder.resolve()))
+        if self.online is not None:
+            (folder / ROUTER_FILE).write_bytes(pickle.dumps(self.online.router))
 
     async def restore(self, folder: Path) -> None:
         await self._group.call("restore", str(folder.resolve()))
+        if self.online is not None:
+            self.online.router = pickle.loads((folder / ROUTER_FILE).read_bytes())
 
     async def save_pretrained(self, folder: Path) -> None:
         """A Hugging Face model directory, for `concerto eval` and for users."""
         await self._group.call("save_pretrained", str(folder.resolve()))
+
+
+def _flat(groups: Sequence[Any]) -> list[Any]:
+    """Episodes and sequences of each group, in turn: arguments of their own, so that Ray resolves them."""
+    return [reference for group in groups for reference in group]

@@ -14,13 +14,14 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from cluster.config import RunConfig
-from cluster.demonstrations import demonstrated_sequences, demonstrated_task, write_demonstrations
+from cluster.demonstrations import demonstrated_sequences, write_demonstrations
 from cluster.errors import UserError
 from cluster.models import resolve_model
 from envs import Panel
 from envs.recordings import import_recordings
 from trajectories.builder import PromptConfig
 from trajectories.chat import ChatTokenizer
+from trajectories.demonstrations import demonstrated_task
 from trajectories.schema import SEQUENCES, sequences_to_table
 
 TOKENIZER, PROMPT = b"concerto.tokenizer", b"concerto.prompt"

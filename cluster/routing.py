@@ -17,7 +17,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from cluster.demonstrations import demonstrated_task
 from cluster.errors import UserError
 from cluster.interfaces import GroupTask, Rollouts
 from cluster.settings import ScheduleSettings
@@ -28,6 +27,7 @@ from router.config import MIXES, RouterConfig
 from router.policies import make_arbiter
 from router.probe import ProbeResult, concatenated
 from router.scores import Candidates
+from trajectories.demonstrations import demonstrated_task
 from trajectories.schema import sequences_from_table
 from trajectories.types import Route
 
@@ -61,6 +61,8 @@ def check_router(router: RouterConfig, schedule: ScheduleSettings) -> None:
     """Raises UserError when policy, mode and stages do not go together."""
     if not router.active:
         return
+    if router.routes is not None:
+        read_routes(Path(router.routes))
     if router.online and not schedule.mixed_steps:
         raise UserError("router.mode=online routes the mixed stage: set schedule.mixed_steps.")
     if not router.online and router.policy in MIXES:
@@ -94,6 +96,9 @@ async def route_corpus(
     path, metrics = run_dir / ROUTES_FILE, {}
     if path.exists():
         routes = pq.read_table(path)
+    elif router.routes is not None:
+        routes = read_routes(Path(router.routes))
+        _write(path, routes)
     else:
         started = time.monotonic()
         known = await _measure(router, seed, tasks, demonstrations, learner, rollouts, progress, schedule)
@@ -104,6 +109,16 @@ async def route_corpus(
         _write(path, routes)
         metrics = route_metrics(routes) | {"probe_s": known.probe_s, "routing_s": time.monotonic() - started}
     return _routing(routes, demonstrations, tasks, schedule, metrics)
+
+
+def read_routes(path: Path) -> pa.Table:
+    """The file that `concerto route` wrote. Raises UserError when there is none."""
+    try:
+        routes = pq.read_table(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(f"cannot read router.routes={path}: {str(error).strip().splitlines()[0]}") from None
+    tables.check_columns(routes, tables.ROUTES, str(path), "give a file that `concerto route` wrote")
+    return routes
 
 
 def route_metrics(routes: pa.Table) -> dict[str, float]:
@@ -149,7 +164,7 @@ async def _measure(
         for first in range(0, demonstrations.num_rows, PROBED_AT_ONCE):
             parts.append(await learner.probe(demonstrations.slice(first, PROBED_AT_ONCE), router.token_budget))
             progress("probe", min(first + PROBED_AT_ONCE, demonstrations.num_rows), demonstrations.num_rows)
-        measured = tables.measured(concatenated(parts), sequences)
+        measured = tables.measured(tables.probed(concatenated(parts), sequences))
         return _Known(tables.candidates(measured, places), measured, time.monotonic() - started)
     rates = None
     if router.policy == "pass_rate":
@@ -200,7 +215,7 @@ def _routing(
     by_name = {row["trajectory"]: row for row in routes.to_pylist()}
     names = demonstrations["episode_id"].to_pylist()
     if unknown := [name for name in names if name not in by_name]:
-        raise UserError(f"{ROUTES_FILE} knows no route for {unknown[0]}: remove it from the run directory.")
+        raise UserError(f"the routes lack {unknown[0]}: probe and route the corpus that this run trains on.")
     rows = tuple(row for row, name in enumerate(names) if by_name[name]["ce_weight"] > 0)
     explored = {demonstrated_task(name) for name, route in by_name.items() if route["rl_weight"] > 0}
     panels = (

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import ray
@@ -23,7 +24,7 @@ from cluster.demonstrations import FILE, load_demonstrations, write_demonstratio
 from cluster.errors import UserError
 from cluster.evaluate import Evaluation, Sampling, evaluate_panel, write_evaluations
 from cluster.fleet import RolloutFleet
-from cluster.learning import RayLearner
+from cluster.learning import OnlineRouting, RayLearner
 from cluster.metrics import MetricsWriter
 from cluster.models import resolve_model
 from cluster.observers import RunObserver
@@ -36,6 +37,8 @@ from envs import Panel, heldout_panel, load_panel, training_panel
 from learners.config import LearnerConfig
 from learners.group import LearnerError, LearnerGroup
 from learners.parity import check_parity, parity_error
+from router.online import OnlineRouter
+from router.policies import make_arbiter
 from trajectories.chat import ChatTokenizer
 from trajectories.schema import sequences_from_table
 
@@ -290,14 +293,23 @@ async def _open_learner(plan: Plan, demonstrations: pa.Table) -> AsyncIterator[R
         max_failures=0,  # `run_training` goes on from a checkpoint of the whole run, not of the learner alone
     )
     options = {"name": f"concerto:{plan.run_dir.name}:router", "num_cpus": 0, "max_restarts": -1, "max_task_retries": 2}
-    router = ray.remote(RouterActor).options(**options).remote(config.grpo)
-    learner = RayLearner(group, router, demonstrations)
+    router: Any = ray.remote(RouterActor).options(**options).remote(config.grpo, demonstrations)
+    learner = RayLearner(group, router, demonstrations, _online(config))
     try:
         learner.start(config.placement.start_timeout_s)
         yield learner
     finally:
         await learner.stop()
         ray.kill(router)
+
+
+def _online(config: RunConfig) -> OnlineRouting | None:
+    router = config.router
+    if not router.online:
+        return None
+    return OnlineRouting(
+        OnlineRouter(make_arbiter(router, config.seed)), router.token_budget if router.probes else None
+    )
 
 
 @contextmanager

@@ -41,6 +41,8 @@ class RouterConfig(BaseModel):
     mode: Literal["staged", "online"] = "staged"
     """`staged` routes the corpus once, by the base model, before the first stage; `online` routes every group of the
     mixed stage by the weights of that step."""
+    routes: str | None = None
+    """File of `concerto route` that tells every trajectory's route, in place of a probe by this run."""
     metric: Metric = "gini"
     """Concentration statistic of `median_split` and `inverse`."""
     share: float = Field(default=0.5, ge=0, le=1)

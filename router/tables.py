@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence as Many
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import torch
 from torch import Tensor
@@ -15,8 +16,9 @@ from router.probe import ProbeResult
 from router.scores import Candidates
 from trajectories.types import Sequence
 
-MEASURED = pa.schema(
+PROBED = pa.schema(
     [
+        ("sequence_id", pa.string()),
         ("trajectory", pa.string()),
         ("tokens", pa.int64()),
         ("trained_tokens", pa.int64()),
@@ -24,8 +26,10 @@ MEASURED = pa.schema(
         ("norms", pa.list_(pa.float64())),
     ]
 )
-"""One row a trajectory: its length, its mean loss, and the gradient norm of each of the 7L matrices. In windowed mode,
-where a trajectory has one sequence a turn, loss and norms are the means over them."""
+"""One row a sequence: its trajectory, its length, its mean loss, and the gradient norm of each of the 7L matrices."""
+
+MEASURED = pa.schema([field for field in PROBED if field.name != "sequence_id"])
+"""One row a trajectory. In windowed mode, where it has one sequence a turn, loss and norms are the means over them."""
 
 ROUTES = pa.schema(
     [
@@ -40,22 +44,36 @@ ROUTES = pa.schema(
 """One row a trajectory; `score` and `threshold` are null where the policy compares nothing."""
 
 
-def measured(result: ProbeResult, sequences: Many[Sequence]) -> pa.Table:
-    """The `MEASURED` table of probed sequences; a trajectory's are all among them, in any order."""
-    names = list(dict.fromkeys(sequence.episode_id for sequence in sequences))
+def probed(result: ProbeResult, sequences: Many[Sequence]) -> pa.Table:
+    """The `PROBED` table of a probe."""
+    return pa.table(
+        {
+            "sequence_id": list(result.sequence_ids),
+            "trajectory": [sequence.episode_id for sequence in sequences],
+            "tokens": [len(sequence.token_ids) for sequence in sequences],
+            "trained_tokens": [int(sequence.trained[1:].sum()) for sequence in sequences],
+            "loss": result.losses.double().tolist(),
+            "norms": result.norms.double().tolist(),
+        },
+        schema=PROBED,
+    )
+
+
+def measured(table: pa.Table) -> pa.Table:
+    """The `MEASURED` table of a `PROBED` one; a trajectory's sequences are all in it, in any order."""
+    owners = table["trajectory"].to_pylist()
+    names = list(dict.fromkeys(owners))
     place = {name: row for row, name in enumerate(names)}
-    owner = torch.tensor([place[sequence.episode_id] for sequence in sequences], dtype=torch.int64)
-    ones = torch.ones(len(sequences), 1, dtype=torch.float64)
-    counts = _sums(ones, owner, len(names))
-    tokens = torch.tensor([[len(s.token_ids), int(s.trained[1:].sum())] for s in sequences], dtype=torch.float64)
-    totals = _sums(tokens, owner, len(names)).long()
+    owner = np.array([place[name] for name in owners], np.int64)
+    counts = np.bincount(owner, minlength=len(names))[:, None]
+    sums = {column: _sums(values, owner, len(names)) for column, values in _matrices(table).items()}
     return pa.table(
         {
             "trajectory": names,
-            "tokens": totals[:, 0].tolist(),
-            "trained_tokens": totals[:, 1].tolist(),
-            "loss": (_sums(result.losses.double()[:, None], owner, len(names)) / counts)[:, 0].tolist(),
-            "norms": (_sums(result.norms.double(), owner, len(names)) / counts).tolist(),
+            "tokens": sums["tokens"][:, 0].astype(np.int64),
+            "trained_tokens": sums["trained_tokens"][:, 0].astype(np.int64),
+            "loss": (sums["loss"] / counts)[:, 0],
+            "norms": list(sums["norms"] / counts),
         },
         schema=MEASURED,
     )
@@ -63,12 +81,11 @@ def measured(result: ProbeResult, sequences: Many[Sequence]) -> pa.Table:
 
 def candidates(table: pa.Table, environments: Many[str], step: int = 0, pass_rates: Tensor | None = None) -> Candidates:
     """What a policy decides on, from a `MEASURED` table."""
-    norms = np.stack(table["norms"].to_numpy()) if table.num_rows else np.zeros((0, 0))
     return Candidates(
         ids=tuple(table["trajectory"].to_pylist()),
         environments=tuple(environments),
         step=step,
-        norms=torch.from_numpy(norms),
+        norms=torch.from_numpy(_matrices(table)["norms"]),
         losses=torch.tensor(table["loss"].to_pylist(), dtype=torch.float64),
         pass_rates=pass_rates,
     )
@@ -96,6 +113,14 @@ def check_columns(table: pa.Table, schema: pa.Schema, name: str, fix: str) -> No
         raise RouterError(f"{name} lacks the column {missing[0]!r}; {fix}")
 
 
-def _sums(values: Tensor, owner: Tensor, count: int) -> Tensor:
-    """[count, K]: sums of the rows of `values` [S, K] that belong to the same owner."""
-    return values.new_zeros(count, values.shape[1]).index_add(0, owner, values)
+def _matrices(table: pa.Table) -> dict[str, npt.NDArray[np.float64]]:
+    """The numeric columns as [rows, width]."""
+    flat = {name: table[name].to_numpy().astype(np.float64)[:, None] for name in ("tokens", "trained_tokens", "loss")}
+    return flat | {"norms": np.stack(table["norms"].to_numpy()) if table.num_rows else np.zeros((0, 0))}
+
+
+def _sums(values: npt.NDArray[np.float64], owner: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.float64]:
+    """[count, width]: sums of the rows of `values` that belong to the same owner."""
+    sums = np.zeros((count, values.shape[1]))
+    np.add.at(sums, owner, values)
+    return sums

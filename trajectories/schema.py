@@ -71,7 +71,8 @@ ASSIGNMENTS = pa.schema(
         ("advantage", pa.float64()),
         ("rl_weight", pa.float64()),
         ("ce_weight", pa.float64()),
-        ("concentration", pa.float64()),
+        ("score", pa.float64()),
+        ("threshold", pa.float64()),
         ("router_version", pa.int64()),
         ("reward_weights_version", pa.int64()),
     ]

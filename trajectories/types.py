@@ -127,7 +127,7 @@ class Assignment:
         advantage: scalar advantage of the whole sequence, used with `rl_weight`.
         reward_advantages: advantage per named reward.
         rl_weight, ce_weight: factors of the policy-gradient and the cross-entropy term of every trained token.
-        concentration: gradient concentration score of PRISM, None where no probe ran.
+        score, threshold: what the router compared (PRISM: gradient concentration), None where it compared nothing.
     """
 
     sequence_id: str
@@ -136,6 +136,7 @@ class Assignment:
     rl_weight: float
     ce_weight: float
     reward_advantages: Mapping[str, float]
-    concentration: float | None = None
+    score: float | None = None
+    threshold: float | None = None
     router_version: int = 0
     reward_weights_version: int = 0

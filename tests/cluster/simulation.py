@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from cluster.checkpoint import Manifest
 from cluster.coordinator import Coordinator
-from cluster.interfaces import FinishedGroup, GroupTask, Scores, finished_group
+from cluster.interfaces import FinishedGroup, GroupTask, Scores, Trained, finished_group
 from cluster.settings import CheckpointSettings, EvaluationSettings, ScheduleSettings, Stage
 from cluster.tasks import TaskMixture
 from envs.panels import Panel
@@ -114,14 +114,14 @@ class SimulatedLearner:
     steps: int = 0
     base_version: int = 0
 
-    async def train(self, stage: str, groups: Sequence[Any], demonstrations: Sequence[int]) -> dict[str, float]:
+    async def train(self, stage: str, groups: Sequence[Any], demonstrations: Sequence[int]) -> Trained:
         await asyncio.sleep(self.slowness_s)
         for episodes, _ in groups:
             self.trained.append(episodes["task_id"][0].as_py())
             self.staleness.append(self.steps - min(episodes["version_min"].to_pylist()))
         self.rows.extend(demonstrations)
         self.steps += 1
-        return {"loss": 1.0 / self.steps}
+        return Trained({"loss": 1.0 / self.steps})
 
     async def score(self, sequences: pa.Table) -> Scores:
         return [np.zeros(len(ids), np.float32) for ids in sequences["token_ids"]]

@@ -9,10 +9,12 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from cluster.cli import main
 from cluster.config import load_config
+from router.tables import MEASURED
 from tests.envs.webshop.rows import annotation, product_row, write_data
 
 REPO = Path(__file__).parents[2]
@@ -79,6 +81,19 @@ def test_wrong_input_to_train(concerto, tmp_path, tiny_model_dir, arguments, par
     defaults = ["--set", f"policy.model={tiny_model_dir}"]
     assert_user_error(concerto("train", "--out", str(tmp_path / "run"), *defaults, *arguments), *parts)
     assert not (tmp_path / "run").exists()
+
+
+def test_wrong_input_to_probe_and_route(concerto, tmp_path, tiny_model_dir):
+    files = ["--corpus", str(tmp_path / "none.parquet"), "--out", str(tmp_path / "scores.parquet")]
+    model = ["--model", str(tiny_model_dir)]
+    assert_user_error(concerto("probe", *model, *files), "cannot read the corpus", "none.parquet")
+    assert_user_error(concerto("probe", *model, *files, "--metric", "ginni"), "metric='ginni' does not fit", "'gini'")
+    files = ["--scores", str(tmp_path / "none.parquet"), "--out", str(tmp_path / "routes.parquet")]
+    assert_user_error(concerto("route", *files), "cannot read", "none.parquet")
+    assert_user_error(concerto("route", *files, "--policy", "x"), "policy='x' does not fit", "'median_split'")
+    pq.write_table(MEASURED.empty_table(), tmp_path / "none.parquet")
+    assert_user_error(concerto("route", *files), "nothing to route")
+    assert [file.name for file in tmp_path.iterdir()] == ["none.parquet"]
 
 
 def test_a_directory_that_is_no_model(concerto, tmp_path):

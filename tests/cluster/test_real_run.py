@@ -77,6 +77,25 @@ def test_kills_and_an_interruption_change_no_task_and_resume_finishes(tmp_path, 
     assert [record["step"] for record in read_metrics(run_dir)] == [0, 1, 2, 3, 4, 5, 6]
 
 
+def test_a_mixed_stage_is_routed_group_by_group(tmp_path, tiny_model_dir):
+    run_dir = tmp_path / "run"
+    steps = {"schedule__sft_steps": 0, "schedule__grpo_steps": 0, "schedule__mixed_steps": 2}
+    changes = ROUTED | steps | {"router__mode": "online", "evaluation__panels": "[]"}
+    with RunProcess(train_arguments(run_dir, tiny_model_dir, **changes), tmp_path / "log") as run:
+        assert run.wait() == 0, run.log()
+    records = read_metrics(run_dir)
+    assert [sum(record[f"router/{kind}"] for kind in ("sft", "grpo", "unrouted")) for record in records] == [2, 2]
+    probed = [record for record in records if record["router/unrouted"] < 2]
+    assert probed, "some task has a demonstration"
+    assert all(0 < record["probe_share"] < 1 for record in probed)
+    assert all(record["sft/sequences"] == record["router/sft"] for record in records)
+    store = TrajectoryStore(run_dir / "trajectories")
+    tables = [store.read(number)[2] for number in range(len(store))]
+    scores = [score for table in tables if table is not None for score in table["score"].to_pylist()]
+    assert any(score is not None for score in scores)
+    assert (latest_checkpoint(run_dir) / "learner" / "router.pickle").exists()
+
+
 def _routes(run_dir: Path) -> list[dict[str, Any]]:
     return pq.read_table(run_dir / "routes.parquet").to_pylist()
 

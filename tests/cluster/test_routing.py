@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from cluster.demonstrations import PREFIX
 from cluster.errors import UserError
 from cluster.routing import MEASURED_FILE, ROUTES_FILE, Routing, check_router, route_corpus
 from cluster.settings import ScheduleSettings
@@ -23,6 +22,7 @@ from router.errors import RouterError
 from router.probe import ProbeResult
 from tests.cluster.simulation import TASKS, SimulatedRollouts
 from tests.router.samples import make_sequence
+from trajectories.demonstrations import demonstration_id
 from trajectories.schema import sequences_from_table, sequences_to_table
 
 SCHEDULE = ScheduleSettings(sft_steps=2, grpo_steps=2)
@@ -31,7 +31,9 @@ PANEL = Panel("mock/train", TASKS, "c0ffee")
 
 def corpus(count: int = 5, turns: int = 1) -> pa.Table:
     return sequences_to_table(
-        replace(make_sequence(f"{task}-{turn}", 8 + task, seed=task), episode_id=f"{PREFIX}mock/task-{task}")
+        replace(
+            make_sequence(f"{task}-{turn}", 8 + task, seed=task), episode_id=demonstration_id("mock", f"task-{task}")
+        )
         for task in range(count)
         for turn in range(turns)
     )
@@ -96,8 +98,20 @@ def test_a_resumed_run_keeps_its_routes_and_measures_nothing(tmp_path):
 
 def test_routes_of_another_corpus_are_refused(tmp_path):
     route(tmp_path, "loss", corpus(4), SimulatedProber())
-    with pytest.raises(UserError, match="knows no route for demonstration/mock/task-4"):
+    with pytest.raises(UserError, match="the routes lack demonstration/mock/task-4"):
         route(tmp_path, "loss", corpus(5), SimulatedProber())
+
+
+def test_routes_that_were_made_before_are_taken_as_they_are(tmp_path):
+    (tmp_path / "first").mkdir()
+    given = route(tmp_path / "first", "inverse", corpus(4), SimulatedProber())
+    (tmp_path / "second").mkdir()
+    prober = SimulatedProber()
+    routes = str(tmp_path / "first" / ROUTES_FILE)
+    taken = route(tmp_path / "second", "median_split", corpus(4), prober, routes=routes)
+    assert (taken.rows, taken.tasks, prober.calls) == (given.rows, given.tasks, 0)
+    with pytest.raises(UserError, match=r"cannot read router\.routes="):
+        check_router(RouterConfig(policy="median_split", routes=str(tmp_path / "none")), SCHEDULE)
 
 
 def test_what_needs_no_gradient_runs_no_probe(tmp_path):
@@ -141,7 +155,7 @@ def test_what_cannot_be_routed_leaves_nothing_behind(tmp_path, demonstrations, p
 def test_a_mixture_explores_in_the_environments_that_keep_tasks(tmp_path):
     shop = Panel("shop/train", ("task-0", "task-1"), "ee")
     demonstrations = sequences_to_table(
-        replace(make_sequence(f"{at}", 8 + task, seed=task), episode_id=f"{PREFIX}{environment}/task-{task}")
+        replace(make_sequence(f"{at}", 8 + task, seed=task), episode_id=demonstration_id(environment, f"task-{task}"))
         for at, (environment, task) in enumerate([("shop", 0), ("shop", 1), ("mock", 3), ("mock", 4)])
     )
     router = RouterConfig.model_validate({"policy": "median_split"})

@@ -16,7 +16,7 @@ def test_a_trajectory_of_several_turns_has_one_row_with_their_means() -> None:
     owners = ("a", "b", "a", "b", "a", "c", "c")
     sequences = [replace(s, episode_id=owner) for s, owner in zip(samples.ragged(), owners, strict=True)]
     result = probe.batched(samples.policy(), sequences)
-    table = tables.measured(result, sequences)
+    table = tables.measured(tables.probed(result, sequences))
     assert table["trajectory"].to_pylist() == ["a", "b", "c"]
     assert table["tokens"].to_pylist() == [9 + 3 + 5, 40 + 23, 64 + 17]
     found = tables.candidates(table, ["mock"] * 3, step=4)

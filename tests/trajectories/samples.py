@@ -129,7 +129,8 @@ def assignments(draw: st.DrawFn) -> tuple[Assignment, ...]:
             rl_weight=draw(finite),
             ce_weight=draw(finite),
             reward_advantages={name: draw(finite) for name in names},
-            concentration=draw(st.none() | finite),
+            score=draw(st.none() | finite),
+            threshold=draw(st.none() | finite),
             router_version=draw(st.integers(0, 100)),
             reward_weights_version=draw(st.integers(0, 100)),
         )

@@ -1,0 +1,165 @@
+"""Online routing: every finished group goes to GRPO, or its task's reference trajectory to SFT, by the weights of now.
+
+The reference is the expert's demonstration of the task, else the group's own best success: the one with the fewest
+turns. A group without either, or whose reference has no gradient to speak of, is not routed and stays with GRPO.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collections.abc import Sequence as Many
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from router import tables
+from router.arbitration import Arbiter, Decision
+from router.probe import ProbeResult
+from router.scores import Candidates
+from trajectories.demonstrations import demonstration_id
+from trajectories.schema import assignments_from_table, assignments_to_table, sequences_from_table
+from trajectories.types import Assignment, Route, StopReason
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A finished group: its `episodes` and `sequences` tables, and `assignments` as all of it would go to GRPO."""
+
+    episodes: pa.Table
+    sequences: pa.Table
+    assignments: pa.Table
+
+    @property
+    def demonstration(self) -> str:
+        """Episode id that the expert's demonstration of the task has, if there is one."""
+        return demonstration_id(self.episodes["environment"][0].as_py(), self.episodes["task_id"][0].as_py())
+
+
+@dataclass(slots=True)
+class OnlineRouter:
+    """A policy with its memory; plain data, so a checkpoint pickles it.
+
+    Attributes:
+        steps: batches routed so far.
+    """
+
+    arbiter: Arbiter
+    steps: int = 0
+
+    def decide(
+        self, groups: Many[Group], references: Many[str | None], measured: pa.Table | None
+    ) -> list[Decision | None]:
+        """One decision per group, in order; None for those that cannot be routed.
+
+        Args:
+            references: episode id of each group's reference trajectory.
+            measured: `tables.MEASURED` of these trajectories; None where the policy needs no probe.
+        """
+        sound = _sound(measured)
+        routed = [at for at, name in enumerate(references) if name is not None and (sound is None or name in sound)]
+        decisions: list[Decision | None] = [None] * len(groups)
+        if routed:
+            rows = [sound[references[at] or ""] for at in routed] if sound is not None else None
+            for at, decision in zip(
+                routed, self.arbiter.decide(self._candidates(groups, routed, rows, measured)), strict=True
+            ):
+                decisions[at] = decision
+        self.steps += 1
+        return decisions
+
+    def _candidates(
+        self, groups: Many[Group], routed: list[int], rows: list[int] | None, measured: pa.Table | None
+    ) -> Candidates:
+        episodes = [groups[at].episodes for at in routed]
+        known = tables.candidates(measured.take(rows), [""] * len(routed)) if measured is not None and rows else None
+        return Candidates(
+            ids=tuple(table["group_id"][0].as_py() for table in episodes),
+            environments=tuple(table["environment"][0].as_py() for table in episodes),
+            step=self.steps,
+            norms=known.norms if known else None,
+            losses=known.losses if known else None,
+            pass_rates=torch.tensor([_pass_rate(table) for table in episodes], dtype=torch.float64),
+        )
+
+
+def reference_id(group: Group, demonstrated: Mapping[str, object]) -> str | None:
+    """Episode id of the group's reference trajectory; None when there is none.
+
+    Args:
+        demonstrated: keyed by the episode ids of the demonstrations.
+    """
+    if group.demonstration in demonstrated:
+        return group.demonstration
+    rows = group.episodes.select(["episode_id", "success", "turns", "stop_reason"]).to_pylist()
+    won = [row for row in rows if row["success"] and row["stop_reason"] != StopReason.ERROR]
+    return min(won, key=lambda row: row["turns"])["episode_id"] if won else None
+
+
+def sequences_of(table: pa.Table, episode_id: str) -> pa.Table:
+    """The rows of a sequences table that belong to one episode."""
+    return table.filter(pc.field("episode_id") == episode_id)
+
+
+def measure(result: ProbeResult, sequences: pa.Table) -> pa.Table:
+    """`tables.MEASURED` of what the workers probed."""
+    return tables.measured(tables.probed(result, sequences_from_table(sequences)))
+
+
+def routed_assignments(group: Group, reference: pa.Table, decision: Decision) -> pa.Table:
+    """The group's assignments after the decision, and those of its reference, by sequence.
+
+    Args:
+        reference: sequences of the reference trajectory; the group's own keep one row for both objectives.
+    """
+    imitated = set(reference["sequence_id"].to_pylist()) if decision.ce_weight else set()
+    rows = [_weighed(row, decision, row.sequence_id in imitated) for row in assignments_from_table(group.assignments)]
+    own = {row.sequence_id for row in rows}
+    names = rows[0].reward_advantages if rows else {}
+    rows += [
+        Assignment(
+            sequence_id,
+            Route.SFT,
+            advantage=0.0,
+            rl_weight=0.0,
+            ce_weight=decision.ce_weight,
+            reward_advantages=dict.fromkeys(names, 0.0),
+            score=decision.score,
+            threshold=decision.threshold,
+        )
+        for sequence_id in sorted(imitated - own)
+    ]
+    return assignments_to_table(rows)
+
+
+def _weighed(row: Assignment, decision: Decision, imitated: bool) -> Assignment:
+    rl_weight, ce_weight = row.rl_weight * decision.rl_weight, decision.ce_weight if imitated else 0.0
+    return Assignment(
+        sequence_id=row.sequence_id,
+        route=Route.GRPO if rl_weight else Route.SFT if ce_weight else Route.DROP,
+        advantage=row.advantage,
+        rl_weight=rl_weight,
+        ce_weight=ce_weight,
+        reward_advantages=row.reward_advantages,
+        score=decision.score,
+        threshold=decision.threshold,
+        router_version=row.router_version,
+        reward_weights_version=row.reward_weights_version,
+    )
+
+
+def _sound(measured: pa.Table | None) -> dict[str, int] | None:
+    """Row of each trajectory whose gradient has a geometry; None where nothing was measured."""
+    if measured is None:
+        return None
+    norms = tables.candidates(measured, [""] * measured.num_rows).norms
+    assert norms is not None
+    good = (norms.isfinite().all(1) & (norms > 0).any(1)).tolist() if measured.num_rows else []
+    return {name: row for row, name in enumerate(measured["trajectory"].to_pylist()) if good[row]}
+
+
+def _pass_rate(episodes: pa.Table) -> float:
+    rows = episodes.select(["success", "stop_reason"]).to_pylist()
+    members = [row for row in rows if row["stop_reason"] != StopReason.ERROR]
+    return sum(row["success"] for row in members) / max(len(members), 1)

@@ -1,0 +1,136 @@
+"""Online routing of finished groups, by their reference trajectories."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+
+import pyarrow as pa
+import pytest
+
+from cluster.interfaces import GroupTask
+from learners.assign import grpo_assignments
+from learners.config import GRPOConfig
+from router import tables
+from router.arbitration import EXPLORE, IMITATE, ConstantMix, Decision, PassRateGate, RunningQuantile, ScheduledMix
+from router.online import Group, OnlineRouter, reference_id, routed_assignments, sequences_of
+from router.scores import Loss, Random
+from tests.cluster.simulation import trajectory
+from tests.router.samples import make_sequence
+from trajectories.demonstrations import demonstration_id
+from trajectories.schema import assignments_from_table, sequences_to_table, to_tables
+from trajectories.types import Route
+
+
+def group(name: str, wins: int = 2, turns: tuple[int, ...] = (9, 4, 7, 5)) -> Group:
+    """Four members, of which the first `wins` solved the task."""
+    task = GroupTask(name, "mock", f"task-{name}", (1, 3, 5, 7), 1.0, "train")
+    members = []
+    for member, count in enumerate(turns):
+        played = trajectory(task, member, version=0)
+        won = member < wins
+        episode = replace(played.episode, success=won, rewards={"success": float(won)}, turns=count)
+        members.append(replace(played, episode=episode))
+    episodes, sequences = to_tables(members)
+    return Group(episodes, sequences, grpo_assignments(episodes, sequences, GRPOConfig(), {"success": 1.0}))
+
+
+def demonstration(name: str) -> pa.Table:
+    sequence = make_sequence(f"expert-{name}", 6, seed=0)
+    return sequences_to_table([replace(sequence, episode_id=demonstration_id("mock", f"task-{name}"))])
+
+
+def measured(losses: dict[str, float], norm: float = 1.0) -> pa.Table:
+    rows = [
+        {"trajectory": name, "tokens": 5, "trained_tokens": 2, "loss": loss, "norms": [norm, 2 * norm]}
+        for name, loss in losses.items()
+    ]
+    return pa.Table.from_pylist(rows, schema=tables.MEASURED)
+
+
+def test_the_expert_is_the_reference_else_the_quickest_success_else_nobody() -> None:
+    expert = demonstration_id("mock", "task-a")
+    assert reference_id(group("a"), {expert: None}) == expert
+    assert reference_id(group("a"), {}) == "a/1"
+    assert reference_id(group("a", wins=0), {}) is None
+
+
+def test_an_imitated_group_trains_its_demonstration_and_nothing_else() -> None:
+    found = routed_assignments(group("a"), demonstration("a"), replace(IMITATE, score=0.2, threshold=0.3))
+    *members, expert = assignments_from_table(found)
+    assert [(row.route, row.rl_weight, row.ce_weight) for row in members] == [(Route.DROP, 0, 0)] * 4
+    assert (expert.sequence_id, expert.route, expert.ce_weight) == ("expert-a", Route.SFT, 1.0)
+    assert {(row.score, row.threshold) for row in (*members, expert)} == {(0.2, 0.3)}
+
+
+def test_an_explored_group_trains_as_if_nothing_had_been_routed() -> None:
+    given = group("a")
+    found = assignments_from_table(routed_assignments(given, demonstration("a"), EXPLORE))
+    assert found == assignments_from_table(given.assignments)
+
+
+def test_a_success_of_the_group_can_be_imitated_itself() -> None:
+    given = group("a")
+    found = assignments_from_table(routed_assignments(given, sequences_of(given.sequences, "a/1"), IMITATE))
+    assert [(row.route, row.ce_weight) for row in found] == [
+        (Route.DROP, 0.0), (Route.SFT, 1.0), (Route.DROP, 0.0), (Route.DROP, 0.0)
+    ]  # fmt: skip
+
+
+def test_a_mix_weighs_both_objectives() -> None:
+    decision = ConstantMix(0.25).decide(tables.candidates(measured({"x": 1.0}), ["mock"]))[0]
+    *members, expert = assignments_from_table(routed_assignments(group("a"), demonstration("a"), decision))
+    assert {(row.route, row.rl_weight) for row in members} == {(Route.GRPO, 0.75)}
+    assert (expert.route, expert.ce_weight) == (Route.SFT, 0.25)
+
+
+def test_groups_are_compared_with_those_of_the_steps_before() -> None:
+    router = OnlineRouter(RunningQuantile(Loss()))
+    groups = [group(name) for name in "abcd"]
+    names = [f"{name}/1" for name in "abcd"]
+    first = router.decide(groups, names, measured({"a/1": 1, "b/1": 2, "c/1": 3, "d/1": 4}))
+    assert first == [IMITATE, IMITATE, EXPLORE, EXPLORE]
+    assert router.decide(groups[:1], names[:1], measured({"a/1": 2.5})) == [IMITATE], "the median is 2.5 now"
+    assert router.decide(groups[:1], names[:1], measured({"a/1": 2.6})) == [EXPLORE]
+    assert router.steps == 3
+
+
+def test_a_group_without_reference_or_without_gradient_is_not_routed() -> None:
+    router = OnlineRouter(RunningQuantile(Loss()))
+    groups = [group("a", wins=0), group("b"), group("c")]
+    table = pa.concat_tables([measured({"b/1": 1.0}), measured({"c/1": 1.0}, norm=float("nan"))])
+    assert router.decide(groups, [None, "b/1", "c/1"], table) == [None, IMITATE, None]
+    assert router.decide(groups[:1], [None], measured({})) == [None]
+
+
+def test_policies_that_need_no_probe_decide_without_one() -> None:
+    groups, names = [group("a", wins=0), group("b", wins=4)], ["x", "y"]
+    assert OnlineRouter(PassRateGate(0.5)).decide(groups, names, None) == [IMITATE, EXPLORE]
+    assert None not in OnlineRouter(RunningQuantile(Random(3))).decide(groups, names, None)
+    schedule = OnlineRouter(ScheduledMix(peak=0.5, valley=0.1, warmup_steps=1, decay_steps=0))
+    weights = [decision.ce_weight for _ in range(2) if (decision := schedule.decide(groups, names, None)[0])]
+    assert weights == [0.0, 0.1]
+
+
+def test_a_pickled_router_goes_on_as_the_original() -> None:
+    def batch(number: int) -> tuple[list[Group], list[str | None], pa.Table]:
+        groups = [group(f"{number}-{name}") for name in "abc"]
+        names: list[str | None] = [f"{number}-{name}/1" for name in "abc"]
+        return groups, names, measured({str(name): hash_free(name) for name in names})
+
+    def hash_free(name: str | None) -> float:
+        return float(sum(map(ord, name or "")) % 7)
+
+    router = OnlineRouter(RunningQuantile(Loss(), window=4))
+    router.decide(*batch(0))
+    copy: OnlineRouter = pickle.loads(pickle.dumps(router))
+    for number in (1, 2):
+        ours: list[Decision | None] = router.decide(*batch(number))
+        assert ours == copy.decide(*batch(number))
+    assert router == copy
+
+
+@pytest.mark.parametrize("wins", [0, 4])
+def test_a_group_without_variance_can_still_be_imitated(wins: int) -> None:
+    *members, expert = assignments_from_table(routed_assignments(group("a", wins), demonstration("a"), IMITATE))
+    assert {row.route for row in members} == {Route.DROP} and expert.route is Route.SFT
