@@ -118,6 +118,20 @@ def route(
 
 
 @app.command()
+def compare(
+    matrix: Annotated[Path, typer.Argument(help="YAML: preset, settings, seeds, arms, reference.")],
+    out: Annotated[Path, typer.Option(help="Folder of the runs and the results; the same command goes on with it.")],
+) -> None:
+    """Train every arm of a matrix with every seed, and write one table with intervals, seconds and speed-up."""
+    from cluster.compare import run_compare
+    from cluster.summary import markdown
+
+    console = Console()
+    console.print(markdown(run_compare(matrix, out, console)), highlight=False, markup=False, soft_wrap=True)
+    console.print(f"Written to {out}: table.md, comparison.json, success.svg, seconds.svg, runs/.")
+
+
+@app.command()
 def plan(preset: Preset = "cluster", config: ConfigFile = None, set_: Overrides = None) -> None:
     """Print where each actor would go on the running cluster; exit 2 with the shortfall when it is too small."""
     from cluster.config import load_config

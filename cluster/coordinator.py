@@ -94,8 +94,9 @@ class Coordinator:
     async def run(self) -> None:
         """Every stage of the schedule that the manifest has not behind it."""
         try:
-            await self._evaluate_once("base")
             stages = self._schedule.stages
+            if self._evaluation.stages:
+                await self._evaluate_once("base")
             while self.manifest.stage < len(stages):
                 await self._run_stage(stages[self.manifest.stage])
         except Interrupted:
@@ -113,7 +114,8 @@ class Coordinator:
         while self.manifest.stage_step < stage.steps:
             await self._run_step(stage)
         self._stream = None
-        await self._evaluate_once(f"after_{stage.name}")
+        if self._evaluation.stages or stage == self._schedule.stages[-1]:
+            await self._evaluate_once(f"after_{stage.name}")
         self._move(stage=self.manifest.stage + 1, stage_step=0, frontier=Frontier())
         await self._save()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,7 @@ class Evaluation(Frozen):
         version: of the weights; None for a model taken as it is.
         by_type: success per kind of task, where the task ids tell it.
         rewards: mean of each named reward over all tasks.
+        seconds: that it took.
     """
 
     model: str
@@ -70,6 +72,7 @@ class Evaluation(Frozen):
     mean_turns: float
     failed: int
     tasks: tuple[TaskResult, ...]
+    seconds: float = 0.0
 
 
 class EvaluationFile(Frozen):
@@ -121,7 +124,7 @@ async def evaluate_panel(
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
     """Play every task of the panel once (the first `limit` of them), as many at a time as the actors hold."""
-    task_ids = panel.task_ids[:limit]
+    started, task_ids = time.monotonic(), panel.task_ids[:limit]
     free = asyncio.Semaphore(rollouts.concurrency)
     done = 0
 
@@ -160,6 +163,7 @@ async def evaluate_panel(
         mean_turns=sum(result.turns for result in results) / max(1, len(results)),
         failed=sum(result.failed for result in results),
         tasks=tuple(results),
+        seconds=time.monotonic() - started,
     )
 
 

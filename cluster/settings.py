@@ -73,7 +73,7 @@ class ScheduleSettings(Settings):
 
 
 class EvaluationSettings(Settings):
-    """Evaluation of whole panels: before training and after every stage."""
+    """Evaluation of whole panels."""
 
     panels: tuple[str, ...] | None = None
     """Panels such as alfworld/valid_seen; [] leaves evaluation out. None: the held-out panel of each environment."""
@@ -81,6 +81,8 @@ class EvaluationSettings(Settings):
     """Only the first so many tasks of each panel."""
     temperature: float = Field(default=0.0, ge=0)
     """Of sampling; 0 is greedy."""
+    stages: bool = True
+    """Before training and after every stage; otherwise after the last one only."""
     every: int = Field(default=0, ge=0)
     """Also after every so many learner steps; 0 for never."""
 
