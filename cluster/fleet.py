@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import ObjectLostError, RayActorError
 
 from actors.engine import EngineError
 from actors.group import GroupRequest
@@ -28,6 +28,10 @@ logger = logging.getLogger(__name__)
 RETRY_S = 0.5
 GROUP_ATTEMPTS = 4
 """Actors that may die under a group before the run is stopped."""
+
+
+class WeightsLost(RunError):
+    """An actor came back and there are no weights to give it: with a learner worker dies what it exported."""
 
 
 @dataclass(slots=True, eq=False)
@@ -102,7 +106,10 @@ class RolloutFleet:
 
     async def publish(self, update: Any, version: int) -> None:
         self._update, self._version = update, version
-        await self._from_all("publish", update)
+        try:
+            await self._from_all("publish", update)
+        except ObjectLostError as error:
+            raise self._weights_lost() from error
 
     async def score(self, token_ids: Sequence[npt.NDArray[np.int32]], temperature: float) -> list[Scores]:
         scores: list[Scores] = []
@@ -217,6 +224,11 @@ class RolloutFleet:
             return None
         except EngineError as error:
             raise RunError(f"{member.name} does not start: {_first_line(error)}") from error
+        except ObjectLostError as error:
+            raise self._weights_lost() from error
+
+    def _weights_lost(self) -> WeightsLost:
+        return WeightsLost(f"the weights of version {self._version} are gone: their learner worker died")
 
     async def _load(self, member: Member) -> None:
         await member.actor.publish.remote(self._update)

@@ -23,7 +23,7 @@ from cluster.coordinator import Coordinator
 from cluster.demonstrations import FILE, load_demonstrations, write_demonstrations
 from cluster.errors import UserError
 from cluster.evaluate import Evaluation, Sampling, evaluate_panel, write_evaluations
-from cluster.fleet import RolloutFleet
+from cluster.fleet import RolloutFleet, WeightsLost
 from cluster.learning import OnlineRouting, RayLearner
 from cluster.metrics import MetricsWriter
 from cluster.models import resolve_model
@@ -114,7 +114,7 @@ def run_training(plan: Plan, console: Console) -> None:
 
     Raises:
         Interrupted: after a stop by SIGINT or SIGTERM, checkpoint written.
-        LearnerError: the workers died, and no checkpoint is newer than the one that this run began with.
+        LearnerError, WeightsLost: workers died, and no checkpoint is newer than the one that this run began with.
     """
     plan.run_dir.mkdir(parents=True, exist_ok=True)
     (plan.run_dir / "config.yaml").write_text(yaml.safe_dump(plan.config.model_dump(mode="json"), sort_keys=False))
@@ -122,13 +122,13 @@ def run_training(plan: Plan, console: Console) -> None:
         while True:
             try:
                 return asyncio.run(_train(plan, console))
-            except LearnerError as error:
+            except (LearnerError, WeightsLost) as error:
                 plan = _plan_after(error, plan)
                 reason = str(error).splitlines()[0]
                 console.print(f"{reason}; going on from the checkpoint of step {plan.manifest.step}", markup=False)
 
 
-def _plan_after(error: LearnerError, plan: Plan) -> Plan:
+def _plan_after(error: LearnerError | WeightsLost, plan: Plan) -> Plan:
     """Resume from the newest checkpoint. Raises the error if nothing was learned since the plan began: what is at fault
     would only happen again."""
     try:

@@ -21,8 +21,11 @@ from trajectories.store import TrajectoryStore
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(1500)]
 
-GROUPS = 4 * 2
-ROUTED = {"router__policy": "median_split"}
+GRPO_STEPS = 8
+"""Enough for three kills and an interruption on the way."""
+ROUTED = {"router__policy": "median_split", "schedule__grpo_steps": GRPO_STEPS}
+STEPS = list(range(2 + GRPO_STEPS + 1))
+"""Routing, two of SFT, then GRPO."""
 
 
 @pytest.fixture(scope="module")
@@ -36,14 +39,14 @@ def finished_run(tmp_path_factory, tiny_model_dir) -> Path:
 
 def test_a_run_trains_evaluates_and_leaves_a_model(finished_run):
     records = read_metrics(finished_run)
-    assert [record["step"] for record in records] == [0, 1, 2, 3, 4, 5, 6]
-    assert [record["stage"] for record in records] == ["routing"] + ["sft"] * 2 + ["grpo"] * 4
+    assert [record["step"] for record in records] == STEPS
+    assert [record["stage"] for record in records] == ["routing"] + ["sft"] * 2 + ["grpo"] * GRPO_STEPS
     assert (records[0]["router/sft"], records[0]["router/grpo"]) == (4, 4) and records[0]["probe_s"] > 0
     explored = {row["trajectory"] for row in _routes(finished_run) if row["route"] == "grpo"}
     assert {f"demonstration/alfworld/{task}" for task in trained_tasks(finished_run)} == explored
     assert all(record["parity_error"] <= 1e-3 for record in records if record["stage"] == "grpo")
     assert set(run_evaluations(finished_run)) == {"base", "after_sft", "after_grpo"}
-    assert sum(trained_tasks(finished_run).values()) == GROUPS
+    assert sum(trained_tasks(finished_run).values()) == GRPO_STEPS * 2
     assert (finished_run / "model" / "model.safetensors").exists()
     assert (finished_run / "learning_curve.svg").read_text().startswith("<svg")
     assert json.loads((finished_run / "evaluations" / "base.json").read_text())["evaluations"][0]["panel_hash"]
@@ -56,9 +59,9 @@ def test_kills_and_an_interruption_change_no_task_and_resume_finishes(tmp_path, 
         run.wait_until("the first GRPO step", lambda: len(read_metrics(run_dir)) >= 4)
         run.kill_actor("EnvironmentHost")
         run.kill_actor("RolloutActor")
-        run.kill_actor("RayTrainWorker")
-        run.wait_until("the restart", lambda: "going on from the checkpoint of step" in run.log())
         run.wait_until("a GRPO step after the kills", lambda: len(read_metrics(run_dir)) >= 5)
+        run.kill_actor("RayTrainWorker")
+        run.wait_until("the restart from a checkpoint", lambda: "resuming after step" in run.log())
         run.process.send_signal(signal.SIGINT)
         assert run.wait() == 130, run.log()
         assert "Traceback" not in run.log()
@@ -74,7 +77,7 @@ def test_kills_and_an_interruption_change_no_task_and_resume_finishes(tmp_path, 
         if record["stage"] == "grpo":
             parts = ("groups_accepted", "groups_filtered", "groups_running")
             assert record["groups_submitted"] == sum(record[part] for part in parts)
-    assert [record["step"] for record in read_metrics(run_dir)] == [0, 1, 2, 3, 4, 5, 6]
+    assert [record["step"] for record in read_metrics(run_dir)] == STEPS
 
 
 def test_a_mixed_stage_is_routed_group_by_group(tmp_path, tiny_model_dir):
