@@ -46,9 +46,10 @@ def terminal_states(
     lm = policy.causal_lm
     states = torch.zeros(len(sequences), lm.config.hidden_size)
     plan = plan_batches([len(sequence.token_ids) for sequence in sequences], token_budget)
+    idle = most(len(plan)) - len(plan)  # asked first: a worker that asks while another still runs a pass waits for ever
     for rows in plan:
         states[rows] = _states(policy, [sequences[index] for index in rows])
-    for _ in range(most(len(plan)) - len(plan)):
+    for _ in range(idle):
         _states(policy, [IDLE])
     return states
 

@@ -14,9 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from learners import conductor
 from learners.reward_config import ConductorConfig
-
-conductor = pytest.importorskip("learners.conductor", reason="RLlib is not installed")
 
 HIDDEN, CHANNELS, ENTROPY_WEIGHT = 12, 4, 0.3
 KEY = "default_policy"

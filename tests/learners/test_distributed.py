@@ -11,7 +11,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from learners import distributed
 from learners.config import GRPOConfig, LearnerConfig
+from learners.contexts import terminal_states
 from learners.worker import LearnerWorker
 from router.geometry import gini
 from router.probe import ProbeResult
@@ -28,6 +30,7 @@ class Run:
     metrics: list[dict[str, float]]
     scores: list[np.ndarray]
     probes: list[ProbeResult]
+    states: torch.Tensor
     weights: dict[str, torch.Tensor] | None
 
 
@@ -43,9 +46,15 @@ def train(config: LearnerConfig, directory: Path) -> Run:
     metrics.append(worker.train("mixed", *make_tables(make_sequences(COUNTS[2], 2), 2)))
     scores = worker.score(make_tables(make_sequences(3, 5))[0])
     probes = [worker.probe(make_tables(make_sequences(count, 5))[0], token_budget=64) for count in PROBED]
+    share = make_sequences(3, 5)[distributed.rank() :: distributed.world_size()]  # of two workers, one runs idle once
+    states = terminal_states(worker.policy.model, share, token_budget=8, most=most)
     worker.save_pretrained(directory / "model")
     update = worker.export(1)
-    return Run(metrics, scores, probes, update.load() if update else None)
+    return Run(metrics, scores, probes, states, update.load() if update else None)
+
+
+def most(passes: int) -> int:
+    return distributed.max_over_workers(passes, distributed.device())
 
 
 def run_rank(rank: int, world: int, directory: Path, configs: dict[str, LearnerConfig]) -> None:
@@ -82,6 +91,8 @@ def test_two_workers_train_as_one(untied_model: Path, tied_model: Path, tmp_path
                 torch.testing.assert_close(rank.hidden, ours.hidden, rtol=1e-3, atol=1e-4)
             for mine, alone in zip(theirs.logprobs, ours.logprobs, strict=True):
                 np.testing.assert_allclose(mine, alone, atol=1e-5)
+        torch.testing.assert_close(two.states, one.states[0::2], rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(other.states, one.states[1::2], rtol=1e-3, atol=1e-4)
         assert one.weights is not None and two.weights is not None and other.weights is None
         assert one.weights.keys() == two.weights.keys()
         for name, tensor in one.weights.items():
