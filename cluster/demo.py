@@ -1,4 +1,5 @@
-"""`concerto demo`: the small embedded model learns ALFWorld on this machine, by SFT and then by GRPO."""
+"""`concerto demo`: the small embedded model learns ALFWorld on this machine, by SFT and then by GRPO; then it is taken
+shopping for two minutes."""
 
 from __future__ import annotations
 
@@ -13,10 +14,28 @@ from cluster.report import evaluation_tables, run_evaluations
 from cluster.train import plan_run, run_training
 
 
+SHOPPING = (
+    "tasks=webshop",
+    "data.webshop=generated",
+    "schedule.sft_steps=40",
+    "schedule.grpo_steps=0",
+    "schedule.demonstrations=80",
+    "schedule.sft_batch=2",
+    "sft.lr_scale.steps=40",
+    "evaluation.limit=20",
+    "rollout.max_turns=8",
+    "checkpoint.every=40",
+)
+"""Changes to the preset `local`: SFT on 80 sessions of the oracle, sized for two minutes."""
+
+
 def run_demo(out: Path, seed: int, console: Console) -> None:
     """Train with the preset `local`, evaluate before, between and after, and say what came of it."""
     if (out / "config.yaml").exists():
         out = _next_free(out)
+    shop = out.with_name(f"{out.name}-webshop")
+    if (shop / "config.yaml").exists():
+        shop = _next_free(shop)
     started = time.monotonic()
     config = load_config("local", overrides=[f"seed={seed}"])
     console.print(
@@ -25,15 +44,24 @@ def run_demo(out: Path, seed: int, console: Console) -> None:
         highlight=False,
     )
     run_training(plan_run(config, out, resume=False), console)
-    for table in evaluation_tables(run_evaluations(out)):
-        console.print(table)
+    console.print("\nNow WebShop, in a short run of its own: SFT on an oracle's sessions in a generated shop.")
+    go_shopping(shop, seed, console)
+    for run_dir in (out, shop):
+        for table in evaluation_tables(run_evaluations(run_dir)):
+            console.print(table)
     console.print(
-        f"Took {(time.monotonic() - started) / 60:.1f} minutes. The run is in {out}: learning_curve.svg, "
+        f"Took {(time.monotonic() - started) / 60:.1f} minutes. The runs are in {out} and {shop}: learning_curve.svg, "
         f"metrics.jsonl, evaluations/, trajectories/, model/.\n"
         f"Next, let the trained model play the held-out games with sampling too:\n"
         f"  concerto eval --model {out}/model --panel alfworld/generated/heldout --limit 60 --out {out}/eval.json",
         highlight=False,
     )
+
+
+def go_shopping(out: Path, seed: int, console: Console) -> None:
+    """The WebShop part: the base model, SFT, and its held-out goals in the generated catalogue before and after."""
+    config = load_config("local", overrides=[f"seed={seed}", *SHOPPING])
+    run_training(plan_run(config, out, resume=False), console)
 
 
 def _next_free(out: Path) -> Path:
