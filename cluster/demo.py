@@ -13,7 +13,6 @@ from cluster.errors import UserError
 from cluster.report import evaluation_tables, run_evaluations
 from cluster.train import plan_run, run_training
 
-
 SHOPPING = (
     "tasks=webshop",
     "data.webshop=generated",
@@ -44,7 +43,11 @@ def run_demo(out: Path, seed: int, console: Console) -> None:
         highlight=False,
     )
     run_training(plan_run(config, out, resume=False), console)
-    console.print("\nNow WebShop, in a short run of its own: SFT on an oracle's sessions in a generated shop.")
+    console.print(
+        "\nNow WebShop, in a short run of its own: SFT on 80 sessions of an oracle in a generated shop. They teach the\n"
+        "form of a session, but not yet to copy a product's code from a page, without which nothing can be bought.",
+        highlight=False,
+    )
     go_shopping(shop, seed, console)
     for run_dir in (out, shop):
         for table in evaluation_tables(run_evaluations(run_dir)):

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from envs.base import DataError
-from envs.webshop.generator import GENERATOR_VERSION, default_rows
+from envs.webshop.generator import default_rows, fingerprint
 from envs.webshop.goals import GOAL_KINDS, GOAL_RECORD, Goal, GoalKind, canonical_order, goal_records, make_goal
 from envs.webshop.index import IndexBuilder, SearchIndex
 from envs.webshop.nouns import Tagger, noun_finder
@@ -78,7 +78,7 @@ def open_catalogue(data: str | Path | None = None, tagger: Tagger = "textblob") 
     """
     data = data or installed_folder() or GENERATED
     if data == GENERATED:
-        key = f"generated-{GENERATOR_VERSION}"
+        key = f"generated-{fingerprint()}"
         return _opened(cache_root() / "webshop" / f"{key}-v{FORMAT_VERSION}-{tagger}", None, tagger)
     files = find_files(Path(data))
     return _opened(

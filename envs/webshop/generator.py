@@ -5,15 +5,15 @@ Rows have the fields of the original's files and go through the same checks. Row
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from envs.webshop.sources import SourceRow
 
-GENERATOR_VERSION = 1
-"""Part of the cache key: raise it when the default rows change."""
 DEFAULT_PRODUCTS = 1000
 DEFAULT_SEED = 7
 INSTRUCTION_SHARE = 0.45
@@ -160,6 +160,11 @@ KINDS = (
         size=('16" x 16"', '18" x 18"', '20" x 20"', '26" x 26"'),
     ),
 )
+
+
+def fingerprint() -> str:
+    """Of this module: part of the cache key, so that no older generator's catalogue is taken for this one's."""
+    return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]
 
 
 def default_rows() -> Iterator[SourceRow]:

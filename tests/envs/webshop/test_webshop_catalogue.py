@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 
 from envs.base import DataError
 from envs.webshop import Catalogue, Product, open_catalogue
+from envs.webshop import catalogue as catalogue_module
 from envs.webshop import sources as sources_module
 from envs.webshop.catalogue import build_catalogue
 from envs.webshop.generator import generate_rows
 from envs.webshop.products import HumanInstruction, RowError, parse_product
 from envs.webshop.sources import stream_array
-from envs.webshop.storage import build_once
+from envs.webshop.storage import CACHE_VARIABLE, build_once
 from tests.envs.webshop.rows import annotation, product_row, source_rows, write_data
 
 JSON = st.recursive(
@@ -236,6 +237,13 @@ def test_generated_rows_are_valid_different_and_reproducible() -> None:
     assert 0.3 < sum(product.instruction is not None for product in products) / 300 < 0.6
     assert rows[:100] == list(generate_rows(100, 7))
     assert rows[0] != next(generate_rows(1, 8))
+
+
+def test_a_changed_generator_is_not_served_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
+    before = open_catalogue("generated").directory
+    monkeypatch.setattr(catalogue_module, "fingerprint", lambda: "another")
+    assert open_catalogue("generated").directory != before
 
 
 def test_the_generated_catalogue_needs_no_other_files(tmp_path: Path) -> None:
