@@ -44,8 +44,8 @@ def run_demo(out: Path, seed: int, console: Console) -> None:
     )
     run_training(plan_run(config, out, resume=False), console)
     console.print(
-        "\nNow WebShop, in a short run of its own: SFT on 80 sessions of an oracle in a generated shop. They teach the\n"
-        "form of a session, but not yet to copy a product's code from a page, without which nothing can be bought.",
+        "\nNow WebShop, in a short run of its own: SFT on 80 sessions of an oracle in a generated shop. They teach\n"
+        "the form of a session, but not yet to copy a product's code from a page, without which nothing can be bought.",
         highlight=False,
     )
     go_shopping(shop, seed, console)
