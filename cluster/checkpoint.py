@@ -107,6 +107,11 @@ async def save_checkpoint(
     return target
 
 
+def has_checkpoint(run_dir: Path) -> bool:
+    """Whether there is anything to go on from; a run that ended before its first checkpoint begins anew."""
+    return bool(_complete_steps(run_dir))
+
+
 def latest_checkpoint(run_dir: Path) -> Path:
     """The newest complete checkpoint of a run. Raises UserError when there is none."""
     steps = _complete_steps(run_dir)

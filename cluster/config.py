@@ -217,5 +217,5 @@ def _explain(error: ValidationError) -> str:
     if problem["type"] in ("model_type", "model_attributes_type"):
         inside = [name for name in keys() if name.startswith(f"{key}.")]
         return f"{key} is a section: set its keys one by one, e.g. --set {inside[0]}=VALUE."
-    message = problem["msg"].removeprefix("Value error, ")
-    return f"{key}={problem['input']!r} does not fit: {message[0].lower()}{message[1:]}."
+    message = problem["msg"].removeprefix("Value error, ").rstrip(".?") + ("?" if problem["msg"].endswith("?") else ".")
+    return f"{key}={problem['input']!r} does not fit: {message[0].lower()}{message[1:]}"

@@ -89,10 +89,10 @@ class Coordinator:
         self._resumed_from = checkpoint
         self.manifest = load_manifest(checkpoint)
         await self._learner.restore(checkpoint / "learner")
-        self._store.truncate(self.manifest.parts)
 
     async def run(self) -> None:
         """Every stage of the schedule that the manifest has not behind it."""
+        self._store.truncate(self.manifest.parts)
         try:
             stages = self._schedule.stages
             if self._evaluation.stages:

@@ -8,6 +8,7 @@ import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import yaml
 from rich.console import Console
 
 from actors.router import RouterActor
-from cluster.checkpoint import Manifest, latest_checkpoint, load_manifest
+from cluster.checkpoint import Manifest, has_checkpoint, latest_checkpoint, load_manifest
 from cluster.config import RunConfig, check_config
 from cluster.coordinator import Coordinator
 from cluster.demonstrations import FILE, load_demonstrations, write_demonstrations
@@ -81,6 +82,7 @@ def plan_run(config: RunConfig, run_dir: Path, resume: bool) -> Plan:
     checkpoint, manifest = None, Manifest(panels=panels)
     if resume:
         _check_same_run(config, run_dir)
+    if resume and has_checkpoint(run_dir):
         checkpoint = latest_checkpoint(run_dir)
         manifest = load_manifest(checkpoint)
         for panel in tasks.panels:
@@ -89,7 +91,7 @@ def plan_run(config: RunConfig, run_dir: Path, resume: bool) -> Plan:
                     f"{panel.name} no longer holds the tasks that {run_dir} was trained on: name the same data with "
                     f"--set data.{panel.environment}=PATH."
                 )
-    elif (run_dir / "config.yaml").exists():
+    if not resume and (run_dir / "config.yaml").exists():
         raise UserError(f"{run_dir} already holds a run: add --resume to go on with it, or name another --out.")
     plan = Plan(config, run_dir, model, tasks, _eval_panels(config, tasks), checkpoint, manifest)
     if config.schedule.demonstrations_file and not resume:
@@ -116,25 +118,24 @@ def run_training(plan: Plan, console: Console) -> None:
         Interrupted: after a stop by SIGINT or SIGTERM, checkpoint written.
         LearnerError, WeightsLost: workers died, and no checkpoint is newer than the one that this run began with.
     """
-    plan.run_dir.mkdir(parents=True, exist_ok=True)
-    (plan.run_dir / "config.yaml").write_text(yaml.safe_dump(plan.config.model_dump(mode="json"), sort_keys=False))
     with ray_cluster(plan.config.placement):
+        say = partial(console.print, markup=False, highlight=False)
+        asyncio.run(check_resources(plan.config.placement, with_learner=True, say=say))
+        plan.run_dir.mkdir(parents=True, exist_ok=True)
+        (plan.run_dir / "config.yaml").write_text(yaml.safe_dump(plan.config.model_dump(mode="json"), sort_keys=False))
         while True:
             try:
                 return asyncio.run(_train(plan, console))
             except (LearnerError, WeightsLost) as error:
                 plan = _plan_after(error, plan)
                 reason = str(error).splitlines()[0]
-                console.print(f"{reason}; going on from the checkpoint of step {plan.manifest.step}", markup=False)
+                say(f"{reason}; going on from the checkpoint of step {plan.manifest.step}")
 
 
 def _plan_after(error: LearnerError | WeightsLost, plan: Plan) -> Plan:
     """Resume from the newest checkpoint. Raises the error if nothing was learned since the plan began: what is at fault
     would only happen again."""
-    try:
-        resumed = plan_run(plan.config, plan.run_dir, resume=True)
-    except UserError:  # it died before its first checkpoint
-        raise error from None
+    resumed = plan_run(plan.config, plan.run_dir, resume=True)
     if resumed.manifest.step <= plan.manifest.step:
         raise error
     return resumed
@@ -144,7 +145,6 @@ async def _train(plan: Plan, console: Console) -> None:
     config = plan.config
     writer = MetricsWriter(plan.run_dir, from_step=plan.manifest.step + 1, ray_metrics=True)
     with RunObserver(console, writer) as observer:
-        await check_resources(config.placement, with_learner=True, say=observer.say)
         demonstrations = _demonstrations(plan, observer)
         observer.say("starting engines and learner workers")
         async with (

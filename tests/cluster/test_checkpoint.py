@@ -4,6 +4,7 @@ import asyncio
 
 import pyarrow as pa
 import pytest
+import yaml
 
 from cluster.checkpoint import (
     Frontier,
@@ -14,7 +15,9 @@ from cluster.checkpoint import (
     load_ready,
     save_checkpoint,
 )
+from cluster.config import load_config
 from cluster.errors import UserError
+from cluster.train import plan_run
 
 READY = {4: (pa.table({"a": [1, 2]}), pa.table({"b": ["x"]}))}
 FRONTIER = Frontier(
@@ -67,3 +70,12 @@ def test_no_checkpoint_and_a_damaged_one_are_named(tmp_path):
     (folder / "manifest.json").write_text("{")
     with pytest.raises(UserError, match="no readable checkpoint"):
         load_manifest(folder)
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_begins_anew_when_resumed(tmp_path):
+    config = load_config("local", None, ["evaluation.panels=[]"])
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    with pytest.raises(UserError, match="add --resume"):
+        plan_run(config, tmp_path, resume=False)
+    plan = plan_run(config, tmp_path, resume=True)
+    assert plan.checkpoint is None and plan.manifest.step == 0

@@ -174,6 +174,7 @@ def test_resources_that_no_node_has_print_the_shortfall(tmp_path, tiny_model_dir
     result = run_process("train", "--out", str(tmp_path / "run"), *demand, "--set", "placement.wait_s=1")
     assert_user_error(result, "1 of 3 actors fit on no node", "--set")
     assert "(rollout-0)" in result.stderr, "a table of demanded against free follows"
+    assert not (tmp_path / "run").exists()
     plan = run_process("plan", "--preset", "local", "--set", "placement.rollout_gpus=8")
     assert_user_error(plan, "1 of 3 actors fit on no node")
     assert "rollout-0" in plan.stdout

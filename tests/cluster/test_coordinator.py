@@ -143,6 +143,14 @@ async def resume(loop: Coordinator, run_dir) -> None:
     await loop.run()
 
 
+def test_a_run_that_begins_anew_forgets_what_was_trained_before(tmp_path):
+    learner = SimulatedLearner()
+    run(tmp_path, GRPO, SimulatedRollouts(), learner, Log())
+    parts = len(TrajectoryStore(tmp_path / "trajectories"))
+    run(tmp_path, GRPO, SimulatedRollouts(), SimulatedLearner(), Log())
+    assert len(TrajectoryStore(tmp_path / "trajectories")) == parts > 0
+
+
 def test_a_task_whose_episodes_keep_failing_is_given_up_and_replaced(tmp_path):
     log, learner = Log(), SimulatedLearner()
     loop = run(tmp_path, GRPO, SimulatedRollouts(failing=frozenset({TASKS[2]})), learner, log)
