@@ -213,7 +213,8 @@ class Coordinator:
         if self._stream is not None:
             frontier = self._stream.frontier
             self._move(frontier=frontier.snapshot())
-            ready = {position: await self._rollouts.fetch(group.data) for position, group in frontier.ready.items()}
+            finished = tuple(frontier.ready.items())  # as the snapshot has it: more may finish during the fetches
+            ready = {position: await self._rollouts.fetch(group.data) for position, group in finished}
         await save_checkpoint(self._run_dir, self.manifest, ready, self._learner.save, self._checkpoint.keep)
 
     def _move(self, **changes: Any) -> None:

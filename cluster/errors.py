@@ -18,3 +18,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """
     close = difflib.get_close_matches(word, list(known), n=1)
     return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def last_line(error: BaseException) -> str:
+    """What an error says in one line: of a traceback that is the last."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]

@@ -20,6 +20,7 @@ from ray.exceptions import ObjectLostError, RayActorError
 
 from actors.engine import EngineError
 from actors.group import GroupRequest
+from cluster.errors import last_line
 from cluster.interfaces import FinishedGroup, GroupTask, Scores, finished_group
 from cluster.stream import RunError
 
@@ -28,6 +29,14 @@ logger = logging.getLogger(__name__)
 RETRY_S = 0.5
 GROUP_ATTEMPTS = 4
 """Actors that may die under a group before the run is stopped."""
+
+
+REVIVALS = 3
+"""Times that an engine which ran before may fail to start again, before its actor is given up."""
+
+
+class EngineNotStarted(RunError):
+    """The engine of an actor does not start; the message has its own words."""
 
 
 class WeightsLost(RunError):
@@ -98,7 +107,7 @@ class RolloutFleet:
                 episodes, sequences = member.actor.run_group.options(num_returns=2).remote(self._request(task))
                 return finished_group(await episodes, (episodes, sequences))
             except (RayActorError, EngineError) as error:
-                logger.warning("group %s is played again: %s", task.group_id, _first_line(error))
+                logger.warning("group %s is played again: %s", task.group_id, last_line(error))
                 self._lost(member)
             finally:
                 await self._release(member)
@@ -187,7 +196,7 @@ class RolloutFleet:
 
     async def _revive(self, member: Member) -> None:
         try:
-            await self._make_ready(member)
+            await self._start_again(member)
             logger.warning("%s is back with weights of version %d", member.name, self._version)
         except RunError as error:
             logger.error("%s is given up: %s", member.name, error)
@@ -195,6 +204,17 @@ class RolloutFleet:
                 self._failure = error
         async with self._turn:
             self._turn.notify_all()
+
+    async def _start_again(self, member: Member) -> None:
+        """Unlike the first start, one that fails is tried again: what worked before was killed or found no memory."""
+        for attempt in range(1, REVIVALS + 1):
+            try:
+                return await self._make_ready(member)
+            except EngineNotStarted as error:
+                if attempt == REVIVALS:
+                    raise
+                logger.warning("%s; trying again", error)
+                ray.kill(member.actor, no_restart=False)
 
     async def _make_ready(self, member: Member) -> None:
         """Wait for an actor's answer, then give it the latest weights. Raises RunError when time is up."""
@@ -223,7 +243,7 @@ class RolloutFleet:
             await asyncio.sleep(RETRY_S)
             return None
         except EngineError as error:
-            raise RunError(f"{member.name} does not start: {_first_line(error)}") from error
+            raise EngineNotStarted(f"{member.name} does not start: {last_line(error)}") from error
         except ObjectLostError as error:
             raise self._weights_lost() from error
 
@@ -252,7 +272,3 @@ class RolloutFleet:
         task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1]

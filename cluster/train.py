@@ -22,7 +22,7 @@ from cluster.checkpoint import Manifest, has_checkpoint, latest_checkpoint, load
 from cluster.config import RunConfig, check_config
 from cluster.coordinator import Coordinator
 from cluster.demonstrations import FILE, load_demonstrations, write_demonstrations
-from cluster.errors import UserError
+from cluster.errors import UserError, last_line
 from cluster.evaluate import Evaluation, Sampling, evaluate_panel, write_evaluations
 from cluster.fleet import RolloutFleet, WeightsLost
 from cluster.learning import OnlineRouting, RayLearner
@@ -44,6 +44,8 @@ from trajectories.chat import ChatTokenizer
 from trajectories.schema import sequences_from_table
 
 PROBE_SEQUENCES = 2
+MAX_DEATHS = 3
+"""Deaths of learner workers at one step after which the run ends: what is at fault would only happen again."""
 FREE_TO_CHANGE = frozenset({"placement", "evaluation", "checkpoint", "data"})
 """Sections that a resumed run may change: none of them decides what is trained, and the panels' hashes tell whether the
 data elsewhere are the same."""
@@ -116,29 +118,23 @@ def run_training(plan: Plan, console: Console) -> None:
 
     Raises:
         Interrupted: after a stop by SIGINT or SIGTERM, checkpoint written.
-        LearnerError, WeightsLost: workers died, and no checkpoint is newer than the one that this run began with.
+        LearnerError, WeightsLost: workers died `MAX_DEATHS` times without a new checkpoint in between.
     """
     with ray_cluster(plan.config.placement):
         say = partial(console.print, markup=False, highlight=False)
         asyncio.run(check_resources(plan.config.placement, with_learner=True, say=say))
         plan.run_dir.mkdir(parents=True, exist_ok=True)
         (plan.run_dir / "config.yaml").write_text(yaml.safe_dump(plan.config.model_dump(mode="json"), sort_keys=False))
+        deaths = 0
         while True:
             try:
                 return asyncio.run(_train(plan, console))
             except (LearnerError, WeightsLost) as error:
-                plan = _plan_after(error, plan)
-                reason = str(error).splitlines()[0]
-                say(f"{reason}; going on from the checkpoint of step {plan.manifest.step}")
-
-
-def _plan_after(error: LearnerError | WeightsLost, plan: Plan) -> Plan:
-    """Resume from the newest checkpoint. Raises the error if nothing was learned since the plan began: what is at fault
-    would only happen again."""
-    resumed = plan_run(plan.config, plan.run_dir, resume=True)
-    if resumed.manifest.step <= plan.manifest.step:
-        raise error
-    return resumed
+                before, plan = plan, plan_run(plan.config, plan.run_dir, resume=True)
+                deaths = 1 if plan.manifest.step > before.manifest.step else deaths + 1
+                if deaths == MAX_DEATHS:
+                    raise
+                say(f"{last_line(error)}\nGoing on from step {plan.manifest.step}.")
 
 
 async def _train(plan: Plan, console: Console) -> None:
@@ -293,7 +289,8 @@ async def _open_learner(plan: Plan, demonstrations: pa.Table) -> AsyncIterator[R
         max_failures=0,  # `run_training` goes on from a checkpoint of the whole run, not of the learner alone
     )
     options = {"name": f"concerto:{plan.run_dir.name}:router", "num_cpus": 0, "max_restarts": -1, "max_task_retries": 2}
-    router: Any = ray.remote(RouterActor).options(**options).remote(config.grpo, demonstrations)
+    kept = ray.put(demonstrations)  # held here: Ray restarts an actor only while its arguments exist
+    router: Any = ray.remote(RouterActor).options(**options).remote(config.grpo, kept)
     learner = RayLearner(group, router, demonstrations, _online(config))
     try:
         learner.start(config.placement.start_timeout_s)

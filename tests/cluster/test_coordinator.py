@@ -138,6 +138,17 @@ def test_a_crash_without_warning_resumes_from_the_last_checkpoint(tmp_path):
     assert Counter(learner.trained) == Counter(whole.trained)
 
 
+def test_groups_may_finish_while_a_checkpoint_fetches_those_before(tmp_path):
+    class SlowFetch(SimulatedRollouts):
+        async def fetch(self, data):
+            await asyncio.sleep(self.slowness_s / 5)
+            return await super().fetch(data)
+
+    learner = SimulatedLearner(slowness_s=0.03)
+    run(tmp_path, GRPO, SlowFetch(slowness_s=0.05), learner, Log())
+    assert len(learner.trained) == 18
+
+
 async def resume(loop: Coordinator, run_dir) -> None:
     await loop.restore(latest_checkpoint(run_dir))
     await loop.run()

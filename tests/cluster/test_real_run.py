@@ -59,6 +59,7 @@ def test_kills_and_an_interruption_change_no_task_and_resume_finishes(tmp_path, 
         run.wait_until("the first GRPO step", lambda: len(read_metrics(run_dir)) >= 4)
         run.kill_actor("EnvironmentHost")
         run.kill_actor("RolloutActor")
+        run.kill_actor("RouterActor")
         run.wait_until("a GRPO step after the kills", lambda: len(read_metrics(run_dir)) >= 5)
         run.kill_actor("RayTrainWorker")
         run.wait_until("the restart from a checkpoint", lambda: "resuming after step" in run.log())
