@@ -25,14 +25,8 @@ class RouterActor:
     restarted actor, or a call that Ray repeats, routes the same.
     """
 
-    def __init__(self, grpo: GRPOConfig, demonstrations: pa.Table) -> None:
-        """
-        Args:
-            demonstrations: sequences of the experts' episodes; online routing takes its references from them.
-        """
+    def __init__(self, grpo: GRPOConfig) -> None:
         self._grpo = grpo
-        self._demonstrations = demonstrations
-        self._demonstrated = dict.fromkeys(demonstrations["episode_id"].to_pylist())
 
     def assign(self, demonstrated: Sequence[str], *tables: pa.Table) -> pa.Table:
         """The assignments of one learner step: groups to GRPO by advantage, demonstrations to SFT.
@@ -48,17 +42,20 @@ class RouterActor:
             )
         return concat_tables(parts)
 
-    def references(self, *tables: pa.Table) -> tuple[pa.Table, pa.Table, int]:
+    def references(self, demonstrations: pa.Table, *tables: pa.Table) -> tuple[pa.Table, pa.Table, int]:
         """The sequences of the groups' reference trajectories, for the probe.
 
+        Args:
+            demonstrations: sequences of the experts' episodes.
         Returns:
             Those of experts, those of successes of the groups themselves, and how many there are.
         """
-        experts, own = [self._demonstrations.slice(0, 0)], [self._demonstrations.slice(0, 0)]
+        demonstrated = set(demonstrations["episode_id"].to_pylist())
+        experts, own = [demonstrations.slice(0, 0)], [demonstrations.slice(0, 0)]
         for group in self._groups(tables):
-            name = online.reference_id(group, self._demonstrated)
-            if name in self._demonstrated:
-                experts.append(online.sequences_of(self._demonstrations, name))
+            name = online.reference_id(group, demonstrated)
+            if name in demonstrated:
+                experts.append(online.sequences_of(demonstrations, name))
             elif name is not None:
                 own.append(online.sequences_of(group.sequences, name))
         parts = pa.concat_tables(experts), pa.concat_tables(own)
@@ -78,7 +75,8 @@ class RouterActor:
         groups = self._groups(tables)
         references = pa.concat_tables([experts, own])
         measured = online.measure(probed, references) if probed is not None else None
-        names = [online.reference_id(group, self._demonstrated) for group in groups]
+        demonstrated = set(experts["episode_id"].to_pylist())
+        names = [online.reference_id(group, demonstrated) for group in groups]
         decisions = router.decide(groups, names, measured)
         parts = [
             online.routed_assignments(group, online.sequences_of(references, name), decision)

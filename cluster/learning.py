@@ -27,10 +27,12 @@ class OnlineRouting:
 
     Attributes:
         token_budget: of one pass of the probe; None where the policy needs no probe.
+        demonstrations: reference to the table of those that a group's task may have.
     """
 
     router: OnlineRouter
     token_budget: int | None
+    demonstrations: Any
 
 
 class RayLearner:
@@ -77,7 +79,7 @@ class RayLearner:
 
     async def _train_online(self, online: OnlineRouting, groups: Sequence[Any]) -> Trained:
         started, probed, metrics = time.monotonic(), None, {}
-        asked = self._router.references.options(num_returns=3).remote(*_flat(groups))
+        asked = self._router.references.options(num_returns=3).remote(online.demonstrations, *_flat(groups))
         experts, own, count = asked
         if online.token_budget is not None and await count:
             (probed, *_) = await self._group.call_refs("probe", [experts, own], online.token_budget)

@@ -289,9 +289,8 @@ async def _open_learner(plan: Plan, demonstrations: pa.Table) -> AsyncIterator[R
         max_failures=0,  # `run_training` goes on from a checkpoint of the whole run, not of the learner alone
     )
     options = {"name": f"concerto:{plan.run_dir.name}:router", "num_cpus": 0, "max_restarts": -1, "max_task_retries": 2}
-    kept = ray.put(demonstrations)  # held here: Ray restarts an actor only while its arguments exist
-    router: Any = ray.remote(RouterActor).options(**options).remote(config.grpo, kept)
-    learner = RayLearner(group, router, demonstrations, _online(config))
+    router: Any = ray.remote(RouterActor).options(**options).remote(config.grpo)
+    learner = RayLearner(group, router, demonstrations, _online(config, demonstrations))
     try:
         learner.start(config.placement.start_timeout_s)
         yield learner
@@ -300,13 +299,12 @@ async def _open_learner(plan: Plan, demonstrations: pa.Table) -> AsyncIterator[R
         ray.kill(router)
 
 
-def _online(config: RunConfig) -> OnlineRouting | None:
+def _online(config: RunConfig, demonstrations: pa.Table) -> OnlineRouting | None:
     router = config.router
     if not router.online:
         return None
-    return OnlineRouting(
-        OnlineRouter(make_arbiter(router, config.seed)), router.token_budget if router.probes else None
-    )
+    state, budget = OnlineRouter(make_arbiter(router, config.seed)), router.token_budget if router.probes else None
+    return OnlineRouting(state, budget, ray.put(demonstrations))
 
 
 @contextmanager

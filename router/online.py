@@ -6,7 +6,7 @@ turns. A group without either, or whose reference has no gradient to speak of, i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
 
@@ -84,11 +84,11 @@ class OnlineRouter:
         )
 
 
-def reference_id(group: Group, demonstrated: Mapping[str, object]) -> str | None:
+def reference_id(group: Group, demonstrated: Collection[str]) -> str | None:
     """Episode id of the group's reference trajectory; None when there is none.
 
     Args:
-        demonstrated: keyed by the episode ids of the demonstrations.
+        demonstrated: episode ids of the demonstrations.
     """
     if group.demonstration in demonstrated:
         return group.demonstration

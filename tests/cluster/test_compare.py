@@ -21,7 +21,7 @@ from cluster.evaluate import Evaluation, wilson_rate, write_evaluations
 from cluster.matrix import load_matrix
 from cluster.stream import RunError
 from cluster.summary import RunSummary, compare_runs, markdown, summarise_run, t_interval
-from tests.cluster.runs import SETTINGS
+from tests.cluster.runs import REPO, SETTINGS
 
 CONSOLE = Console(quiet=True)
 ARMS = {
@@ -154,3 +154,9 @@ def test_two_arms_on_real_ray_and_vllm(tmp_path, tiny_model_dir):
     assert grpo.seconds["sft"] == 0 and grpo.tokens["sft"] == 0
     assert {rate.tasks for run in (prism, grpo) for rate in run.success.values()} == {2}
     assert comparison.arms[1].speedup == 1.0
+
+
+def test_the_committed_matrix_gives_every_arm_as_many_learner_steps():
+    matrix = load_matrix(REPO / "benchmarks" / "prism-local.yaml")
+    steps = [config.schedule.sft_steps + config.schedule.grpo_steps for config in matrix.runs().values()]
+    assert steps == [20] * 3 * 7

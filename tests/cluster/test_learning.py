@@ -25,7 +25,9 @@ class Workers:
 
 def learner(router: OnlineRouter) -> RayLearner:
     workers: Any = Workers()
-    return RayLearner(workers, None, sequences_to_table([]), OnlineRouting(router, token_budget=None))
+    return RayLearner(
+        workers, None, sequences_to_table([]), OnlineRouting(router, token_budget=None, demonstrations=None)
+    )
 
 
 async def test_a_restored_learner_routes_with_the_scores_of_before(tmp_path):

@@ -50,9 +50,9 @@ def measured(losses: dict[str, float], norm: float = 1.0) -> pa.Table:
 
 def test_the_expert_is_the_reference_else_the_quickest_success_else_nobody() -> None:
     expert = demonstration_id("mock", "task-a")
-    assert reference_id(group("a"), {expert: None}) == expert
-    assert reference_id(group("a"), {}) == "a/1"
-    assert reference_id(group("a", wins=0), {}) is None
+    assert reference_id(group("a"), {expert}) == expert
+    assert reference_id(group("a"), ()) == "a/1"
+    assert reference_id(group("a", wins=0), ()) is None
 
 
 def test_an_imitated_group_trains_its_demonstration_and_nothing_else() -> None:
