@@ -86,7 +86,7 @@ def probe(
     out: Annotated[Path, typer.Option(help="Parquet file to write; an interrupted probe goes on.")],
     metric: Annotated[str, typer.Option(help="gini, kurtosis, cv, hoyer, entropy or top_share.")] = "gini",
     workers: Annotated[int, typer.Option(min=1, help="Models that probe at once; each takes a GPU if any.")] = 1,
-    token_budget: Annotated[int, typer.Option(min=1, help="Tokens of one pass.")] = 2048,
+    token_budget: Annotated[int, typer.Option(min=1, help="Tokens of one pass.")] = 1024,
     address: Annotated[str | None, typer.Option(help="Ray cluster to join; none starts a private one.")] = None,
 ) -> None:
     """Score the trajectories of a corpus by how their gradients are spread over the model's matrices."""

@@ -8,6 +8,7 @@ goes on where it was; the scores appear under their name when all is done.
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -148,6 +149,7 @@ def _probe_rest(job: ProbeJob, parts: Path, workers: int, token_budget: int) -> 
     """`PROBED` tables of what no part holds yet, as they become ready."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
     context.execution_options.preserve_order = False
     data = ray.data.read_parquet(job.corpus)
     if done := set(_read_parts(parts)["sequence_id"].to_pylist()):

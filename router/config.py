@@ -63,9 +63,9 @@ class RouterConfig(BaseModel):
     """`chord_scheduled`: optimiser steps from 0 to the peak."""
     decay_steps: int = Field(default=400, ge=0)
     """`chord_scheduled`: optimiser steps from the peak to the valley."""
-    token_budget: PositiveInt = 2048
+    token_budget: PositiveInt = 1024
     """Tokens (padding counted) in one pass of the probe. Changes memory and speed only. Tuning: as much as fits on a
-    GPU; some 2,000 on a CPU."""
+    GPU; some 1,000 on a CPU."""
 
     @property
     def active(self) -> bool:

@@ -115,7 +115,7 @@ def batched(policy: PolicyNetwork, sequences: Many[Sequence], token_budget: int 
 
     Args:
         token_budget: tokens (padding counted) in one pass; a longer sequence goes alone. Changes memory and speed only.
-            Tuning: as much as fits on a GPU; some 2,000 on a CPU, whose caches larger passes leave.
+            Tuning: as much as fits on a GPU; some 1,000 on a CPU, whose caches larger passes leave.
     Raises:
         RouterError: nothing to probe, a sequence without trained tokens, or a model that cannot be probed.
     """
