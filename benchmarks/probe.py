@@ -26,9 +26,10 @@ from cluster.models import resolve_model
 from learners.config import PolicyConfig
 from learners.model import PolicyModel, load_policy
 from router import probe
-from router.batch import ProbeBatch, collate, plan_batches
+from router.batch import ProbeBatch, collate
 from router.geometry import gini
 from router.probe import PolicyNetwork, ProbeResult, batched, sequential
+from trajectories.packing import plan_batches
 from trajectories.schema import sequences_from_table
 from trajectories.types import Sequence
 

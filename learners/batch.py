@@ -40,20 +40,6 @@ def trained_tokens(sequence: Sequence) -> int:
     return int(sequence.trained[1:].sum())
 
 
-def plan_micro_batches(lengths: list[int], token_budget: int) -> list[list[int]]:
-    """Indices of similar length together, rows * longest <= token_budget; a longer one goes alone.
-
-    plan_micro_batches([5, 2, 5, 2, 9], 10) is [[4], [0, 2], [1, 3]].
-    """
-    batches: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= token_budget:
-            batches[-1].append(index)
-        else:
-            batches.append([index])
-    return batches
-
-
 def split_over_workers(lengths: list[int], workers: int) -> list[list[int]]:
     """Indices for each worker: longest first, each to the worker with the fewest tokens. A worker may get none.
 

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from learners.rewards import RewardError
-from router.batch import IDLE, collate, plan_batches
+from router.batch import collate
 from router.probe import PolicyNetwork, final_states
 from trajectories import types
+from trajectories.packing import IDLE, plan_batches
 
 
 def last_sequences(sequences: Sequence[types.Sequence], episode_ids: Sequence[str]) -> list[types.Sequence]:

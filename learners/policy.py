@@ -23,10 +23,11 @@ from transformers import AutoTokenizer
 
 from learners import distributed, publication
 from learners.base import Example, Learner, Tokens
-from learners.batch import MicroBatch, collate, plan_micro_batches, trained_tokens
+from learners.batch import MicroBatch, collate, trained_tokens
 from learners.config import OptimizerConfig, PolicyConfig
 from learners.model import PolicyModel, load_policy
 from learners.weights import WeightUpdate
+from trajectories.packing import IDLE, plan_batches
 from trajectories.types import Sequence
 
 
@@ -191,12 +192,12 @@ class PolicyShard:
 
     def _micro_batches(self, sequences: Many[Sequence]) -> Iterator[tuple[list[int], MicroBatch]]:
         """(indices, batch); as many on every worker, since sharded layers gather on each pass: short ones run idle."""
-        plan = plan_micro_batches([len(s.token_ids) for s in sequences], self._settings.token_budget)
+        plan = plan_batches([len(s.token_ids) for s in sequences], self._settings.token_budget)
         idle = distributed.max_over_workers(len(plan), self._device) - len(plan)
         for rows in plan:
             yield rows, collate([sequences[index] for index in rows], self._device)
         for _ in range(idle):
-            yield [], collate([_IDLE], self._device)
+            yield [], collate([IDLE], self._device)
 
     def _loss(self, batch: MicroBatch, rows: list[int], shares: list[_Share]) -> tuple[Tensor, Tensor]:
         """Loss and metric sums of one micro-batch."""
@@ -260,16 +261,3 @@ class PolicyShard:
 
 def _options(trainable_only: bool) -> StateDictOptions:
     return StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=trainable_only)
-
-
-_IDLE = Sequence(
-    sequence_id="idle",
-    episode_id="",
-    group_id="",
-    token_ids=np.zeros(2, np.int32),
-    trained=np.array([False, True]),
-    logprobs=np.zeros(2, np.float32),
-    turns=(),
-    version_spans=(),
-    temperature=1.0,
-)

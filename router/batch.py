@@ -60,16 +60,6 @@ def collate(sequences: Many[Sequence], device: torch.device) -> ProbeBatch:
     )
 
 
-def plan_batches(lengths: Many[int], token_budget: int) -> list[list[int]]:
-    """Indices by falling length, cut so that rows * longest <= token_budget; a longer sequence goes alone."""
-    plan: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if not plan or (len(plan[-1]) + 1) * lengths[plan[-1][0]] > token_budget:
-            plan.append([])
-        plan[-1].append(index)
-    return plan
-
-
 def check(sequences: Many[Sequence]) -> None:
     """Refuse what no gradient can be taken of.
 
@@ -83,17 +73,3 @@ def check(sequences: Many[Sequence]) -> None:
             raise RouterError(
                 f"trajectory {sequence.sequence_id} has no trained token that others precede; drop it from the corpus"
             )
-
-
-IDLE = Sequence(
-    sequence_id="idle",
-    episode_id="",
-    group_id="",
-    token_ids=np.zeros(2, np.int32),
-    trained=np.array([False, True]),
-    logprobs=np.zeros(2, np.float32),
-    turns=(),
-    version_spans=(),
-    temperature=1.0,
-)
-"""The least that a pass can run on."""

@@ -20,9 +20,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from router.batch import IDLE, ProbeBatch, check, collate, plan_batches
+from router.batch import ProbeBatch, check, collate
 from router.errors import RouterError
 from router.taps import NormRecorder
+from trajectories.packing import IDLE, plan_batches
 from trajectories.types import Sequence
 
 PROJECTIONS = (

@@ -5,18 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learners.batch import collate, plan_micro_batches, split_over_workers
+from learners.batch import collate, split_over_workers
 from tests.learners.samples import make_sequences
 
 lengths = st.lists(st.integers(1, 50), max_size=30)
-
-
-@given(lengths, st.integers(1, 120))
-def test_micro_batches_cover_every_sequence_once_within_the_budget(lengths: list[int], budget: int) -> None:
-    plan = plan_micro_batches(lengths, budget)
-    assert sorted(index for rows in plan for index in rows) == list(range(len(lengths)))
-    for rows in plan:
-        assert len(rows) == 1 or len(rows) * max(lengths[index] for index in rows) <= budget
 
 
 @given(lengths, st.integers(1, 5))
@@ -28,8 +20,7 @@ def test_workers_share_every_sequence_once_and_evenly(lengths: list[int], worker
     assert max(loads) - min(loads) <= max(lengths, default=0)
 
 
-def test_worked_examples() -> None:
-    assert plan_micro_batches([5, 2, 5, 2, 9], 10) == [[4], [0, 2], [1, 3]]
+def test_a_worked_example() -> None:
     assert split_over_workers([5, 2, 5, 2, 9], 2) == [[4, 1], [0, 2, 3]]
 
 

@@ -2,19 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from router.batch import collate, plan_batches
+from router.batch import collate
 from tests.router.samples import ragged
-
-
-@given(st.lists(st.integers(1, 50), max_size=30), st.integers(1, 120))
-def test_batches_cover_every_sequence_once_within_the_budget(lengths: list[int], budget: int) -> None:
-    plan = plan_batches(lengths, budget)
-    assert sorted(index for rows in plan for index in rows) == list(range(len(lengths)))
-    for rows in plan:
-        assert len(rows) == 1 or len(rows) * max(lengths[index] for index in rows) <= budget
 
 
 def test_collate_pairs_every_trained_token_with_the_position_before_it() -> None:
