@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,7 +44,10 @@ def scores_file(path: Path, scores: list[list[float]], metric: str = "gini") -> 
 
 
 @pytest.mark.real
-def test_a_stopped_probe_goes_on_and_gives_the_scores_of_the_reference(corpus, tiny_model_dir, tmp_path, monkeypatch):
+def test_a_stopped_probe_goes_on_and_gives_the_scores_of_the_reference(
+    corpus, tiny_model_dir, ray_session, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(probing, "ray_cluster", lambda placement: nullcontext())  # the shared session is open already
     out = tmp_path / "scores.parquet"
     model = str(tiny_model_dir)
     sequences = [replace(s, episode_id=f"e{number // 2}") for number, s in enumerate(make_sequences(7, 1))]
