@@ -210,7 +210,8 @@ class LearnerGroup:
             LearnerError: they were not ready in time, or died; says what was waited for.
         """
         name = f"concerto:{self._run_name}:learner"
-        os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(timeout_s)  # Ray Train has no other place for it
+        # Ray Train has no other place for its limit. A little later than ours, whose message says more.
+        os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(timeout_s + 5)
         self._mailbox = ray.remote(_Mailbox).options(name=name, num_cpus=0).remote(self._num_workers)
         gpu = self._resources.get("GPU", 0) > 0
         trainer = TorchTrainer(
