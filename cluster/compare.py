@@ -16,7 +16,7 @@ import yaml
 from rich.console import Console
 
 from cluster.charts import write_charts
-from cluster.checkpoint import latest_checkpoint
+from cluster.checkpoint import has_checkpoint
 from cluster.config import RunConfig, check_config
 from cluster.errors import UserError
 from cluster.matrix import load_matrix
@@ -60,7 +60,7 @@ def _train(run_dir: Path, config: RunConfig) -> None:
     file, log = run_dir.with_suffix(".yaml"), run_dir.with_suffix(".log")
     file.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
     command = [sys.executable, "-m", "cluster", "train", "--config", str(file), "--out", str(run_dir)]
-    if _resumable(run_dir):
+    if has_checkpoint(run_dir):
         command.append("--resume")
     else:
         shutil.rmtree(run_dir, ignore_errors=True)
@@ -75,13 +75,6 @@ def _train(run_dir: Path, config: RunConfig) -> None:
 def _finished(run_dir: Path) -> bool:
     """The model is the last that a run writes, and the learning curve follows it."""
     return (run_dir / "learning_curve.svg").exists()
-
-
-def _resumable(run_dir: Path) -> bool:
-    try:
-        return latest_checkpoint(run_dir).exists()
-    except UserError:
-        return False
 
 
 def _check_same(run_dir: Path, config: RunConfig, matrix_file: Path) -> None:

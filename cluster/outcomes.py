@@ -20,7 +20,7 @@ def explain(error: BaseException) -> tuple[int, str] | None:
     if isinstance(error, (KeyboardInterrupt, asyncio.CancelledError)):
         return INTERRUPTED, "interrupted"
     if isinstance(error, LearnerError):
-        return FAILED, f"{error}\nthe run has a checkpoint of its last step: go on from it with --resume"
+        return FAILED, f"{error}\ngo on from the last checkpoint with --resume"
     if isinstance(error, (EngineError, ParityError, RunError)):
         return FAILED, str(error)
     return None
