@@ -1,21 +1,24 @@
-"""The router actor: it stamps a route and weights on every sequence of a learner step."""
+"""The router actor: it turns rewards into advantages and stamps a route and weights on every sequence of a step."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 
-from learners.assign import grpo_assignments
+from actors.open_channels import OpenChannels
+from learners.assign import pending_assignments, scalarised_assignments
+from learners.channels import Reading
 from learners.config import GRPOConfig
+from learners.reward_batch import RewardBatch, reward_batch
+from learners.reward_config import RewardConfig
+from learners.scalarisers import ADVANTAGES, channel_metrics, pure_scalariser, weight_metrics
 from router import online
 from router.arbitration import Decision
 from router.online import Group, OnlineRouter
 from router.probe import ProbeResult
 from trajectories.schema import assignments_to_table, concat_tables
 from trajectories.types import Assignment, Route
-
-REWARD_WEIGHTS = {"success": 1.0}
 
 
 class RouterActor:
@@ -25,22 +28,52 @@ class RouterActor:
     restarted actor, or a call that Ray repeats, routes the same.
     """
 
-    def __init__(self, grpo: GRPOConfig) -> None:
-        self._grpo = grpo
+    def __init__(
+        self,
+        grpo: GRPOConfig,
+        reward: RewardConfig,
+        channels: Sequence[str],
+        seed: int,
+        open_channels: Callable[[], OpenChannels] | None = None,
+    ) -> None:
+        """
+        Args:
+            channels: of rewards, which all episodes must have.
+            seed: of random weights.
+            open_channels: makes those of the channels that no environment gives; called here, since they may hold a
+                model.
+        """
+        self._open = open_channels() if open_channels is not None else None
+        self._grpo, self._outcome, self._channels = grpo, reward.outcome, tuple(channels)
+        learned = reward.scalariser == "conductor"
+        self._scalarise = None if learned else pure_scalariser(reward, seed, ADVANTAGES[grpo.advantage])
 
-    def assign(self, demonstrated: Sequence[str], *tables: pa.Table) -> pa.Table:
-        """The assignments of one learner step: groups to GRPO by advantage, demonstrations to SFT.
+    def to_read(self, *tables: pa.Table) -> pa.Table:
+        """The sequences that the policy must read before `assign` or `route`, for channels that depend on its view."""
+        assert self._open is not None
+        return self._open.to_read(*_joined(tables))
+
+    def assign(
+        self, demonstrated: Sequence[str], reading: Reading | None, *tables: pa.Table
+    ) -> tuple[pa.Table, RewardBatch | None, dict[str, float]]:
+        """One learner step: groups to GRPO by advantage, demonstrations to SFT.
 
         Args:
             demonstrated: ids of the demonstrations' sequences.
+            reading: of what `to_read` gave; None where no channel needs it.
             tables: episodes and sequences of each group, in turn.
+        Returns:
+            The assignments, the rewards of all groups (None without groups), and metrics.
+        Raises:
+            RewardError: an episode lacks a reward channel, or has a value that is no number.
         """
-        parts = [group.assignments for group in self._groups(tables)]
-        if demonstrated:
-            parts.append(
-                assignments_to_table(Assignment(name, Route.SFT, 0.0, 0.0, 1.0, {}) for name in set(demonstrated))
-            )
-        return concat_tables(parts)
+        sft = assignments_to_table(
+            Assignment(name, Route.SFT, 0.0, 0.0, 1.0, {}) for name in dict.fromkeys(demonstrated)
+        )
+        if not tables:
+            return sft, None, {}
+        groups, batch, metrics = self._groups(tables, reading)
+        return concat_tables([*(group.assignments for group in groups), sft]), batch, metrics
 
     def references(self, demonstrations: pa.Table, *tables: pa.Table) -> tuple[pa.Table, pa.Table, int]:
         """The sequences of the groups' reference trajectories, for the probe.
@@ -52,31 +85,40 @@ class RouterActor:
         """
         demonstrated = set(demonstrations["episode_id"].to_pylist())
         experts, own = [demonstrations.slice(0, 0)], [demonstrations.slice(0, 0)]
-        for group in self._groups(tables):
-            name = online.reference_id(group, demonstrated)
+        for episodes, sequences in _pairs(tables):
+            name = online.reference_id(episodes, demonstrated)
             if name in demonstrated:
                 experts.append(online.sequences_of(demonstrations, name))
             elif name is not None:
-                own.append(online.sequences_of(group.sequences, name))
+                own.append(online.sequences_of(sequences, name))
         parts = pa.concat_tables(experts), pa.concat_tables(own)
         return *parts, sum(part.num_rows for part in parts)
 
     def route(
-        self, router: OnlineRouter, probed: ProbeResult | None, experts: pa.Table, own: pa.Table, *tables: pa.Table
-    ) -> tuple[pa.Table, OnlineRouter, dict[str, float]]:
-        """The assignments of one learner step on groups and their references.
+        self,
+        router: OnlineRouter,
+        probed: ProbeResult | None,
+        experts: pa.Table,
+        own: pa.Table,
+        reading: Reading | None,
+        *tables: pa.Table,
+    ) -> tuple[pa.Table, RewardBatch, dict[str, float], OnlineRouter]:
+        """One learner step on groups and their references.
 
         Args:
             router: its state before.
             probed: of `experts` and `own`, in this order; None where the policy needs no probe.
+            reading: as in `assign`.
         Returns:
-            The assignments, the router's state after, and metrics.
+            The assignments, the rewards of all groups, metrics, and the router's state after.
+        Raises:
+            RewardError: as `assign`.
         """
-        groups = self._groups(tables)
+        groups, batch, metrics = self._groups(tables, reading)
         references = pa.concat_tables([experts, own])
         measured = online.measure(probed, references) if probed is not None else None
         demonstrated = set(experts["episode_id"].to_pylist())
-        names = [online.reference_id(group, demonstrated) for group in groups]
+        names = [online.reference_id(group.episodes, demonstrated) for group in groups]
         decisions = router.decide(groups, names, measured)
         parts = [
             online.routed_assignments(group, online.sequences_of(references, name), decision)
@@ -84,13 +126,38 @@ class RouterActor:
             else group.assignments
             for group, name, decision in zip(groups, names, decisions, strict=True)
         ]
-        return concat_tables(parts), router, _metrics(decisions)
+        return concat_tables(parts), batch, metrics | _metrics(decisions), router
 
-    def _groups(self, tables: Sequence[pa.Table]) -> list[Group]:
-        return [
-            Group(episodes, sequences, grpo_assignments(episodes, sequences, self._grpo, REWARD_WEIGHTS))
-            for episodes, sequences in zip(tables[::2], tables[1::2], strict=True)
-        ]
+    def _groups(
+        self, tables: Sequence[pa.Table], reading: Reading | None
+    ) -> tuple[list[Group], RewardBatch, dict[str, float]]:
+        """Each group as all of it would go to GRPO. Advantages that the Conductor gives are still 0."""
+        episodes, sequences = _joined(tables)
+        more = self._open.values(episodes, sequences, reading) if self._open is not None else {}
+        batch = reward_batch(episodes, self._outcome, self._channels, more)
+        metrics = channel_metrics(batch)
+        if self._scalarise is None:
+            assignments = pending_assignments(sequences, batch)
+        else:
+            scalarised = self._scalarise(batch)
+            metrics |= weight_metrics(batch.names, scalarised)
+            assignments = scalarised_assignments(sequences, batch, scalarised, self._grpo)
+        groups, start = [], 0
+        for played, tokens in _pairs(tables):
+            groups.append(Group(played, tokens, assignments.slice(start, tokens.num_rows)))
+            start += tokens.num_rows
+        return groups, batch, metrics
+
+
+def _pairs(tables: Sequence[pa.Table]) -> list[tuple[pa.Table, pa.Table]]:
+    """(episodes, sequences) of each group."""
+    return list(zip(tables[::2], tables[1::2], strict=True))
+
+
+def _joined(tables: Sequence[pa.Table]) -> tuple[pa.Table, pa.Table]:
+    """Episodes and sequences of all groups."""
+    episodes, sequences = (concat_tables(column) for column in zip(*_pairs(tables), strict=True))
+    return episodes, sequences
 
 
 def _metrics(decisions: Sequence[Decision | None]) -> dict[str, float]:

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from cluster.errors import UserError
 from envs.base import DataError
+from learners.errors import RewardError
 from router.errors import RouterError
 
 app = typer.Typer(
@@ -235,7 +236,7 @@ def _exit_code() -> int:
         return 0
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0
-    except (UserError, DataError, RouterError) as error:
+    except (UserError, DataError, RouterError, RewardError) as error:
         print(f"concerto: {error}", file=sys.stderr)
         return 2
     except (Exception, asyncio.CancelledError, KeyboardInterrupt) as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from actors.group import RolloutSettings
 from cluster.errors import UserError, did_you_mean
@@ -24,6 +24,7 @@ from cluster.settings import (
 )
 from envs import ENVIRONMENTS
 from learners.config import GRPOConfig, OptimizerConfig, PolicyConfig, SFTConfig
+from learners.reward_config import RewardConfig
 from router.config import RouterConfig
 
 
@@ -40,6 +41,7 @@ class RunConfig(Settings):
     learner: OptimizerConfig = OptimizerConfig()
     sft: SFTConfig = SFTConfig()
     grpo: GRPOConfig = GRPOConfig()
+    reward: RewardConfig = RewardConfig()
     router: RouterConfig = RouterConfig()
     rollout: RolloutSettings = RolloutSettings()
     schedule: ScheduleSettings = ScheduleSettings()
@@ -64,6 +66,15 @@ class RunConfig(Settings):
         if len(set(names)) < len(names):
             raise ValueError("each environment or panel can be named once; shares are equal")
         return names
+
+    @model_validator(mode="after")
+    def _conducted_sequences_cannot_wait(self) -> RunConfig:
+        if self.reward.scalariser == "conductor" and self.grpo.max_sequences:
+            raise ValueError(
+                "grpo.max_sequences lets sequences wait for a later step, but the Conductor weighs whole groups at "
+                "once: leave it at 0"
+            )
+        return self
 
 
 DEFAULTS = {"policy": {"model": TINY}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from actors.conductor import ConductorError
 from actors.engine import EngineError
 from cluster.coordinator import Interrupted
 from cluster.stream import RunError
@@ -19,7 +20,7 @@ def explain(error: BaseException) -> tuple[int, str] | None:
         return INTERRUPTED, f"{error}; checkpoint written, go on with --resume"
     if isinstance(error, (KeyboardInterrupt, asyncio.CancelledError)):
         return INTERRUPTED, "interrupted"
-    if isinstance(error, LearnerError):
+    if isinstance(error, (LearnerError, ConductorError)):
         return FAILED, f"{error}\ngo on from the last checkpoint with --resume"
     if isinstance(error, (EngineError, ParityError, RunError)):
         return FAILED, str(error)

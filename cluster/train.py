@@ -16,7 +16,10 @@ import pyarrow as pa
 import ray
 import yaml
 from rich.console import Console
+from transformers import AutoConfig
 
+from actors.conductor import ConductorError, RemoteConductor, start_conductor
+from actors.open_channels import READ
 from actors.router import RouterActor
 from cluster.checkpoint import Manifest, has_checkpoint, latest_checkpoint, load_manifest
 from cluster.config import RunConfig, check_config
@@ -25,12 +28,13 @@ from cluster.demonstrations import FILE, load_demonstrations, write_demonstratio
 from cluster.errors import UserError, last_line
 from cluster.evaluate import Evaluation, Sampling, evaluate_panel, write_evaluations
 from cluster.fleet import RolloutFleet, WeightsLost
-from cluster.learning import OnlineRouting, RayLearner
+from cluster.learning import Conducting, OnlineRouting, RayLearner
 from cluster.metrics import MetricsWriter
 from cluster.models import resolve_model
 from cluster.observers import RunObserver
 from cluster.recorded import read_recorded
 from cluster.report import write_learning_curve
+from cluster.rewards import open_channels, reward_channels
 from cluster.routing import Routing, check_router, route_corpus
 from cluster.session import check_resources, open_fleet, ray_cluster
 from cluster.tasks import TaskMixture
@@ -38,6 +42,8 @@ from envs import Panel, heldout_panel, load_panel, training_panel
 from learners.config import LearnerConfig
 from learners.group import LearnerError, LearnerGroup
 from learners.parity import check_parity, parity_error
+from learners.reward_batch import ConstantWatch
+from learners.scalarisers import ADVANTAGES
 from router.online import OnlineRouter
 from router.policies import make_arbiter
 from trajectories.chat import ChatTokenizer
@@ -53,12 +59,17 @@ data elsewhere are the same."""
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A run that has passed every check which needs no cluster."""
+    """A run that has passed every check which needs no cluster.
+
+    Attributes:
+        channels: of rewards, that advantages are made of.
+    """
 
     config: RunConfig
     run_dir: Path
     model: str
     tasks: TaskMixture
+    channels: tuple[str, ...]
     eval_panels: tuple[Panel, ...]
     checkpoint: Path | None
     manifest: Manifest
@@ -95,7 +106,8 @@ def plan_run(config: RunConfig, run_dir: Path, resume: bool) -> Plan:
                 )
     if not resume and (run_dir / "config.yaml").exists():
         raise UserError(f"{run_dir} already holds a run: add --resume to go on with it, or name another --out.")
-    plan = Plan(config, run_dir, model, tasks, _eval_panels(config, tasks), checkpoint, manifest)
+    channels = reward_channels(config, tasks)
+    plan = Plan(config, run_dir, model, tasks, channels, _eval_panels(config, tasks), checkpoint, manifest)
     if config.schedule.demonstrations_file and not resume:
         _recorded(plan)
     return plan
@@ -118,7 +130,7 @@ def run_training(plan: Plan, console: Console) -> None:
 
     Raises:
         Interrupted: after a stop by SIGINT or SIGTERM, checkpoint written.
-        LearnerError, WeightsLost: workers died `MAX_DEATHS` times without a new checkpoint in between.
+        LearnerError, WeightsLost, ConductorError: workers died `MAX_DEATHS` times without a new checkpoint in between.
     """
     with ray_cluster(plan.config.placement):
         say = partial(console.print, markup=False, highlight=False)
@@ -129,7 +141,7 @@ def run_training(plan: Plan, console: Console) -> None:
         while True:
             try:
                 return asyncio.run(_train(plan, console))
-            except (LearnerError, WeightsLost) as error:
+            except (LearnerError, WeightsLost, ConductorError) as error:
                 before, plan = plan, plan_run(plan.config, plan.run_dir, resume=True)
                 deaths = 1 if plan.manifest.step > before.manifest.step else deaths + 1
                 if deaths == MAX_DEATHS:
@@ -274,6 +286,7 @@ async def _open_learner(plan: Plan, demonstrations: pa.Table) -> AsyncIterator[R
     """Workers that are starting, so that engines can start beside them; stopped afterwards."""
     config = plan.config
     resources = {"CPU": config.placement.learner_cpus, "GPU": config.placement.learner_gpus}
+    name = f"concerto:{plan.run_dir.name}"
     group = LearnerGroup(
         LearnerConfig(
             policy=config.policy.model_copy(update={"model": plan.model}),
@@ -288,15 +301,32 @@ async def _open_learner(plan: Plan, demonstrations: pa.Table) -> AsyncIterator[R
         resources_per_worker={name: share for name, share in resources.items() if share},
         max_failures=0,  # `run_training` goes on from a checkpoint of the whole run, not of the learner alone
     )
-    options = {"name": f"concerto:{plan.run_dir.name}:router", "num_cpus": 0, "max_restarts": -1, "max_task_retries": 2}
-    router: Any = ray.remote(RouterActor).options(**options).remote(config.grpo)
-    learner = RayLearner(group, router, demonstrations, _online(config, demonstrations))
+    options = {"name": f"{name}:router", "num_cpus": 0, "max_restarts": -1, "max_task_retries": 2}
+    unnamed = open_channels(config, plan.channels, plan.model)
+    parts = (config.grpo, config.reward, plan.channels, config.seed, unnamed)
+    router: Any = ray.remote(RouterActor).options(**options).remote(*parts)
+    conducting = _conducting(plan, f"{name}:conductor")
+    watch = None if config.reward.scalariser == "single" else ConstantWatch(config.reward.constant_limit)
+    online, reads = _online(config, demonstrations), not READ.isdisjoint(plan.channels)
+    learner = RayLearner(group, router, demonstrations, online, conducting, watch, reads)
     try:
         learner.start(config.placement.start_timeout_s)
         yield learner
     finally:
         await learner.stop()
         ray.kill(router)
+        if conducting is not None:
+            conducting.conductor.stop()
+
+
+def _conducting(plan: Plan, name: str) -> Conducting | None:
+    reward = plan.config.reward
+    if reward.scalariser != "conductor":
+        return None
+    hidden = AutoConfig.from_pretrained(plan.model).hidden_size
+    options = {"name": name, "num_cpus": 0}
+    conductor = RemoteConductor(start_conductor(plan.channels, hidden, reward.conductor, options))
+    return Conducting(conductor, reward.conductor, ADVANTAGES[plan.config.grpo.advantage], plan.config.seed)
 
 
 def _online(config: RunConfig, demonstrations: pa.Table) -> OnlineRouting | None:

@@ -1,8 +1,10 @@
-"""Assignments without a router: all to SFT, or all to GRPO with advantages from the named rewards or a scalariser."""
+"""Assignments without a router: all to SFT, or all to GRPO with the advantages that a scalariser gives."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from collections.abc import Sequence as Many
+from dataclasses import replace
 
 import pyarrow as pa
 import torch
@@ -13,7 +15,7 @@ from learners.config import GRPOConfig
 from learners.reward_batch import RewardBatch
 from learners.scalarisers import Scalarised
 from trajectories import schema
-from trajectories.types import Assignment, Route, Sequence, StopReason
+from trajectories.types import Assignment, Route, Sequence
 
 
 def sft_assignments(sequences: pa.Table, ce_weight: float = 1.0) -> pa.Table:
@@ -24,109 +26,103 @@ def sft_assignments(sequences: pa.Table, ce_weight: float = 1.0) -> pa.Table:
     )
 
 
-def grpo_assignments(
-    episodes: pa.Table, sequences: pa.Table, config: GRPOConfig, reward_weights: Mapping[str, float]
-) -> pa.Table:
-    """Every sequence to GRPO with its episode's advantage (`gigpo`: the mean of its turns' advantages).
-
-    Episodes that ended in an error neither train nor count in their group. Sequences of a group that has no variance
-    are routed to `drop` with weight 0: they teach nothing by comparison, and a router may still send them to SFT.
-
-    Args:
-        reward_weights: weight of each named reward in the scalar reward; rewards not named have none.
-    Raises:
-        ValueError: a weight names no reward of these episodes.
-    """
-    names = schema.reward_names(episodes)
-    if unknown := sorted(set(reward_weights) - set(names)):
-        raise ValueError(f"reward weights name {unknown}, but these episodes have {list(names)}")
-    ids = episodes["episode_id"].to_pylist()
-    sound = [row for row, reason in enumerate(episodes["stop_reason"].to_pylist()) if reason != StopReason.ERROR]
-    place = {ids[row]: index for index, row in enumerate(sound)}
-    group_ids = episodes["group_id"].to_pylist()
-    groups = _numbered([group_ids[row] for row in sound])
-    vectors = episodes["rewards"].to_pylist() if names else [()] * len(ids)
-    rewards = torch.tensor([vectors[row] for row in sound], dtype=torch.float64).reshape(len(sound), len(names))
-    weights = torch.tensor([reward_weights.get(name, 0.0) for name in names], dtype=torch.float64)
-
-    trained, members = _trained(sequences, place)
-    by_sequence = _sequence_advantages(trained, members, rewards, weights, groups, config)
-    return _assignments(
-        sequences, trained, members, by_sequence, groups, dict(zip(names, rewards.unbind(1), strict=True))
-    )
-
-
 def scalarised_assignments(
     sequences: pa.Table, batch: RewardBatch, scalarised: Scalarised, config: GRPOConfig
 ) -> pa.Table:
     """Every sequence to GRPO with the advantage that a scalariser gave its episode (`gigpo`: with that of its turns).
 
-    Sequences of a group without variance, and of episodes that are not in the batch, are routed to `drop`.
+    Sequences of a group without variance are routed to `drop` with weight 0: they teach nothing by comparison, and a
+    router may still send them to SFT. So are those of episodes that are not in the batch, since they ended in an error.
 
     Args:
         batch, scalarised: of all the step's groups together, so that what is normalised over the batch can be.
     """
-    place = {episode_id: index for index, episode_id in enumerate(batch.episode_ids)}
-    trained, members = _trained(sequences, place)
-    by_sequence = scalarised.advantages[members]
+    trained, members = _trained(sequences, batch)
+    by_sequence = sequence_advantages(trained, batch, scalarised, config)
+    counts = (by_sequence.abs() > advantages.EPSILON).float()
+    varied = torch.zeros(len(batch.groups)).index_add(0, batch.groups[members], counts)[batch.groups] > 0
+    return _assignments(sequences, batch, trained, varied[members], by_sequence, scalarised.version)
+
+
+def pending_assignments(sequences: pa.Table, batch: RewardBatch) -> pa.Table:
+    """Every sequence to GRPO, its advantage still 0: `learners.weigher` finds it while the policy trains.
+
+    Sequences of a group in which no channel varies, and of episodes that are not in the batch, go to `drop`.
+    """
+    trained, members = _trained(sequences, batch)
+    varied = torch.zeros(len(batch.groups), dtype=torch.bool)
+    for column in batch.rewards.unbind(1):
+        varied |= ~advantages.zero_variance(column, batch.groups)
+    nothing = torch.zeros(len(trained), dtype=torch.float64)
+    return _assignments(sequences, batch, trained, varied[members], nothing, version=0)
+
+
+def completed_assignments(assignments: pa.Table, found: Mapping[str, float], version: int) -> pa.Table:
+    """The assignments with the advantages that were found by sequence id, and the version of the weights."""
+    return schema.assignments_to_table(
+        replace(row, advantage=found[row.sequence_id], reward_weights_version=version)
+        if row.sequence_id in found
+        else row
+        for row in schema.assignments_from_table(assignments)
+    )
+
+
+def sequence_advantages(
+    sequences: Many[Sequence], batch: RewardBatch, scalarised: Scalarised, config: GRPOConfig
+) -> Tensor:
+    """Advantage of each sequence, float64 [S], all of episodes of the batch, the turns of each in order of play."""
+    members = _members(sequences, batch)
     if config.advantage == "gigpo":
-        by_sequence = _gigpo(trained, members, scalarised.rewards, batch.groups, config)
-    channels = dict(zip(batch.names, batch.rewards.unbind(1), strict=True))
-    return _assignments(sequences, trained, members, by_sequence, batch.groups, channels, scalarised.version)
+        return _gigpo(sequences, members, scalarised.rewards, batch.groups, config)
+    return scalarised.advantages[members]
 
 
-def _trained(sequences: pa.Table, place: Mapping[str, int]) -> tuple[list[Sequence], Tensor]:
-    """The sequences of known episodes, and the index of the episode of each, int64 [S]."""
-    found = [s for s in schema.sequences_from_table(sequences) if s.episode_id in place]
-    return found, torch.tensor([place[s.episode_id] for s in found], dtype=torch.int64)
+def _trained(sequences: pa.Table, batch: RewardBatch) -> tuple[list[Sequence], Tensor]:
+    """The sequences of the batch's episodes, and the index of the episode of each, int64 [S]."""
+    known = set(batch.episode_ids)
+    found = [s for s in schema.sequences_from_table(sequences) if s.episode_id in known]
+    return found, _members(found, batch)
+
+
+def _members(sequences: Many[Sequence], batch: RewardBatch) -> Tensor:
+    place = {episode_id: index for index, episode_id in enumerate(batch.episode_ids)}
+    return torch.tensor([place[sequence.episode_id] for sequence in sequences], dtype=torch.int64)
 
 
 def _assignments(
     sequences: pa.Table,
-    trained: list[Sequence],
-    members: Tensor,
+    batch: RewardBatch,
+    trained: Many[Sequence],
+    useful: Tensor,
     by_sequence: Tensor,
-    groups: Tensor,
-    channels: Mapping[str, Tensor],
-    version: int = 0,
+    version: int,
 ) -> pa.Table:
-    """One row a sequence of the table; `members` int64 [S] and advantages `by_sequence` [S] belong to `trained`."""
-    counts = (by_sequence.abs() > advantages.EPSILON).float()
-    varied = torch.zeros(len(groups)).index_add(0, groups[members], counts)[groups] > 0
-    per_reward = {name: advantages.grpo(column, groups) for name, column in channels.items()}
+    """One row a sequence of the table; `useful` bool [S] and advantages `by_sequence` [S] belong to `trained`."""
+    members = _members(trained, batch).tolist()
+    per_reward = {
+        name: advantages.grpo(column, batch.groups)
+        for name, column in zip(batch.names, batch.rewards.unbind(1), strict=True)
+    }
     rows = {}
-    for sequence, member, advantage in zip(trained, members.tolist(), by_sequence.tolist(), strict=True):
-        useful = bool(varied[member])
+    for sequence, member, advantage, counts in zip(
+        trained, members, by_sequence.tolist(), useful.tolist(), strict=True
+    ):
         rows[sequence.sequence_id] = Assignment(
             sequence_id=sequence.sequence_id,
-            route=Route.GRPO if useful else Route.DROP,
-            advantage=advantage if useful else 0.0,
-            rl_weight=float(useful),
+            route=Route.GRPO if counts else Route.DROP,
+            advantage=advantage if counts else 0.0,
+            rl_weight=float(counts),
             ce_weight=0.0,
             reward_advantages={name: float(column[member]) for name, column in per_reward.items()},
             reward_weights_version=version,
         )
     return schema.assignments_to_table(
-        rows.get(sequence_id) or Assignment(sequence_id, Route.DROP, 0.0, 0.0, 0.0, dict.fromkeys(channels, 0.0))
+        rows.get(sequence_id) or Assignment(sequence_id, Route.DROP, 0.0, 0.0, 0.0, dict.fromkeys(batch.names, 0.0))
         for sequence_id in sequences["sequence_id"].to_pylist()
     )
 
 
-def _sequence_advantages(
-    sequences: list[Sequence], members: Tensor, rewards: Tensor, weights: Tensor, groups: Tensor, config: GRPOConfig
-) -> Tensor:
-    """float64 [S]; `members` int64 [S] is the episode of each sequence, `rewards` [B, K], `groups` [B]."""
-    if config.advantage == "gdpo":
-        return advantages.gdpo(rewards, weights, groups)[members]
-    scalar = rewards @ weights
-    if config.advantage == "gigpo":
-        return _gigpo(sequences, members, scalar, groups, config)
-    return {"grpo": advantages.grpo, "dr_grpo": advantages.dr_grpo, "rloo": advantages.rloo}[config.advantage](
-        scalar, groups
-    )[members]
-
-
-def _gigpo(sequences: list[Sequence], members: Tensor, scalar: Tensor, groups: Tensor, config: GRPOConfig) -> Tensor:
+def _gigpo(sequences: Many[Sequence], members: Tensor, scalar: Tensor, groups: Tensor, config: GRPOConfig) -> Tensor:
     order = sorted(range(len(sequences)), key=lambda index: int(members[index]))  # stable: turns stay in order of play
     rewards, episodes, states, owners = [], [], [], []
     reached: dict[int, int] = {}
@@ -152,8 +148,3 @@ def _gigpo(sequences: list[Sequence], members: Tensor, scalar: Tensor, groups: T
     zeros = torch.zeros(len(sequences), dtype=torch.float64)
     counts = zeros.index_add(0, owner, torch.ones_like(by_turn))
     return zeros.index_add(0, owner, by_turn) / counts.clamp(min=1.0)
-
-
-def _numbered(names: list[str]) -> Tensor:
-    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
-    return torch.tensor([numbers[name] for name in names], dtype=torch.int64)

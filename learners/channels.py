@@ -7,16 +7,30 @@ the environment itself gives by name, and `preference` (`learners.preference`).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from learners.rewards import RewardError
+from learners.errors import RewardError
 
 TokenValues = Sequence[npt.NDArray[np.floating]]
 """One array for each response, with one value a token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What the policy makes of some sequences, in their order.
+
+    Attributes:
+        logprobs: of every trained token.
+        entropies: of the policy's distribution at every trained token, in nats.
+    """
+
+    logprobs: TokenValues
+    entropies: TokenValues
 
 
 def reference(logprobs: TokenValues, reasoning_tokens: Sequence[int], episode_ids: Sequence[str]) -> Tensor:
@@ -47,7 +61,7 @@ def certainty(entropies: TokenValues, episode_ids: Sequence[str]) -> Tensor:
     return -_means(entropies, "entropy", episode_ids)
 
 
-def brevity(tokens: Sequence[int], limit: int) -> Tensor:
+def brevity(tokens: Sequence[float], limit: int) -> Tensor:
     """The channel `length`: 1 - tokens / limit, float64 [B]; 0 for a response that used up its `limit` tokens."""
     return 1.0 - torch.as_tensor(tokens, dtype=torch.float64) / limit
 

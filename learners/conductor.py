@@ -13,7 +13,6 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-import torch.nn.functional as F
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
@@ -24,24 +23,14 @@ from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from torch import Tensor, nn
 
+from learners.conducting import ConductorHead, log_probabilities
 from learners.reward_config import ConductorConfig
-
-FLOOR = 1e-4
-"""Least probability of a channel: one that was given up can still be sampled, and come back."""
 
 TEMPERATURES = (0.3, 3.0)
 """Range of the learned temperature."""
 
 WEIGHT_DECAY = 0.01
 """Of the head's matrix; bias and temperature do not decay."""
-
-
-def floored_softmax(logits: Tensor) -> Tensor:
-    """FLOOR + (1 - K FLOOR) softmax, [n, K]: every entry is at least FLOOR and each row sums to 1.
-
-    Mixed with the uniform distribution, not clamped: clamping would cut the gradient of a channel at the floor.
-    """
-    return FLOOR + (1.0 - logits.shape[1] * FLOOR) * logits.softmax(1)
 
 
 def meta_loss(log_probabilities: Tensor, choices: Tensor, meta_rewards: Tensor, entropy_weight: float) -> Tensor:
@@ -69,9 +58,8 @@ class ConductorModule(TorchRLModule):
 
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """Contexts float32 [n, H] -> log pi [n, K], which are also the logits of RLlib's categorical distribution."""
-        states = F.layer_norm(batch[Columns.OBS], self.weight.shape[1:])
-        logits = F.linear(states, self.weight, self.bias) / self.temperature
-        return {Columns.ACTION_DIST_INPUTS: floored_softmax(logits).log()}
+        found = log_probabilities(batch[Columns.OBS], self.weight, self.bias, self.temperature)
+        return {Columns.ACTION_DIST_INPUTS: found}
 
 
 class ConductorLearner(TorchLearner):
@@ -140,11 +128,13 @@ def build_learner(hidden: int, channels: int, config: ConductorConfig) -> Conduc
     return learner
 
 
-def probabilities(learner: ConductorLearner, contexts: Tensor) -> Tensor:
-    """pi(.|h) of contexts float32 [n, H], float64 [n, K]; each row sums to 1."""
-    output = learner.network.forward_inference({Columns.OBS: contexts})
-    found = output[Columns.ACTION_DIST_INPUTS].double().exp()
-    return found / found.sum(1, keepdim=True)
+def head(learner: ConductorLearner, version: int) -> ConductorHead:
+    """A copy of the parameters, for those who weigh by them."""
+    network = learner.network
+    weight, bias, temperature = (
+        parameter.detach().clone() for parameter in (network.weight, network.bias, network.temperature)
+    )
+    return ConductorHead(weight, bias, temperature, version)
 
 
 def update(learner: ConductorLearner, contexts: Tensor, choices: Tensor, meta_rewards: Tensor) -> dict[str, float]:

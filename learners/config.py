@@ -86,7 +86,7 @@ class SFTConfig(ObjectiveConfig):
 class GRPOConfig(ObjectiveConfig):
     """Group-relative policy optimisation; `GRPO_VARIANTS` holds the published combinations."""
 
-    advantage: Literal["grpo", "dr_grpo", "rloo", "gigpo", "gdpo"] = "grpo"
+    advantage: Literal["grpo", "dr_grpo", "rloo", "gigpo"] = "grpo"
     """How rewards of a group become advantages (learners/advantages.py)."""
     ratio: Literal["token", "sequence"] = "token"
     """Importance ratio of every token, or its geometric mean over the sequence (GSPO)."""

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
 from learners.model import PolicyModel
 
@@ -62,6 +62,7 @@ def shard(model: PolicyModel, device: torch.device, dtype: torch.dtype) -> None:
         assert isinstance(unit, FSDPModule)
         unit.set_force_sum_reduction_for_comms(True)  # gloo knows no other
         unit.set_gradient_divide_factor(1.0)
+    register_fsdp_forward_method(model, "read")  # gathers weights as `forward` does
 
 
 def _reduce(tensor: Tensor, operation: Any) -> Tensor:

@@ -20,14 +20,14 @@ class GRPOLearner(Learner):
 
     def __init__(self, config: GRPOConfig) -> None:
         super().__init__(config)
-        self._grpo = config
+        self.config = config
         self.needs_reference = config.kl_weight > 0
 
     def aggregation(self, tokens: int) -> tuple[float, float]:
-        return objectives.aggregation(self._grpo.aggregation, tokens, self._grpo.constant_length)
+        return objectives.aggregation(self.config.aggregation, tokens, self.config.constant_length)
 
     def token_losses(self, tokens: Tokens) -> TokenLosses:
-        config = self._grpo
+        config = self.config
         by_token = objectives.token_ratio(tokens.logprobs, tokens.behaviour)
         ratio = by_token
         if config.ratio == "sequence":

@@ -63,6 +63,35 @@ class PolicyModel(nn.Module):
             assert head is not None
             return selective_logprobs(selected, head, batch.targets, batch.temperature)
 
+    def read(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+        """As `forward`, and the entropy of the distribution that each trained token was drawn from, in nats; both
+        float32 [N], without gradient."""
+        lm = self.causal_lm
+        backbone = getattr(lm, lm.base_model_prefix)
+        head = lm.get_output_embeddings()
+        assert head is not None
+        with (
+            torch.no_grad(),
+            torch.autocast(batch.input_ids.device.type, self._dtype, enabled=self._dtype != torch.float32),
+        ):
+            hidden = backbone(input_ids=batch.input_ids, use_cache=False).last_hidden_state
+            selected = hidden.flatten(0, 1).index_select(0, batch.positions)
+            rows = max(1, LOGITS_AT_ONCE // head.out_features)  # pyright: ignore[reportOperatorIssue]
+            found = [
+                _logprobs_and_entropies(head(piece).float() / temperature[:, None], targets)
+                for piece, targets, temperature in zip(
+                    selected.split(rows), batch.targets.split(rows), batch.temperature.split(rows), strict=True
+                )
+            ]
+        logprobs, entropies = zip(*found, strict=True)
+        return torch.cat(logprobs), torch.cat(entropies)
+
+
+def _logprobs_and_entropies(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """float32 [N] each, of logits [N, V]."""
+    table = logits.log_softmax(1)
+    return table.gather(1, targets[:, None]).squeeze(1), torch.special.entr(table.exp()).sum(1)
+
 
 def selective_logprobs(hidden: Tensor, head: nn.Module, targets: Tensor, temperature: Tensor) -> Tensor:
     """log softmax(head(hidden) / temperature) at the targets, float32 [N].

@@ -26,7 +26,9 @@ from learners.base import Example, Learner, Tokens
 from learners.batch import MicroBatch, collate, trained_tokens
 from learners.config import OptimizerConfig, PolicyConfig
 from learners.model import PolicyModel, load_policy
+from learners.weigher import Weigher
 from learners.weights import WeightUpdate
+from router.probe import final_states
 from trajectories.packing import IDLE, plan_batches
 from trajectories.types import Sequence
 
@@ -83,10 +85,14 @@ class PolicyShard:
             fused=True,
         )
 
-    def step(self, terms: Many[Term], lr_scale: float = 1.0) -> dict[str, float]:
+    def step(self, terms: Many[Term], lr_scale: float = 1.0, weigher: Weigher | None = None) -> dict[str, float]:
         """One optimiser step on loss = sum over terms of weight * (mean over that objective's own global tokens).
 
         A sequence that several terms train is run once. Nothing to train on any worker: no step, `trained_tokens` 0.
+
+        Args:
+            weigher: finds advantages in this very pass, from the terminal states of whole groups; all workers or none
+                have one.
 
         Returns:
             Metrics over all workers: `trained_tokens`, `lr`, `grad_norm`, and per objective `<name>/sequences`,
@@ -98,8 +104,12 @@ class PolicyShard:
         if not totals["trained_tokens"]:
             return totals
         sums = torch.zeros(sum(len(share.learner.metric_names) for share in shares), device=self._device)
-        for rows, batch in self._micro_batches(sequences):
-            loss, partial = self._loss(batch, rows, shares)
+        together = weigher.together(sequences) if weigher is not None else []
+        if weigher is not None:
+            sums += self._weigh_and_train(weigher, sequences, together, shares)
+        ends = {index for group in together for index in group}
+        for rows, batch in self._micro_batches(sequences, [at for at in range(len(sequences)) if at not in ends]):
+            loss, partial = self._loss(self.model(batch), batch, rows, shares)
             loss.backward()
             sums += partial
         totals |= self._averages(shares, distributed.sum_over_workers(sums), totals)
@@ -111,12 +121,26 @@ class PolicyShard:
         """Log-probability of every trained token at its sequence's temperature, float32 [T] each, 0 elsewhere."""
         scored = [np.zeros(len(sequence.token_ids), np.float32) for sequence in sequences]
         useful = [index for index, sequence in enumerate(sequences) if trained_tokens(sequence)]
-        for rows, batch in self._micro_batches([sequences[index] for index in useful]):
+        for rows, batch in self._micro_batches(sequences, useful):
             values = self.model(batch).cpu().numpy()
-            for index in (useful[row] for row in rows):
+            for index in rows:
                 where = np.flatnonzero(sequences[index].trained[1:]) + 1
                 scored[index][where], values = values[: len(where)], values[len(where) :]
         return scored
+
+    @torch.no_grad()
+    def read(self, sequences: Many[Sequence]) -> list[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]:
+        """For each sequence log-probability, and entropy of the policy's distribution in nats, of every trained token
+        in turn, float32 [n] each."""
+        found: list[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]] = [
+            (np.zeros(0, np.float32), np.zeros(0, np.float32)) for _ in sequences
+        ]
+        useful = [index for index, sequence in enumerate(sequences) if trained_tokens(sequence)]
+        for rows, batch in self._micro_batches(sequences, useful):
+            columns = [column.cpu().split(batch.trained) for column in self.model.read(batch)]
+            for index, logprobs, entropies in zip(rows, *columns, strict=False):  # an idle batch has a row of its own
+                found[index] = logprobs.numpy(), entropies.numpy()
+        return found
 
     def export(self, version: int) -> WeightUpdate | None:
         """The weights for the engines, on worker 0; None on the others, which help to gather them."""
@@ -190,18 +214,51 @@ class PolicyShard:
             totals |= {f"{term.learner.name}/tokens": tokens, f"{term.learner.name}/sequences": number}
         return list(sequences.values()), shares, totals
 
-    def _micro_batches(self, sequences: Many[Sequence]) -> Iterator[tuple[list[int], MicroBatch]]:
-        """(indices, batch); as many on every worker, since sharded layers gather on each pass: short ones run idle."""
-        plan = plan_batches([len(s.token_ids) for s in sequences], self._settings.token_budget)
+    def _weigh_and_train(
+        self, weigher: Weigher, sequences: Many[Sequence], together: list[list[int]], shares: list[_Share]
+    ) -> Tensor:
+        """Group by group: forward over the ends of its episodes, advantages from their states, backward. Metric sums.
+
+        A group's activations are held at once, which costs memory and spares a second forward pass.
+        """
+        sums = torch.zeros(sum(len(share.learner.metric_names) for share in shares), device=self._device)
+        place = {sequence.sequence_id: index for index, sequence in enumerate(sequences)}
+        for number in range(distributed.max_over_workers(len(together), self._device)):
+            group = together[number] if number < len(together) else []
+            passes = list(self._micro_batches(sequences, group))  # as many on every worker
+            logprobs, states = zip(*(self._run(batch) for _, batch in passes), strict=True)
+            order = [index for rows, _ in passes for index in rows]
+            if order:
+                found = weigher.weigh([sequences[index] for index in order], torch.cat(states)[: len(order)])
+                for share in shares:
+                    for name in found.keys() & place.keys():
+                        share.advantage[place[name]] = found[name]
+            losses = [self._loss(run, batch, rows, shares) for run, (rows, batch) in zip(logprobs, passes, strict=True)]
+            torch.stack([loss for loss, _ in losses]).sum().backward()
+            sums += torch.stack([partial for _, partial in losses]).sum(0)
+        return sums
+
+    def _run(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+        """Log-probabilities [N] with their gradient, and the state after the last token of each row, [B, H]."""
+        with final_states(self.model.causal_lm, batch) as states:
+            logprobs = self.model(batch)
+        return logprobs, states[0]
+
+    def _micro_batches(self, sequences: Many[Sequence], chosen: Many[int]) -> Iterator[tuple[list[int], MicroBatch]]:
+        """(indices, batch) of the chosen sequences; as many on every worker, since sharded layers gather on each pass:
+        short ones run idle, and those come last."""
+        plan = plan_batches([len(sequences[index].token_ids) for index in chosen], self._settings.token_budget)
         idle = distributed.max_over_workers(len(plan), self._device) - len(plan)
         for rows in plan:
-            yield rows, collate([sequences[index] for index in rows], self._device)
+            indices = [chosen[row] for row in rows]
+            yield indices, collate([sequences[index] for index in indices], self._device)
         for _ in range(idle):
             yield [], collate([IDLE], self._device)
 
-    def _loss(self, batch: MicroBatch, rows: list[int], shares: list[_Share]) -> tuple[Tensor, Tensor]:
-        """Loss and metric sums of one micro-batch."""
-        logprobs = self.model(batch)
+    def _loss(
+        self, logprobs: Tensor, batch: MicroBatch, rows: list[int], shares: list[_Share]
+    ) -> tuple[Tensor, Tensor]:
+        """Loss and metric sums of one micro-batch, whose log-probabilities [N] are these."""
         reference = self._reference_logprobs(batch) if any(s.learner.needs_reference for s in shares) else None
         loss = logprobs.sum() * 0.0  # an idle batch has a gradient too, of zero
         sums = []

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from learners import advantages
-from learners.rewards import RewardError, reward_matrix
+from learners.errors import RewardError
+from learners.rewards import reward_matrix
 from trajectories import schema
 from trajectories.types import StopReason
 
@@ -33,6 +34,17 @@ class RewardBatch:
     groups: Tensor
     outcome: Tensor
     contexts: Tensor | None = None
+
+    def take(self, rows: Tensor) -> RewardBatch:
+        """Some of the rollouts, in the order of `rows` int64 [n]."""
+        return RewardBatch(
+            self.names,
+            tuple(self.episode_ids[row] for row in rows.tolist()),
+            self.rewards[rows],
+            torch.unique(self.groups[rows], return_inverse=True)[1],
+            self.outcome[rows],
+            self.contexts[rows] if self.contexts is not None else None,
+        )
 
 
 def reward_batch(

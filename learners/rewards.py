@@ -13,10 +13,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from learners import advantages
-
-
-class RewardError(ValueError):
-    """A reward channel that cannot be used. The message is one line that names channel and episode."""
+from learners.errors import RewardError
 
 
 def reward_matrix(channels: Mapping[str, Sequence[float]], names: Sequence[str], episode_ids: Sequence[str]) -> Tensor:
@@ -38,6 +35,11 @@ def reward_matrix(channels: Mapping[str, Sequence[float]], names: Sequence[str],
             )
         if len(channels[name]) != len(episode_ids):
             raise RewardError(_wrong_length(name, len(channels[name]), episode_ids))
+        if (row := next((at for at, value in enumerate(channels[name]) if value is None), None)) is not None:
+            raise RewardError(
+                f"reward channel {name!r} is missing in episode {episode_ids[row]}, whose environment does not have "
+                "it: name only channels that all environments of the run have in reward.channels and reward.outcome"
+            )
         column = torch.as_tensor(channels[name], dtype=torch.float64)
         if not column.isfinite().all():
             row = int((~column.isfinite()).nonzero()[0, 0])

@@ -1,14 +1,14 @@
 """Scalarisers: from the named rewards of a batch of rollouts to one scalar reward and advantage each.
 
-One protocol, one class each. Those that need nobody else are here; the one that asks the Conductor is in
-`actors/conductor.py`.
+One protocol, one class each. Those that look at nothing but rewards are here; `learners.conducting` has the one whose
+weights are learned.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from learners import advantages, rewards
+from learners.errors import RewardError
 from learners.reward_batch import RewardBatch
 from learners.reward_config import RewardConfig
-from learners.rewards import Normalisation, RewardError
+from learners.rewards import Normalisation
 
 Advantage = Callable[[Tensor, Tensor], Tensor]
 """(scalar rewards [B], groups [B]) -> advantages [B]: `advantages.grpo`, `dr_grpo` or `rloo`."""
@@ -35,7 +36,6 @@ class Scalarised:
         version: of the weights; counts the updates of what gave them, 0 where they never change.
         choices: int64 [B], the channel that was sampled for each rollout; None where none is.
         probabilities: float64 [B, K], what it was sampled from.
-        metrics: of the scalariser's own learning, where it learns.
     """
 
     rewards: Tensor
@@ -44,7 +44,6 @@ class Scalarised:
     version: int = 0
     choices: Tensor | None = None
     probabilities: Tensor | None = None
-    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 class Scalariser(Protocol):
@@ -103,12 +102,9 @@ class Random:
     advantage: Advantage = advantages.grpo
 
     def __call__(self, batch: RewardBatch) -> Scalarised:
-        weights = np.stack([self._draw(episode_id, len(batch.names)) for episode_id in batch.episode_ids])
+        even = np.ones(len(batch.names))
+        weights = np.stack([episode_generator(self.seed, name).dirichlet(even) for name in batch.episode_ids])
         return weighted(batch, torch.from_numpy(weights), self.normalise, self.advantage)
-
-    def _draw(self, episode_id: str, channels: int) -> np.ndarray:
-        digest = hashlib.blake2b(f"{self.seed} {episode_id}".encode(), digest_size=8).digest()
-        return np.random.default_rng(int.from_bytes(digest, "big")).dirichlet(np.ones(channels))
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +117,12 @@ class GDPO:
         weights = given_weights(self.weights or dict.fromkeys(batch.names, 1.0 / len(batch.names)), batch)
         scalar = advantages.gdpo(batch.rewards, weights, batch.groups)
         return Scalarised(scalar, rewards.batch_normalise(scalar), weights)
+
+
+def episode_generator(seed: int, episode_id: str) -> np.random.Generator:
+    """The chance that belongs to one episode of a run, whoever asks and whenever."""
+    digest = hashlib.blake2b(f"{seed} {episode_id}".encode(), digest_size=8).digest()
+    return np.random.default_rng(int.from_bytes(digest, "big"))
 
 
 def weighted(batch: RewardBatch, weights: Tensor, normalise: Normalisation, advantage: Advantage) -> Scalarised:
@@ -141,7 +143,7 @@ def given_weights(by_name: Mapping[str, float], batch: RewardBatch) -> Tensor:
 
 
 def pure_scalariser(config: RewardConfig, seed: int, advantage: Advantage = advantages.grpo) -> Scalariser:
-    """The scalariser that `config` names, unless it is the Conductor (`actors.conductor.ConductorScalariser`)."""
+    """The scalariser that `config` names, unless it is the Conductor (`learners.conducting.Conducted`)."""
     normalise = rewards.NORMALISATIONS[config.normalisation]
     match config.scalariser:
         case "single":
@@ -155,17 +157,32 @@ def pure_scalariser(config: RewardConfig, seed: int, advantage: Advantage = adva
         case "gdpo":
             return GDPO(config.weights or None)
         case "conductor":
-            raise ValueError("the Conductor is not a pure function: use actors.conductor.ConductorScalariser")
+            raise ValueError("the Conductor learns its weights: use learners.conducting.Conducted")
 
 
-def reward_metrics(batch: RewardBatch, scalarised: Scalarised) -> dict[str, float]:
-    """For the log, per channel: mean, spread (mean standard deviation within groups), mean weight; where channels were
-    sampled also their shares, and the mean entropy as a share of its maximum."""
-    metrics = dict(scalarised.metrics)
-    for index, name in enumerate(batch.names):
-        column = batch.rewards[:, index]
+ADVANTAGES: dict[str, Advantage] = {
+    "grpo": advantages.grpo,
+    "dr_grpo": advantages.dr_grpo,
+    "rloo": advantages.rloo,
+    "gigpo": advantages.grpo,
+}
+"""By `GRPOConfig.advantage`: how scalar rewards of a group compare. What `gigpo` adds for turns comes on top."""
+
+
+def channel_metrics(batch: RewardBatch) -> dict[str, float]:
+    """For the log, per channel: mean, and spread (mean standard deviation within groups)."""
+    metrics = {}
+    for name, column in zip(batch.names, batch.rewards.unbind(1), strict=True):
         metrics[f"reward/{name}/mean"] = float(column.mean())
         metrics[f"reward/{name}/spread"] = float(advantages.group_std(column, batch.groups).mean())
+    return metrics
+
+
+def weight_metrics(names: Sequence[str], scalarised: Scalarised) -> dict[str, float]:
+    """For the log, per channel: mean weight; where channels were sampled also their shares, and the mean entropy as a
+    share of its maximum."""
+    metrics = {}
+    for index, name in enumerate(names):
         metrics[f"reward/{name}/weight"] = float(scalarised.weights[:, index].mean())
         if scalarised.choices is not None:
             metrics[f"reward/{name}/sampled"] = float((scalarised.choices == index).double().mean())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +15,14 @@ import torch
 from learners import distributed
 from learners.base import Example, Learner
 from learners.batch import split_over_workers
+from learners.channels import Reading
 from learners.config import LearnerConfig
 from learners.grpo import GRPOLearner
 from learners.policy import PolicyShard, Term
+from learners.reward_batch import RewardBatch
+from learners.scalarisers import Scalariser
 from learners.sft import SFTLearner
+from learners.weigher import Weighed, Weigher
 from learners.weights import WeightUpdate
 from router.batch import check
 from router.probe import ProbeResult, batched_share, concatenated
@@ -54,10 +58,31 @@ class LearnerWorker:
         Raises:
             ValueError: a sequence has no assignment.
         """
+        return self._train(stage, _joined(sequences), _joined(assignments), None)
+
+    def train_weighing(
+        self, stage: Stage, sequences: Tables, assignments: Tables, batch: RewardBatch, scalarise: Scalariser
+    ) -> tuple[dict[str, float], Weighed | None]:
+        """Like `train`, where the advantages depend on the policy's terminal states: they are found in the pass that
+        trains, in place of those in the assignments.
+
+        Args:
+            batch: the rewards of all groups of the step, without contexts.
+        Returns:
+            The metrics, and what was found; None where no group was trained.
+        """
+        weigher = Weigher(batch, scalarise, self.grpo.config)
+        metrics = self._train(stage, _joined(sequences), _joined(assignments), weigher)
+        return metrics, weigher.result()
+
+    def _train(
+        self, stage: Stage, sequences: pa.Table, assignments: pa.Table, weigher: Weigher | None
+    ) -> dict[str, float]:
         started = time.perf_counter()
-        self._queue(_joined(sequences), _joined(assignments))
+        self._queue(sequences, assignments, weigher)
         active = self._active[stage]
-        metrics = self.policy.step([Term(learner, learner.take()) for learner in active], active[0].lr_scale)
+        terms = [Term(learner, learner.take()) for learner in active]
+        metrics = self.policy.step(terms, active[0].lr_scale, weigher)
         for learner in active:
             metrics[f"{learner.name}/weight"] = learner.weight
             learner.steps += metrics[f"{learner.name}/tokens"] > 0
@@ -71,13 +96,14 @@ class LearnerWorker:
         """Log-probabilities of trained tokens, float32 [T] for each sequence in order, 0 elsewhere."""
         rows = schema.sequences_from_table(_joined(sequences))
         mine = self._share([len(row.token_ids) for row in rows])
-        scored = self.policy.token_logprobs([rows[index] for index in mine])
-        by_row = {
-            index: value
-            for part in distributed.gather_objects(dict(zip(mine, scored, strict=True)))
-            for index, value in part.items()
-        }
-        return [by_row[index] for index in range(len(rows))]
+        return self._in_order(mine, self.policy.token_logprobs([rows[index] for index in mine]))
+
+    def read(self, sequences: Tables) -> Reading:
+        """Log-probabilities and entropies of the trained tokens of each sequence, in order, by the present weights."""
+        rows = schema.sequences_from_table(_joined(sequences))
+        mine = self._share([len(row.token_ids) for row in rows])
+        found = self._in_order(mine, self.policy.read([rows[index] for index in mine]))
+        return Reading(tuple(logprobs for logprobs, _ in found), tuple(entropies for _, entropies in found))
 
     def probe(self, sequences: Tables, token_budget: int) -> ProbeResult:
         """Gradient norms, losses, terminal states and log-probabilities of each sequence, in order, by the present
@@ -146,19 +172,27 @@ class LearnerWorker:
             queue = [example for states in mine for example in states[index]["queue"]]
             learner.load_state({"steps": saved[0][index]["steps"], "queue": queue})
 
-    def _queue(self, sequences: pa.Table, assignments: pa.Table) -> None:
+    def _queue(self, sequences: pa.Table, assignments: pa.Table, weigher: Weigher | None) -> None:
         rows = schema.sequences_from_table(sequences)
         by_id = {assignment.sequence_id: assignment for assignment in schema.assignments_from_table(assignments)}
         if missing := [row.sequence_id for row in rows if row.sequence_id not in by_id]:
             raise ValueError(f"{len(missing)} of {len(rows)} sequences have no assignment, the first is {missing[0]}")
         rows = [row for row in rows if by_id[row.sequence_id].route != Route.DROP]
-        for index in sorted(self._share([len(row.token_ids) for row in rows])):
+        units = weigher.units(rows) if weigher is not None else [[index] for index in range(len(rows))]
+        mine = self._share([sum(len(rows[index].token_ids) for index in unit) for unit in units])
+        for index in sorted(index for unit in mine for index in units[unit]):
             sequence = rows[index]
             assignment = by_id[sequence.sequence_id]
             if assignment.rl_weight:
                 self.grpo.add(Example(sequence, assignment.rl_weight, assignment.advantage))
             if assignment.ce_weight:
                 self.sft.add(Example(sequence, assignment.ce_weight))
+
+    def _in_order(self, mine: list[int], values: list[Any]) -> list[Any]:
+        """The values of all workers by the indices that each had, on every worker."""
+        parts = distributed.gather_objects(dict(zip(mine, values, strict=True)))
+        by_index = {index: value for part in parts for index, value in part.items()}
+        return [by_index[index] for index in sorted(by_index)]
 
     def _share(self, lengths: list[int]) -> list[int]:
         return split_over_workers(lengths, distributed.world_size())[distributed.rank()]

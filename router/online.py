@@ -31,11 +31,6 @@ class Group:
     sequences: pa.Table
     assignments: pa.Table
 
-    @property
-    def demonstration(self) -> str:
-        """Episode id that the expert's demonstration of the task has, if there is one."""
-        return demonstration_id(self.episodes["environment"][0].as_py(), self.episodes["task_id"][0].as_py())
-
 
 @dataclass(slots=True)
 class OnlineRouter:
@@ -84,15 +79,16 @@ class OnlineRouter:
         )
 
 
-def reference_id(group: Group, demonstrated: Collection[str]) -> str | None:
-    """Episode id of the group's reference trajectory; None when there is none.
+def reference_id(episodes: pa.Table, demonstrated: Collection[str]) -> str | None:
+    """Episode id of the reference trajectory of the group with these episodes; None when there is none.
 
     Args:
         demonstrated: episode ids of the demonstrations.
     """
-    if group.demonstration in demonstrated:
-        return group.demonstration
-    rows = group.episodes.select(["episode_id", "success", "turns", "stop_reason"]).to_pylist()
+    expert = demonstration_id(episodes["environment"][0].as_py(), episodes["task_id"][0].as_py())
+    if expert in demonstrated:
+        return expert
+    rows = episodes.select(["episode_id", "success", "turns", "stop_reason"]).to_pylist()
     won = [row for row in rows if row["success"] and row["stop_reason"] != StopReason.ERROR]
     return min(won, key=lambda row: row["turns"])["episode_id"] if won else None
 

@@ -64,6 +64,13 @@ def final_answer(response: str) -> str:
     return lines[0] if before else lines[-1]
 
 
+def reasoning(response: str) -> str:
+    """What a response says before its final answer, the marker included: `"2 + 2...\nAnswer: 4"` gives
+    `"2 + 2...\nAnswer: "`; empty where nothing marks an answer."""
+    markers = list(_MARKER.finditer(response))
+    return response[: markers[-1].end()] if markers else ""
+
+
 def named_choice(choices: tuple[str, ...], answer: str) -> int | None:
     """Index of the choice that a final answer names, None if it names none or several."""
     letter = _LETTER.fullmatch(answer)

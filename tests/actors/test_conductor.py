@@ -1,50 +1,32 @@
-"""The Conductor in the loop: buffer, versions, checkpoint, alarm, and the scalariser that asks it."""
+"""The Conductor in the loop: buffer, versions, checkpoint, alarm, and its life in a process of its own."""
 
 from __future__ import annotations
 
-import logging
 import pickle
-from dataclasses import replace
 from typing import Any
 
 import pytest
-import ray
 import torch
 
-from actors.conductor import (
-    ALARM_UPDATES,
-    ConductorActor,
-    ConductorError,
-    ConductorScalariser,
-    RemoteConductor,
-    start_conductor,
-)
-from learners import advantages, rewards
-from learners.reward_batch import RewardBatch
+from actors.conductor import ALARM_UPDATES, ConductorActor, ConductorError, RemoteConductor, alarm, start_conductor
+from learners import advantages
+from learners.conducting import Conducted, probabilities
+from learners.errors import RewardError
 from learners.reward_config import ConductorConfig
-from learners.rewards import RewardError
-from learners.scalarisers import reward_metrics
-
-CHANNELS = ("success", "progress", "format")
-HIDDEN = 16
+from tests.learners.test_conducting import CHANNELS, HIDDEN, batch
 
 
-def actor(seed: int = 0, channels: tuple[str, ...] = CHANNELS, hidden: int = HIDDEN, **settings: Any) -> ConductorActor:
-    return ConductorActor(channels, hidden, ConductorConfig(lr=0.01, **settings), seed)
+def actor(channels: tuple[str, ...] = CHANNELS, hidden: int = HIDDEN, **settings: Any) -> ConductorActor:
+    return ConductorActor(channels, hidden, ConductorConfig(lr=0.01, **settings))
 
 
-def batch(seed: int = 0, groups: int = 2, size: int = 4) -> RewardBatch:
-    generator = torch.Generator().manual_seed(seed)
-    count = groups * size
-    values = torch.rand(count, len(CHANNELS), generator=generator).double()
-    return RewardBatch(
-        names=CHANNELS,
-        episode_ids=tuple(f"e-{index}" for index in range(count)),
-        rewards=values,
-        groups=torch.arange(groups).repeat_interleave(size),
-        outcome=values[:, 0],
-        contexts=torch.randn(count, HIDDEN, generator=generator),
-    )
+def step(conductor: ConductorActor, number: int, config: ConductorConfig) -> list[Any]:
+    """One learner step on random rollouts, and what came of it."""
+    scalarise, rows = Conducted(conductor.head(), config, advantages.grpo), batch(number)
+    result = scalarise(rows)
+    assert rows.contexts is not None and result.choices is not None
+    earned = scalarise.meta_rewards(rows, result.advantages)
+    return [result.choices, result.weights, earned, conductor.observe(rows.contexts, result.choices, earned)]
 
 
 def equal(left: Any, right: Any) -> bool:
@@ -61,20 +43,19 @@ def test_it_learns_every_m_steps_and_then_forgets() -> None:
     conductor = actor(update_every=3)
     contexts = batch().contexts
     assert contexts is not None
-    before = conductor.weights(contexts)
+    before = conductor.head()
     versions, updates = [], []
-    for step in range(7):
-        draw = conductor.sample(contexts)
-        versions.append(draw.version)
-        earned = torch.ones(len(contexts)) * (draw.choices == 1) + step
-        updates.append(conductor.observe(contexts, draw.choices, earned))
+    for number in range(7):
+        versions.append(conductor.head().version)
+        choices = torch.arange(len(contexts)) % 3
+        updates.append(conductor.observe(contexts, choices, torch.ones(len(contexts)) * (choices == 1) + number))
     assert versions == [0, 0, 0, 1, 1, 1, 2]
     assert [bool(metrics) for metrics in updates] == [False, False, True, False, False, True, False]
     assert len(conductor.state()["buffer"]) == 1
-    assert not torch.equal(conductor.weights(contexts), before)
+    assert not torch.equal(conductor.head().weight, before.weight)
     assert updates[2].keys() == {
         f"conductor/{name}"
-        for name in ("loss", "temperature", "version", "entropy", *(f"{channel}/weight" for channel in CHANNELS))
+        for name in ("loss", "temperature", "version", "entropy", "held", *(f"{name}/weight" for name in CHANNELS))
     }
 
 
@@ -86,31 +67,26 @@ def test_one_update_takes_all_buffered_rollouts_at_once() -> None:
     for step, choice, value in zip(steps, choices, earned, strict=True):
         three.observe(step.contexts, choice, value)
     one.observe(torch.cat([step.contexts for step in steps]), torch.cat(choices), torch.cat(earned))
-    assert torch.equal(one.weights(steps[0].contexts), three.weights(steps[0].contexts))
+    assert torch.equal(one.head().weight, three.head().weight)
 
 
-def test_choices_follow_the_weights() -> None:
-    conductor = actor()
-    contexts = torch.randn(1, HIDDEN).expand(4000, HIDDEN)
+def test_it_moves_towards_what_earns() -> None:
+    conductor = actor(update_every=1)
+    contexts = torch.randn(64, HIDDEN)
+    choices = torch.arange(64) % 3
     for _ in range(30):
-        draw = conductor.sample(contexts[:64])
-        conductor.observe(contexts[:64], draw.choices, (draw.choices == 2).double())
-    draw = conductor.sample(contexts)
-    shares = torch.bincount(draw.choices, minlength=3) / 4000
-    assert draw.probabilities[0, 2] > 0.4
-    torch.testing.assert_close(shares.double(), draw.probabilities[0], atol=0.03, rtol=0)
+        conductor.observe(contexts, choices, (choices == 2).double() - 1 / 3)
+    assert probabilities(conductor.head(), contexts)[:, 2].min() > 0.4
 
 
 def test_a_restored_conductor_goes_on_bit_for_bit() -> None:
     def run(conductor: ConductorActor, steps: range) -> list[Any]:
-        scalariser = ConductorScalariser(conductor, ConductorConfig())
-        results = [scalariser(batch(step)) for step in steps]
-        return [[result.choices, result.weights, result.advantages, dict(result.metrics)] for result in results]
+        return [step(conductor, number, ConductorConfig()) for number in steps]
 
-    first = actor(seed=3)
+    first = actor()
     run(first, range(5))  # one update, two steps in the buffer
     saved = pickle.loads(pickle.dumps(first.state()))
-    second = actor(seed=99)
+    second = actor()
     run(second, range(12))  # ahead of what it goes back to
     second.restore(saved)
     assert equal(second.state(), saved)
@@ -126,91 +102,46 @@ def test_a_state_of_another_run_is_refused() -> None:
             other.restore(saved)
 
 
-def test_the_alarm_rings_once_when_a_channel_keeps_the_weight(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_alarm_rings_once_when_a_channel_keeps_the_weight() -> None:
     conductor = actor(update_every=1, entropy_weight=0.0)
     learned = conductor.state()
     learned["learner"]["rl_module"]["default_policy"]["bias"][:] = [0.0, 9.0, 0.0]
     conductor.restore(learned)
     contexts, still = torch.randn(4, HIDDEN), torch.zeros(4)
-    with caplog.at_level(logging.WARNING, logger="actors.conductor"):
-        for _ in range(ALARM_UPDATES - 1):
-            conductor.observe(contexts, still.long(), still)
-        assert not caplog.records
-        for _ in range(5):
-            conductor.observe(contexts, still.long(), still)
-    assert len(caplog.records) == 1
-    assert "reward channel progress has held more than 0.95 of the weight for 20 updates" in caplog.text
+    rung = [alarm(conductor.observe(contexts, still.long(), still)) for _ in range(ALARM_UPDATES + 5)]
+    (line,) = (text for text in rung if text is not None)
+    assert rung[ALARM_UPDATES - 1] == line
+    assert line.startswith("reward channel progress has held more than 0.95 of the weight for 20 updates (now 0.99")
 
 
 def test_it_refuses_what_it_cannot_read() -> None:
     conductor = actor()
     with pytest.raises(RewardError, match=r"contexts are \[2, 5\], this Conductor reads \[n, 16\]"):
-        conductor.sample(torch.zeros(2, 5))
+        conductor.observe(torch.zeros(2, 5), torch.zeros(2).long(), torch.zeros(2))
     with pytest.raises(RewardError, match="a meta-reward is not finite"):
         conductor.observe(torch.zeros(2, HIDDEN), torch.zeros(2).long(), torch.tensor([0.0, float("nan")]))
 
 
-class Recorder:
-    """Draws channel 1 always and keeps what it observes."""
-
-    def __init__(self) -> None:
-        self.inner = actor()
-
-    def sample(self, contexts: torch.Tensor) -> Any:
-        draw = self.inner.sample(contexts)
-        return replace(draw, choices=torch.ones_like(draw.choices))
-
-    def observe(self, contexts: torch.Tensor, choices: torch.Tensor, meta_rewards: torch.Tensor) -> dict[str, float]:
-        self.observed = contexts, choices, meta_rewards
-        return {"conductor/loss": 0.5}
-
-
-@pytest.mark.parametrize("signal", ["scalarised", "outcome"])
-@pytest.mark.parametrize("weight_map", ["emphasis", "onehot", "uniform_boost"])
-def test_rollouts_are_trained_under_the_weights_drawn_for_them(signal: str, weight_map: str) -> None:
-    config = ConductorConfig.model_validate({"meta_signal": signal, "weight_map": weight_map, "beta": 0.4})
-    conductor, rows = Recorder(), batch()
-    result = ConductorScalariser(conductor, config)(rows)
-    share = {"emphasis": 0.6 / 3, "onehot": 0.0, "uniform_boost": 0.6 / 3}[weight_map]
-    top = {"emphasis": 0.6, "onehot": 1.0, "uniform_boost": 0.6}[weight_map]
-    torch.testing.assert_close(result.weights[0], torch.tensor([share, top, share]).double(), atol=1e-6, rtol=0)
-    ranks = rewards.rank_normalise(rows.rewards, rows.groups)
-    expected = advantages.grpo((result.weights * ranks).sum(1), rows.groups)
-    torch.testing.assert_close(result.advantages, expected)
-    meta = expected if signal == "scalarised" else expected * advantages.grpo(rows.outcome, rows.groups)
-    assert torch.equal(conductor.observed[2], meta)
-    metrics = reward_metrics(rows, result)
-    assert metrics["reward/progress/sampled"] == 1.0
-    assert metrics["reward/entropy"] == pytest.approx(1.0)
-    assert metrics["conductor/loss"] == 0.5
-
-
-def test_contexts_must_be_there_for_every_episode() -> None:
-    scalariser = ConductorScalariser(actor(), ConductorConfig())
-    rows = batch()
-    assert rows.contexts is not None
-    for contexts, count in ((None, 0), (rows.contexts[:-1], 7)):
-        with pytest.raises(RewardError, match=f"has {count} contexts for 8 episodes, the first of which is e-0"):
-            scalariser(replace(rows, contexts=contexts))
-
-
 @pytest.mark.real
 @pytest.mark.usefixtures("ray_session")
-def test_in_another_process_it_answers_as_inline() -> None:
+async def test_in_another_process_it_learns_as_inline(caplog: pytest.LogCaptureFixture) -> None:
     config = ConductorConfig(lr=0.01)
-    handle = start_conductor(CHANNELS, HIDDEN, config, 7, {"name": "concerto:test:conductor", "num_cpus": 0.1})
+    handle = start_conductor(CHANNELS, HIDDEN, config, {"name": "concerto:test:conductor", "num_cpus": 0.1})
+    remote, inline = RemoteConductor(handle), ConductorActor(CHANNELS, HIDDEN, config)
     try:
-        with pytest.raises(ConductorError, match="has not answered 'sample' within 0 s"):
-            RemoteConductor(handle, timeout_s=0)._answer("sample", torch.zeros(1, HIDDEN))
-        handle_state = ray.get(handle.state.remote(), timeout=120)
-        inline = ConductorActor(CHANNELS, HIDDEN, config, 8)
-        inline.restore(handle_state)
-        remote = ConductorScalariser(RemoteConductor(handle), config)
-        here = ConductorScalariser(inline, config)
-        for step in range(4):
-            ours, theirs = here(batch(step)), remote(batch(step))
-            assert torch.equal(ours.advantages, theirs.advantages)
-            assert equal(dict(ours.metrics), dict(theirs.metrics))
-        assert equal(ray.get(handle.state.remote(), timeout=60), inline.state())
+        with pytest.raises(ConductorError, match="has not answered 'head' within 0 s"):
+            await RemoteConductor(handle, timeout_s=0).head()
+        for number in range(4):
+            *experience, metrics = step(inline, number, config)
+            rows = batch(number)
+            assert rows.contexts is not None
+            assert await remote.observe(rows.contexts, experience[0], experience[2]) == metrics
+        assert equal(await remote.state(), inline.state())
+        assert torch.equal((await remote.head()).weight, inline.head().weight)
+        await remote.restore(ConductorActor(CHANNELS, HIDDEN, config).state())
+        assert (await remote.head()).version == 0
+        assert not caplog.records
     finally:
-        ray.kill(handle)
+        remote.stop()
+    with pytest.raises(ConductorError, match="the Conductor died, and with it what it learned"):
+        await remote.head()

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from actors.conductor import ConductorActor, ConductorScalariser
+from actors.conductor import ConductorActor
 from learners import advantages, rewards
+from learners.conducting import Conducted, probabilities
 from learners.reward_batch import RewardBatch
 from learners.reward_config import ConductorConfig
 
@@ -30,6 +31,7 @@ class World:
     def __init__(self, seed: int, means: tuple[float, ...] = (0.0, 0.0, 0.0)) -> None:
         self._generator = torch.Generator().manual_seed(1000 + seed)
         self._means = torch.tensor(means)
+        self._played = 0
         self.kinds = torch.randn(2, HIDDEN, generator=self._generator)
 
     def batch(self) -> RewardBatch:
@@ -37,10 +39,11 @@ class World:
         kind = groups % 2
         count = len(groups)
         values = torch.randn(count, len(CHANNELS), generator=self._generator)
+        self._played += 1
         noise = 0.5 * torch.randn(count, generator=self._generator)
         return RewardBatch(
             names=CHANNELS,
-            episode_ids=tuple(map(str, range(count))),
+            episode_ids=tuple(f"{self._played}-{index}" for index in range(count)),
             rewards=(values + self._means).double(),
             groups=groups,
             outcome=(values.gather(1, kind[:, None]).squeeze(1) + noise > 0).double(),
@@ -48,13 +51,24 @@ class World:
         )
 
 
+def learn(conductor: ConductorActor, config: ConductorConfig, batch: RewardBatch, seed: int) -> None:
+    """One learner step: weigh the rollouts, tell the Conductor what that earned."""
+    scalarise = Conducted(conductor.head(), config, advantages.grpo, seed)
+    result = scalarise(batch)
+    assert batch.contexts is not None and result.choices is not None
+    conductor.observe(batch.contexts, result.choices, scalarise.meta_rewards(batch, result.advantages))
+
+
 def conductor_after(world: World, seed: int, meta_signal: str) -> ConductorActor:
     config = ConductorConfig.model_validate({"meta_signal": meta_signal, "update_every": 1})
-    conductor = ConductorActor(CHANNELS, HIDDEN, config, seed)
-    scalariser = ConductorScalariser(conductor, config)
+    conductor = ConductorActor(CHANNELS, HIDDEN, config)
     for _ in range(UPDATES):
-        scalariser(world.batch())
+        learn(conductor, config, world.batch(), seed)
     return conductor
+
+
+def weights_of(conductor: ConductorActor, contexts: Tensor) -> Tensor:
+    return probabilities(conductor.head(), contexts)
 
 
 def entropy(weights: Tensor) -> float:
@@ -64,7 +78,7 @@ def entropy(weights: Tensor) -> float:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_with_the_outcome_it_finds_the_right_channel_in_both_contexts(seed: int) -> None:
     world = World(seed)
-    weights = conductor_after(world, seed, "outcome").weights(world.kinds)
+    weights = weights_of(conductor_after(world, seed, "outcome"), world.kinds)
     assert weights[0, 0] > 0.8
     assert weights[1, 1] > 0.8
 
@@ -72,7 +86,7 @@ def test_with_the_outcome_it_finds_the_right_channel_in_both_contexts(seed: int)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_ranks_keep_it_from_collapsing_onto_the_channel_with_the_highest_mean(seed: int) -> None:
     world = World(seed, means=(0.0, 1.0, 3.0))
-    assert entropy(conductor_after(world, seed, "scalarised").weights(world.kinds)) > 0.8
+    assert entropy(weights_of(conductor_after(world, seed, "scalarised"), world.kinds)) > 0.8
 
 
 @pytest.mark.parametrize("seed", SEEDS[:2])
@@ -81,15 +95,14 @@ def test_without_ranks_it_collapses_onto_the_channel_with_the_highest_mean(seed:
     the highest sums of their group, whatever they did: the draw rewards itself, and nothing else is learned."""
     world = World(seed, means=(0.0, 1.0, 3.0))
     config = ConductorConfig(update_every=1)
-    conductor = ConductorActor(CHANNELS, HIDDEN, config, seed)
+    conductor = ConductorActor(CHANNELS, HIDDEN, config)
     for _ in range(UPDATES):
         batch = world.batch()
-        assert batch.contexts is not None
-        draw = conductor.sample(batch.contexts)
-        weights = rewards.emphasis(draw.probabilities, draw.choices, config.beta)
-        earned = advantages.grpo(rewards.scalarise(batch.rewards, weights), batch.groups)
-        conductor.observe(batch.contexts, draw.choices, earned)
-    weights = conductor.weights(world.kinds)
+        result = Conducted(conductor.head(), config, advantages.grpo, seed)(batch)
+        assert batch.contexts is not None and result.choices is not None
+        earned = advantages.grpo(rewards.scalarise(batch.rewards, result.weights), batch.groups)
+        conductor.observe(batch.contexts, result.choices, earned)
+    weights = weights_of(conductor, world.kinds)
     assert weights[:, 2].min() > 0.9
     assert entropy(weights) < 0.4
 
@@ -106,12 +119,11 @@ def test_the_published_signal_flatters_where_the_outcome_judges(signal: str) -> 
         assert plain.contexts is not None
         return replace(plain, contexts=plain.contexts + plain.rewards.float() @ telling)
 
-    conductor = ConductorActor(CHANNELS, HIDDEN, config, seed=0)
-    scalariser = ConductorScalariser(conductor, config)
+    conductor = ConductorActor(CHANNELS, HIDDEN, config)
     for _ in range(UPDATES):
-        scalariser(batch())
+        learn(conductor, config, batch(), seed=0)
     rows = [batch() for _ in range(20)]
-    weights = torch.cat([conductor.weights(row.contexts) for row in rows if row.contexts is not None])
+    weights = torch.cat([weights_of(conductor, row.contexts) for row in rows if row.contexts is not None])
     own_best = torch.cat([row.rewards.argmax(1) for row in rows])
     right = torch.cat([row.groups % 2 for row in rows])
     flattered, judged = (weights.gather(1, channel[:, None]).mean().item() for channel in (own_best, right))

@@ -74,6 +74,14 @@ def assert_user_error(result: Result, *parts: str) -> None:
         (["--set", "evaluation.panels=[webshop/tset]"], ["no split 'tset'"]),
         (["--resume"], ["holds no run to resume"]),
         (["--set", "router.policy=medain"], ["router.policy='medain' does not fit", "'median_split'"]),
+        (["--set", "reward.scalariser=conducter"], ["reward.scalariser='conducter' does not fit", "'conductor'"]),
+        (["--set", "reward.channels=[progres]"], ["'progres'", "alfworld does not give", "Did you mean 'progress'?"]),
+        (["--set", "reward.outcome=score"], ["reward.outcome names 'score', which alfworld does not give"]),
+        (["--set", "reward.channels=[preference]", "--set", "tasks=questions"], ["set reward.preference_model"]),
+        (
+            ["--set", "reward.scalariser=conductor", "--set", "grpo.max_sequences=3"],
+            ["grpo.max_sequences", "whole groups"],
+        ),
         (["--set", "router.policy=chord"], ["mixes both objectives", "router.mode=online"]),
     ],
 )

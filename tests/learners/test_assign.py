@@ -6,8 +6,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from learners.assign import grpo_assignments, sft_assignments
+from learners import advantages, rewards
+from learners.assign import completed_assignments, pending_assignments, scalarised_assignments, sft_assignments
 from learners.config import GRPOConfig
+from learners.reward_batch import reward_batch
+from learners.scalarisers import Static
 from trajectories import schema
 from trajectories.types import Episode, Route, Sequence, StopReason, Trajectory, Turn
 
@@ -28,8 +31,14 @@ def trajectory(
 
 
 def assign(batch: list[Trajectory], config: GRPOConfig | None = None, **weights: float) -> dict:
-    tables = schema.to_tables(batch)
-    table: pa.Table = grpo_assignments(*tables, config or GRPOConfig(), weights or {"success": 1.0})
+    """By raw rewards with these weights."""
+    episodes, sequences = schema.to_tables(batch)
+    rows = reward_batch(episodes)
+    scalarised = Static(weights or {"success": 1.0}, rewards.NORMALISATIONS["none"], advantages.grpo)(rows)
+    return by_id(scalarised_assignments(sequences, rows, scalarised, config or GRPOConfig()))
+
+
+def by_id(table: pa.Table) -> dict:
     return {a.sequence_id: a for a in schema.assignments_from_table(table)}
 
 
@@ -76,15 +85,26 @@ def test_gigpo_compares_what_followed_the_same_state() -> None:
     assert rows["b-1"].advantage == pytest.approx(-(0.5**0.5), abs=1e-5)
 
 
-def test_a_weight_for_no_reward_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"name \['speed'\], but these episodes have \['success', 'progress'\]"):
-        assign([trajectory("a", "g", 1.0)], speed=1.0)
+def test_pending_assignments_train_where_any_channel_varies() -> None:
+    batch = [
+        trajectory("a", "g", 0.0, progress=0.5), trajectory("b", "g", 0.0), trajectory("c", "h", 1.0),
+        trajectory("d", "h", 1.0),
+    ]  # fmt: skip
+    episodes, sequences = schema.to_tables(batch)
+    pending = pending_assignments(sequences, reward_batch(episodes))
+    rows = by_id(pending)
+    assert [(rows[f"{name}-0"].route, rows[f"{name}-0"].rl_weight) for name in "abcd"] == [
+        (Route.GRPO, 1.0), (Route.GRPO, 1.0), (Route.DROP, 0.0), (Route.DROP, 0.0),
+    ]  # fmt: skip
+    assert all(row.advantage == 0.0 for row in rows.values())
+    complete = by_id(completed_assignments(pending, {"a-0": 0.5, "b-0": -0.5}, version=3))
+    assert [(complete[f"{name}-0"].advantage, complete[f"{name}-0"].reward_weights_version) for name in "abc"] == [
+        (0.5, 3), (-0.5, 3), (0.0, 0),
+    ]  # fmt: skip
 
 
-def test_no_episodes_give_no_assignments() -> None:
-    tables = schema.to_tables([])
-    assert len(grpo_assignments(*tables, GRPOConfig(), {})) == 0
-    assert len(sft_assignments(tables[1])) == 0
+def test_no_sequences_give_no_assignments() -> None:
+    assert len(sft_assignments(schema.to_tables([])[1])) == 0
 
 
 def test_sft_assignments_send_everything_to_sft() -> None:

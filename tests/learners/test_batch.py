@@ -38,4 +38,4 @@ def test_collate_pairs_every_trained_token_with_the_position_before_it(count: in
     columns = (batch.positions, batch.targets, batch.rows, batch.behaviour, batch.temperature)
     assert list(zip(*(column.tolist() for column in columns), strict=True)) == expected
     for row, sequence in enumerate(sequences):
-        np.testing.assert_array_equal(batch.input_ids[row, : len(sequence.token_ids) - 1], sequence.token_ids[:-1])
+        np.testing.assert_array_equal(batch.input_ids[row, : len(sequence.token_ids)], sequence.token_ids)

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForSequenceClassification
 
 from learners import channels
+from learners.errors import RewardError
 from learners.model import ModelError
 from learners.preference import PreferenceModel
-from learners.rewards import RewardError
 from tests.learners.samples import SIZES
 from tests.trajectories.samples import CHATML, byte_tokenizer
 

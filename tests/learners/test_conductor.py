@@ -10,11 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
-from learners import conductor
+from learners import conducting, conductor
 from learners.reward_config import ConductorConfig
 
 HIDDEN, CHANNELS, ENTROPY_WEIGHT = 12, 4, 0.3
@@ -27,6 +25,10 @@ def learner(**settings: float) -> Any:
 
 def parameters(of: Any) -> dict[str, Tensor]:
     return dict(of.module[KEY].named_parameters())
+
+
+def weights(of: Any, contexts: Tensor) -> Tensor:
+    return conducting.probabilities(conductor.head(of, version=0), contexts)
 
 
 def disturb(of: Any, seed: int = 0, temperature: float = 0.7) -> None:
@@ -88,6 +90,18 @@ def test_gradients_equal_those_of_a_hand_written_loss() -> None:
         torch.testing.assert_close(gradients[parameter].double(), gradient, atol=1e-6, rtol=1e-4)
 
 
+def test_the_head_is_a_copy_that_later_updates_leave_alone() -> None:
+    ours = learner(lr=0.01)
+    disturb(ours)
+    before = conductor.head(ours, version=4)
+    contexts = experience()[0]
+    expected = conducting.probabilities(before, contexts)
+    conductor.update(ours, *experience())
+    assert before.version == 4
+    assert torch.equal(conducting.probabilities(before, contexts), expected)
+    assert not torch.equal(weights(ours, contexts), expected)
+
+
 def test_updates_are_steps_of_adamw_on_that_loss() -> None:
     ours = learner(lr=0.01)
     disturb(ours)
@@ -107,35 +121,24 @@ def test_updates_are_steps_of_adamw_on_that_loss() -> None:
         torch.testing.assert_close(parameter.double(), weights[name], atol=1e-4, rtol=1e-4)
 
 
-@given(st.lists(st.lists(st.floats(-1e4, 1e4, width=32), min_size=CHANNELS, max_size=CHANNELS), min_size=1, max_size=4))
-@settings(max_examples=60, deadline=None)
-def test_probabilities_respect_the_floor_and_sum_to_one(logits: list[list[float]]) -> None:
-    actual = conductor.floored_softmax(torch.tensor(logits, dtype=torch.float64))
-    assert actual.min().item() >= conductor.FLOOR * (1 - 1e-12)
-    np.testing.assert_allclose(actual.sum(1).numpy(), 1.0, atol=1e-12)
-    scores = np.array(logits) - np.max(logits, axis=1, keepdims=True)
-    softmax = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
-    np.testing.assert_allclose(actual.numpy(), 1e-4 + (1 - CHANNELS * 1e-4) * softmax, atol=1e-12)
-
-
 def test_a_channel_on_the_floor_can_come_back() -> None:
     ours = learner(lr=0.3)
     with torch.no_grad():
         parameters(ours)["bias"][0] = -12.0
     contexts = experience()[0]
-    assert conductor.probabilities(ours, contexts)[:, 0].max().item() == pytest.approx(conductor.FLOOR, rel=0.1)
+    assert weights(ours, contexts)[:, 0].max().item() == pytest.approx(conducting.FLOOR, rel=0.1)
     chosen = torch.zeros(len(contexts), dtype=torch.int64)
     for _ in range(150):
         conductor.update(ours, contexts, chosen, torch.ones(len(contexts)))
-    assert conductor.probabilities(ours, contexts)[:, 0].min() > 0.5
+    assert weights(ours, contexts)[:, 0].min() > 0.5
 
 
 def test_the_start_is_uniform_and_blind_to_the_scale_of_a_state() -> None:
     fresh, contexts = learner(), experience()[0]
-    np.testing.assert_allclose(conductor.probabilities(fresh, contexts).numpy(), 1 / CHANNELS, atol=1e-7)
+    np.testing.assert_allclose(weights(fresh, contexts).numpy(), 1 / CHANNELS, atol=1e-7)
     disturb(fresh)
-    scaled = conductor.probabilities(fresh, 100 * contexts + 7)
-    torch.testing.assert_close(scaled, conductor.probabilities(fresh, contexts), atol=1e-4, rtol=1e-3)
+    scaled = weights(fresh, 100 * contexts + 7)
+    torch.testing.assert_close(scaled, weights(fresh, contexts), atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize(("start", "sign", "edge"), [(0.31, 1.0, 0.3), (2.99, -1.0, 3.0)])
@@ -143,7 +146,7 @@ def test_the_temperature_stays_in_its_range(start: float, sign: float, edge: flo
     ours = learner(lr=0.1)
     disturb(ours, temperature=start)
     contexts = experience()[0]
-    best = conductor.probabilities(ours, contexts).argmax(1)
+    best = weights(ours, contexts).argmax(1)
     metrics = [conductor.update(ours, contexts, best, torch.full((len(contexts),), sign)) for _ in range(3)]
     assert min(abs(m["temperature"] - edge) for m in metrics) < 1e-6
     assert all(0.3 - 1e-6 <= m["temperature"] <= 3.0 + 1e-6 for m in metrics)
@@ -172,8 +175,7 @@ def test_building_and_updating_leave_global_random_states_alone() -> None:
 
 def test_nobody_pays_for_rllib_before_a_conductor_is_built() -> None:
     code = (
-        "import sys, learners.scalarisers, learners.reward_config, actors.conductor;"
-        "sys.exit('ray.rllib' in sys.modules)"
+        "import sys, learners.conducting, learners.reward_config, actors.conductor;sys.exit('ray.rllib' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -184,5 +186,5 @@ def test_the_entropy_bonus_alone_drives_back_to_uniform() -> None:
     contexts, choices, _ = experience()
     for _ in range(200):
         conductor.update(ours, contexts, choices, torch.zeros(len(contexts)))
-    entropy = -(p := conductor.probabilities(ours, contexts)).mul(p.log()).sum(1)
+    entropy = -(p := weights(ours, contexts)).mul(p.log()).sum(1)
     assert entropy.min().item() > 0.95 * math.log(CHANNELS)

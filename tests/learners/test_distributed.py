@@ -11,13 +11,16 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from learners import distributed
+from learners.assign import pending_assignments
+from learners.channels import Reading
 from learners.config import GRPOConfig, LearnerConfig
-from learners.contexts import terminal_states
+from learners.weigher import Weighed
 from learners.worker import LearnerWorker
 from router.geometry import gini
 from router.probe import ProbeResult
 from tests.learners.samples import learner_config, make_sequences, make_tables
+from tests.learners.test_weigher import check_same, conducted, single_sequence_episodes
+from trajectories import schema
 
 COUNTS = (7, 1, 4)
 """Sequences of each step; with one, a worker has none."""
@@ -30,12 +33,13 @@ class Run:
     metrics: list[dict[str, float]]
     scores: list[np.ndarray]
     probes: list[ProbeResult]
-    states: torch.Tensor
+    weighed: Weighed | None
+    reading: Reading
     weights: dict[str, torch.Tensor] | None
 
 
 def train(config: LearnerConfig, directory: Path) -> Run:
-    """Three mixed steps with a save and a restore before the last."""
+    """Three mixed steps with a save and a restore before the last, and one in which the workers find the advantages."""
     worker = LearnerWorker(config)
     metrics = [
         worker.train("mixed", *make_tables(make_sequences(count, seed), seed)) for seed, count in enumerate(COUNTS[:2])
@@ -46,15 +50,14 @@ def train(config: LearnerConfig, directory: Path) -> Run:
     metrics.append(worker.train("mixed", *make_tables(make_sequences(COUNTS[2], 2), 2)))
     scores = worker.score(make_tables(make_sequences(3, 5))[0])
     probes = [worker.probe(make_tables(make_sequences(count, 5))[0], token_budget=64) for count in PROBED]
-    share = make_sequences(3, 5)[distributed.rank() :: distributed.world_size()]  # of two workers, one runs idle once
-    states = terminal_states(worker.policy.model, share, token_budget=8, most=most)
+    rows, batch = single_sequence_episodes(12)  # three groups: one worker runs idle once
+    table = schema.sequences_to_table(rows)
+    step, weighed = worker.train_weighing("mixed", table, pending_assignments(table, batch), batch, conducted())
+    metrics.append(step)
+    reading = worker.read(make_tables(make_sequences(3, 5))[0])
     worker.save_pretrained(directory / "model")
     update = worker.export(1)
-    return Run(metrics, scores, probes, states, update.load() if update else None)
-
-
-def most(passes: int) -> int:
-    return distributed.max_over_workers(passes, distributed.device())
+    return Run(metrics, scores, probes, weighed, reading, update.load() if update else None)
 
 
 def run_rank(rank: int, world: int, directory: Path, configs: dict[str, LearnerConfig]) -> None:
@@ -91,10 +94,13 @@ def test_two_workers_train_as_one(untied_model: Path, tied_model: Path, tmp_path
                 torch.testing.assert_close(rank.hidden, ours.hidden, rtol=1e-3, atol=1e-4)
             for mine, alone in zip(theirs.logprobs, ours.logprobs, strict=True):
                 np.testing.assert_allclose(mine, alone, atol=1e-5)
-        torch.testing.assert_close(two.states, one.states[0::2], rtol=1e-3, atol=1e-4)
-        torch.testing.assert_close(other.states, one.states[1::2], rtol=1e-3, atol=1e-4)
+        check_same(two.weighed, one.weighed)
+        check_same(two.weighed, other.weighed)
+        for read in zip(two.reading.entropies, other.reading.entropies, one.reading.entropies, strict=True):
+            np.testing.assert_allclose(read[0], read[1], atol=1e-6)
+            np.testing.assert_allclose(read[0], read[2], atol=1e-4)
         assert one.weights is not None and two.weights is not None and other.weights is None
         assert one.weights.keys() == two.weights.keys()
         for name, tensor in one.weights.items():
-            torch.testing.assert_close(two.weights[name], tensor, atol=1e-5, rtol=0)
+            torch.testing.assert_close(two.weights[name], tensor, atol=3e-5, rtol=0)
         assert (tmp_path / kind / "model" / "model.safetensors").is_file()

@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from learners import rewards
-from learners.rewards import RewardError
+from learners.errors import RewardError
 
 IDS = ("e-0", "e-1", "e-2", "e-3")
 

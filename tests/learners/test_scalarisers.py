@@ -10,12 +10,12 @@ import torch
 from pydantic import ValidationError
 
 from learners import advantages, rewards
-from learners.assign import grpo_assignments, scalarised_assignments
+from learners.assign import scalarised_assignments
 from learners.config import GRPOConfig
+from learners.errors import RewardError
 from learners.reward_batch import ConstantWatch, RewardBatch, joined, reward_batch
 from learners.reward_config import RewardConfig
-from learners.rewards import RewardError
-from learners.scalarisers import GDPO, Random, Single, Static, Uniform, pure_scalariser, reward_metrics
+from learners.scalarisers import GDPO, Random, Single, Static, Uniform, channel_metrics, pure_scalariser, weight_metrics
 from tests.learners.test_assign import trajectory
 from trajectories import schema
 from trajectories.types import StopReason, Turn
@@ -134,7 +134,7 @@ def test_a_channel_that_never_changes_ends_the_run_but_not_at_once() -> None:
 
 
 def test_metrics_per_channel() -> None:
-    metrics = reward_metrics(FOUR, Uniform()(FOUR))
+    metrics = channel_metrics(FOUR) | weight_metrics(FOUR.names, Uniform()(FOUR))
     assert metrics["reward/success/mean"] == 0.25
     assert metrics["reward/success/spread"] == 0.5
     assert metrics["reward/progress/weight"] == 0.5
@@ -152,6 +152,21 @@ def test_batches_join_with_their_groups_kept_apart() -> None:
         joined([FOUR, replace(other, names=("score", "progress"))])
 
 
+def test_some_rollouts_of_a_batch_keep_their_groups() -> None:
+    rows = batch([(0.0, 1.0)] * 5, [0, 0, 2, 3, 3])
+    some = rows.take(torch.tensor([1, 3, 4]))
+    assert (some.episode_ids, some.groups.tolist(), len(some.rewards)) == (("e-1", "e-3", "e-4"), [0, 1, 1], 3)
+
+
+def test_a_channel_that_one_environment_lacks_is_named() -> None:
+    rows = trajectory("a", "g", 1.0), trajectory("b", "h", 0.0)
+    shopping = replace(rows[1], episode=replace(rows[1].episode, rewards={"success": 0.0, "score": 0.5}))
+    episodes = schema.concat_tables([schema.to_tables([one])[0] for one in (rows[0], shopping)])
+    assert reward_batch(episodes, names=("success",)).rewards.tolist() == [[1.0], [0.0]]
+    with pytest.raises(RewardError, match="'score' is missing in episode a, whose environment does not have it"):
+        reward_batch(episodes, names=("score",))
+
+
 def rollouts() -> list:
     turns = (Turn(0, 2, 0.0, 7, True), Turn(2, 4, 1.0, 8, True))
     rows = [
@@ -160,16 +175,6 @@ def rollouts() -> list:
     ]  # fmt: skip
     rows[4] = replace(rows[4], episode=replace(rows[4].episode, stop_reason=StopReason.ERROR))
     return rows
-
-
-@pytest.mark.parametrize("advantage", ["grpo", "dr_grpo", "rloo", "gigpo"])
-def test_single_assigns_exactly_what_plain_grpo_does(advantage: str) -> None:
-    config = GRPOConfig.model_validate({"advantage": advantage})
-    episodes, sequences = schema.to_tables(rollouts())
-    rows = reward_batch(episodes)
-    kind = getattr(advantages, advantage) if advantage != "gigpo" else advantages.grpo
-    ours = scalarised_assignments(sequences, rows, Single("success", kind)(rows), config)
-    assert ours.equals(grpo_assignments(episodes, sequences, config, {"success": 1.0}))
 
 
 def test_assignments_carry_the_version_of_the_weights() -> None:

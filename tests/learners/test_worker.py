@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from learners.config import GRPO_VARIANTS, GRPOConfig, Schedule, SFTConfig
 from learners.worker import LearnerWorker
@@ -78,6 +79,20 @@ def test_a_sequence_without_assignment_is_refused(untied_model: Path) -> None:
     sequences, assignments = make_tables(make_sequences(6))
     with pytest.raises(ValueError, match="1 of 6 sequences have no assignment, the first is s0"):
         LearnerWorker(learner_config(untied_model)).train("sft", sequences, assignments.slice(1))
+
+
+def test_it_reads_log_probabilities_and_entropies(untied_model: Path) -> None:
+    worker, sequences = LearnerWorker(learner_config(untied_model)), make_sequences(6, temperature=0.7)
+    reading = worker.read(make_tables(sequences)[0])
+    reference = AutoModelForCausalLM.from_pretrained(untied_model, dtype=torch.float32).eval()
+    for sequence, logprobs, entropies in zip(sequences, reading.logprobs, reading.entropies, strict=True):
+        ids = torch.tensor(sequence.token_ids).long()
+        with torch.no_grad():
+            table = torch.log_softmax(reference(ids[None]).logits[0, :-1] / 0.7, 1)[sequence.trained[1:]]
+        targets = ids[1:][sequence.trained[1:]]
+        np.testing.assert_allclose(logprobs, table.gather(1, targets[:, None]).squeeze(1), atol=1e-5)
+        np.testing.assert_allclose(entropies, -(table.exp() * table).sum(1), atol=1e-5)
+    assert worker.read(make_tables([])[0]).logprobs == ()
 
 
 def test_the_probe_gives_what_the_reference_gives_and_changes_nothing(untied_model: Path) -> None:

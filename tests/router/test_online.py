@@ -9,8 +9,10 @@ import pyarrow as pa
 import pytest
 
 from cluster.interfaces import GroupTask
-from learners.assign import grpo_assignments
+from learners.assign import scalarised_assignments
 from learners.config import GRPOConfig
+from learners.reward_batch import reward_batch
+from learners.scalarisers import Single
 from router import tables
 from router.arbitration import EXPLORE, IMITATE, ConstantMix, Decision, PassRateGate, RunningQuantile, ScheduledMix
 from router.online import Group, OnlineRouter, reference_id, routed_assignments, sequences_of
@@ -32,7 +34,8 @@ def group(name: str, wins: int = 2, turns: tuple[int, ...] = (9, 4, 7, 5)) -> Gr
         episode = replace(played.episode, success=won, rewards={"success": float(won)}, turns=count)
         members.append(replace(played, episode=episode))
     episodes, sequences = to_tables(members)
-    return Group(episodes, sequences, grpo_assignments(episodes, sequences, GRPOConfig(), {"success": 1.0}))
+    rows = reward_batch(episodes)
+    return Group(episodes, sequences, scalarised_assignments(sequences, rows, Single("success")(rows), GRPOConfig()))
 
 
 def demonstration(name: str) -> pa.Table:
@@ -50,9 +53,9 @@ def measured(losses: dict[str, float], norm: float = 1.0) -> pa.Table:
 
 def test_the_expert_is_the_reference_else_the_quickest_success_else_nobody() -> None:
     expert = demonstration_id("mock", "task-a")
-    assert reference_id(group("a"), {expert}) == expert
-    assert reference_id(group("a"), ()) == "a/1"
-    assert reference_id(group("a", wins=0), ()) is None
+    assert reference_id(group("a").episodes, {expert}) == expert
+    assert reference_id(group("a").episodes, ()) == "a/1"
+    assert reference_id(group("a", wins=0).episodes, ()) is None
 
 
 def test_an_imitated_group_trains_its_demonstration_and_nothing_else() -> None:
