@@ -7,9 +7,11 @@ finished stays and what was cut off is resumed. Each run has the whole machine o
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
@@ -64,12 +66,30 @@ def _train(run_dir: Path, config: RunConfig) -> None:
         command.append("--resume")
     else:
         shutil.rmtree(run_dir, ignore_errors=True)
-    with log.open("ab") as stream:
-        code = subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT, check=False).returncode
+    code = run_process(command, log)
     if code == INTERRUPTED:
         raise KeyboardInterrupt
     if code or not _finished(run_dir):
         raise RunError(f"the run {run_dir.name} ended with exit code {code}: see {log}, then give the command again")
+
+
+def run_process(command: Sequence[str], log: Path) -> int:
+    """Exit code of a command that writes to `log`. It does not outlive this process: SIGINT and SIGTERM are passed on,
+    the first to let it end its step, a second to end it at once; then the code is that of an interruption."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with log.open("ab") as stream:
+            process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True)
+        interrupted = False
+        while True:
+            try:
+                code = process.wait()
+                return INTERRUPTED if interrupted else code
+            except KeyboardInterrupt:
+                process.send_signal(signal.SIGINT)
+                interrupted = True
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _finished(run_dir: Path) -> bool:

@@ -76,39 +76,99 @@ def check_router(router: RouterConfig, schedule: ScheduleSettings) -> None:
         raise UserError("router.policy=all_sft sends nothing to GRPO: set schedule.grpo_steps=0.")
 
 
-async def route_corpus(
-    run_dir: Path,
-    router: RouterConfig,
-    schedule: ScheduleSettings,
-    seed: int,
-    tasks: TaskMixture,
-    demonstrations: pa.Table,
-    learner: Prober,
-    rollouts: Rollouts,
-    progress: Callable[[str, int, int], None],
-) -> Routing:
-    """Read the routes of the run, or decide them by the weights that the learner holds now: those of the base model.
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """Of the corpus."""
 
-    Raises:
-        RouterError: the corpus cannot be measured or split; nothing is written.
-        UserError: a stage is left without data.
+    candidates: Candidates
+    measured: pa.Table | None
+    probe_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class CorpusRouter:
+    """Routes the corpus of a run.
+
+    Attributes:
+        seed: of chance, and of the episodes that `pass_rate` plays.
+        progress: is told what is going on, how much of it is done, and how much there is.
     """
-    path, metrics = run_dir / ROUTES_FILE, {}
-    if path.exists():
-        routes = pq.read_table(path)
-    elif router.routes is not None:
-        routes = read_routes(Path(router.routes))
-        _write(path, routes)
-    else:
-        started = time.monotonic()
-        known = await _measure(router, seed, tasks, demonstrations, learner, rollouts, progress, schedule)
-        decisions = make_arbiter(router, seed).decide(known.candidates)
-        routes = tables.routes(known.candidates.ids, decisions)
-        if known.measured is not None:
-            _write(run_dir / MEASURED_FILE, known.measured)
-        _write(path, routes)
-        metrics = route_metrics(routes) | {"probe_s": known.probe_s, "routing_s": time.monotonic() - started}
-    return _routing(routes, demonstrations, tasks, schedule, metrics)
+
+    run_dir: Path
+    router: RouterConfig
+    schedule: ScheduleSettings
+    seed: int
+    tasks: TaskMixture
+    learner: Prober
+    rollouts: Rollouts
+    progress: Callable[[str, int, int], None]
+
+    async def route(self, demonstrations: pa.Table) -> Routing:
+        """Read the routes of the run, or decide them by the weights that the learner holds now: the base model's.
+
+        Raises:
+            RouterError: the corpus cannot be measured or split; nothing is written.
+            UserError: a stage is left without data.
+        """
+        path, metrics = self.run_dir / ROUTES_FILE, {}
+        if path.exists():
+            routes = pq.read_table(path)
+        elif self.router.routes is not None:
+            routes = read_routes(Path(self.router.routes))
+            _write(path, routes)
+        else:
+            started = time.monotonic()
+            known = await self._measure(demonstrations)
+            decisions = make_arbiter(self.router, self.seed).decide(known.candidates)
+            routes = tables.routes(known.candidates.ids, decisions)
+            if known.measured is not None:
+                _write(self.run_dir / MEASURED_FILE, known.measured)
+            _write(path, routes)
+            metrics = route_metrics(routes) | {"probe_s": known.probe_s, "routing_s": time.monotonic() - started}
+        return _routing(routes, demonstrations, self.tasks, self.schedule, metrics)
+
+    async def _measure(self, demonstrations: pa.Table) -> _Known:
+        """What the policy needs to know of the corpus, and no more."""
+        sequences = sequences_from_table(demonstrations)
+        check(sequences)
+        names = tuple(dict.fromkeys(sequence.episode_id for sequence in sequences))
+        places = ("",) * len(names)  # one threshold for the whole corpus
+        if self.router.probes:
+            started = time.monotonic()
+            measured = tables.measured(tables.probed(await self._probe(demonstrations), sequences))
+            return _Known(tables.candidates(measured, places), measured, time.monotonic() - started)
+        rates = None
+        if self.router.policy == "pass_rate":
+            rates = await self._pass_rates([demonstrated_task(name) for name in names])
+        return _Known(Candidates(names, places, pass_rates=rates), None, 0.0)
+
+    async def _probe(self, demonstrations: pa.Table) -> ProbeResult:
+        parts, count = [], demonstrations.num_rows
+        for first in range(0, count, PROBED_AT_ONCE):
+            rows = demonstrations.slice(first, PROBED_AT_ONCE)
+            parts.append(await self.learner.probe(rows, self.router.token_budget))
+            self.progress("probe", min(first + PROBED_AT_ONCE, count), count)
+        return concatenated(parts)
+
+    async def _pass_rates(self, tasks: Sequence[tuple[str, str]]) -> torch.Tensor:
+        """float64 [n], the share of its episodes in which each task is solved. One that cannot be played counts 0."""
+        free, done = asyncio.Semaphore(self.rollouts.concurrency), 0
+        splits = {(panel.environment, task): panel.split for panel in self.tasks.panels for task in panel.task_ids}
+
+        async def rate(position: int, environment: str, task_id: str) -> float:
+            nonlocal done
+            seeds = member_seeds(self.seed, position, self.router.gate_episodes)
+            split, temperature = splits[environment, task_id], self.schedule.temperature
+            async with free:
+                task = GroupTask(f"gate-{position}", environment, task_id, seeds, temperature, split)
+                finished = await self.rollouts.run_group(task)
+            done += 1
+            self.progress("pass rates", done, len(tasks))
+            return finished.successes / max(finished.members, 1)
+
+        async with asyncio.TaskGroup() as group:
+            running = [group.create_task(rate(position, *task)) for position, task in enumerate(tasks)]
+        return torch.tensor([task.result() for task in running], dtype=torch.float64)
 
 
 def read_routes(path: Path) -> pa.Table:
@@ -134,75 +194,6 @@ def route_metrics(routes: pa.Table) -> dict[str, float]:
             "router/score_max": max(scores),
         }
     return metrics
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    candidates: Candidates
-    measured: pa.Table | None
-    probe_s: float
-
-
-async def _measure(
-    router: RouterConfig,
-    seed: int,
-    tasks: TaskMixture,
-    demonstrations: pa.Table,
-    learner: Prober,
-    rollouts: Rollouts,
-    progress: Callable[[str, int, int], None],
-    schedule: ScheduleSettings,
-) -> _Known:
-    """What the policy needs to know of the corpus, and no more."""
-    sequences = sequences_from_table(demonstrations)
-    check(sequences)
-    names = tuple(dict.fromkeys(sequence.episode_id for sequence in sequences))
-    places = ("",) * len(names)  # one threshold for the whole corpus
-    if router.probes:
-        started = time.monotonic()
-        parts = []
-        for first in range(0, demonstrations.num_rows, PROBED_AT_ONCE):
-            parts.append(await learner.probe(demonstrations.slice(first, PROBED_AT_ONCE), router.token_budget))
-            progress("probe", min(first + PROBED_AT_ONCE, demonstrations.num_rows), demonstrations.num_rows)
-        measured = tables.measured(tables.probed(concatenated(parts), sequences))
-        return _Known(tables.candidates(measured, places), measured, time.monotonic() - started)
-    rates = None
-    if router.policy == "pass_rate":
-        demonstrated = [demonstrated_task(name) for name in names]
-        rates = await _pass_rates(
-            demonstrated, router.gate_episodes, seed, schedule.temperature, tasks, rollouts, progress
-        )
-    return _Known(Candidates(names, places, pass_rates=rates), None, 0.0)
-
-
-async def _pass_rates(
-    tasks: Sequence[tuple[str, str]],
-    episodes: int,
-    seed: int,
-    temperature: float,
-    mixture: TaskMixture,
-    rollouts: Rollouts,
-    progress: Callable[[str, int, int], None],
-) -> torch.Tensor:
-    """float64 [n], the share of its episodes in which each task is solved. A task that cannot be played counts 0."""
-    free, done = asyncio.Semaphore(rollouts.concurrency), 0
-    splits = {(panel.environment, task): panel.split for panel in mixture.panels for task in panel.task_ids}
-
-    async def rate(position: int, environment: str, task_id: str) -> float:
-        nonlocal done
-        async with free:
-            seeds = member_seeds(seed, position, episodes)
-            group = GroupTask(
-                f"gate-{position}", environment, task_id, seeds, temperature, splits[environment, task_id]
-            )
-            finished = await rollouts.run_group(group)
-        done += 1
-        progress("pass rates", done, len(tasks))
-        return finished.successes / max(finished.members, 1)
-
-    async with asyncio.TaskGroup() as group:
-        running = [group.create_task(rate(position, *task)) for position, task in enumerate(tasks)]
-    return torch.tensor([task.result() for task in running], dtype=torch.float64)
 
 
 def _routing(

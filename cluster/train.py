@@ -35,7 +35,7 @@ from cluster.observers import RunObserver
 from cluster.recorded import read_recorded
 from cluster.report import write_learning_curve
 from cluster.rewards import open_channels, reward_channels
-from cluster.routing import Routing, check_router, route_corpus
+from cluster.routing import CorpusRouter, Routing, check_router
 from cluster.session import check_resources, open_fleet, ray_cluster
 from cluster.tasks import TaskMixture
 from envs import Panel, heldout_panel, load_panel, training_panel
@@ -193,17 +193,9 @@ async def _routing(
     router = plan.config.router
     if not router.active or router.online:
         return Routing(tuple(range(demonstrations.num_rows)), plan.tasks, {})
-    routing = await route_corpus(
-        plan.run_dir,
-        router,
-        plan.config.schedule,
-        plan.config.seed,
-        plan.tasks,
-        demonstrations,
-        learner,
-        fleet,
-        observer.activity,
-    )
+    config = plan.config
+    parts = (plan.run_dir, router, config.schedule, config.seed, plan.tasks, learner, fleet, observer.activity)
+    routing = await CorpusRouter(*parts).route(demonstrations)
     if routing.metrics:
         observer.record("routing", routing.metrics)
     observer.say(f"{router.policy}: {len(routing.rows)} sequences to SFT, {routing.tasks.count} tasks to GRPO")

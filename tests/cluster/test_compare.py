@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
+import psutil
 import pytest
 import yaml
 from rich.console import Console
@@ -113,17 +117,17 @@ def test_one_seed_has_no_interval():
 def test_finished_runs_stay_and_a_failed_one_is_named(tmp_path, monkeypatch):
     asked: list[str] = []
 
-    def train(command: Sequence[str], **_: object) -> subprocess.CompletedProcess[bytes]:
+    def train(command: Sequence[str], log: Path) -> int:
         run_dir = Path(command[command.index("--out") + 1])
         asked.append(run_dir.name)
         if run_dir.name == "grpo-0" and len(asked) == 2:
-            return subprocess.CompletedProcess(command, 1)
+            return 1
         run_dir.mkdir()
         (run_dir / "config.yaml").write_text(run_dir.with_suffix(".yaml").read_text())
         finish(run_dir, wins=len(run_dir.name), rl_seconds=6.0)
-        return subprocess.CompletedProcess(command, 0)
+        return 0
 
-    monkeypatch.setattr(compare.subprocess, "run", train)
+    monkeypatch.setattr(compare, "run_process", train)
     matrix, out = write_matrix(tmp_path / "m.yaml", reference="grpo"), tmp_path / "out"
     with pytest.raises(RunError, match=r"grpo-0 ended with exit code 1: see .*grpo-0\.log"):
         run_compare(matrix, out, CONSOLE)
@@ -137,6 +141,34 @@ def test_finished_runs_stay_and_a_failed_one_is_named(tmp_path, monkeypatch):
     other = write_matrix(tmp_path / "other.yaml", settings={"schedule": {"sft_steps": 9}})
     with pytest.raises(UserError, match="was trained by other settings"):
         run_compare(other, out, CONSOLE)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_no_run_outlives_the_comparison(tmp_path, number):
+    """The run under way is asked to stop, whichever way the comparison is ended."""
+    asked = tmp_path / "asked"
+    run = f"import pathlib, time\ntry: time.sleep(60)\nexcept KeyboardInterrupt: pathlib.Path({str(asked)!r}).touch()"
+    code = (
+        "import sys; from pathlib import Path; from cluster.compare import run_process;"
+        f"sys.exit(run_process([sys.executable, '-c', {run!r}], Path({str(tmp_path / 'log')!r})))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], cwd=REPO) as comparison:
+        child = wait_for_child(comparison.pid)
+        comparison.send_signal(number)
+        assert comparison.wait(30) == compare.INTERRUPTED
+    assert asked.exists() and not child.is_running()
+
+
+def wait_for_child(pid: int, timeout_s: float = 60.0) -> psutil.Process:
+    """The child of a process, once it sleeps."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        for child in psutil.Process(pid).children():
+            if child.cmdline()[1:2] == ["-c"] and child.cpu_times().user + child.cpu_times().system > 0:
+                time.sleep(0.5)  # it has begun; its two lines take far less
+                return child
+        time.sleep(0.05)
+    raise AssertionError(f"no child of {pid} within {timeout_s:g} s")
 
 
 @pytest.mark.real
@@ -156,7 +188,8 @@ def test_two_arms_on_real_ray_and_vllm(tmp_path, tiny_model_dir):
     assert comparison.arms[1].speedup == 1.0
 
 
-def test_the_committed_matrix_gives_every_arm_as_many_learner_steps():
-    matrix = load_matrix(REPO / "benchmarks" / "prism-local.yaml")
-    steps = [config.schedule.sft_steps + config.schedule.grpo_steps for config in matrix.runs().values()]
-    assert steps == [20] * 3 * 7
+@pytest.mark.parametrize(("name", "steps", "arms"), [("prism-local", 20, 7), ("maestro-local", 12, 7)])
+def test_a_committed_matrix_gives_every_arm_as_many_learner_steps(name, steps, arms):
+    matrix = load_matrix(REPO / "benchmarks" / f"{name}.yaml")
+    taken = [config.schedule.sft_steps + config.schedule.grpo_steps for config in matrix.runs().values()]
+    assert taken == [steps] * 3 * arms

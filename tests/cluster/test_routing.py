@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from cluster.errors import UserError
-from cluster.routing import MEASURED_FILE, ROUTES_FILE, Routing, check_router, route_corpus
+from cluster.routing import MEASURED_FILE, ROUTES_FILE, CorpusRouter, Routing, check_router
 from cluster.settings import ScheduleSettings
 from cluster.tasks import TaskMixture
 from envs.panels import Panel
@@ -61,8 +61,8 @@ class SimulatedProber:
 
 def route(run_dir: Path, policy: str, demonstrations: pa.Table, prober: SimulatedProber, **more) -> Routing:
     router = RouterConfig.model_validate({"policy": policy, **more})
-    parts = (router, SCHEDULE, 0, TaskMixture((PANEL,)), demonstrations, prober, SimulatedRollouts(), lambda *_: None)
-    return asyncio.run(route_corpus(run_dir, *parts))
+    parts = (router, SCHEDULE, 0, TaskMixture((PANEL,)), prober, SimulatedRollouts(), lambda *_: None)
+    return asyncio.run(CorpusRouter(run_dir, *parts).route(demonstrations))
 
 
 def test_the_lower_half_is_imitated_and_the_tasks_of_the_upper_half_are_explored(tmp_path):
@@ -159,8 +159,8 @@ def test_a_mixture_explores_in_the_environments_that_keep_tasks(tmp_path):
         for at, (environment, task) in enumerate([("shop", 0), ("shop", 1), ("mock", 3), ("mock", 4)])
     )
     router = RouterConfig.model_validate({"policy": "median_split"})
-    parts = (router, SCHEDULE, 0, TaskMixture((PANEL, shop)), demonstrations, SimulatedProber(), SimulatedRollouts())
-    routing = asyncio.run(route_corpus(tmp_path, *parts, lambda *_: None))
+    parts = (router, SCHEDULE, 0, TaskMixture((PANEL, shop)), SimulatedProber(), SimulatedRollouts(), lambda *_: None)
+    routing = asyncio.run(CorpusRouter(tmp_path, *parts).route(demonstrations))
     assert routing.rows == (0, 1)
     assert routing.tasks == TaskMixture((replace(PANEL, task_ids=("task-3", "task-4")),))
 
