@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -17,11 +18,13 @@ from envs.questions.question import Question
 from envs.questions.scoring import reasoning
 from learners import channels
 from learners.channels import Reading
-from learners.preference import PreferenceModel
 from trajectories import types
 from trajectories.chat import ChatTokenizer
 from trajectories.schema import episodes_from_table, sequences_from_table, sequences_to_table
 from trajectories.types import Episode, StopReason
+
+if TYPE_CHECKING:
+    from learners.preference import PreferenceModel
 
 OF_ANY_EPISODE = ("entropy", "length")
 OF_QUESTIONS = (*OF_ANY_EPISODE, "reference", "preference")
@@ -53,7 +56,7 @@ class OpenChannels:
         self._names, self._tokenizer, self._limit = tuple(names), tokenizer, response_limit
         asked = {"reference", "preference"} & set(names)
         self._library = QuestionLibrary.open(questions) if asked else None
-        self._preference = PreferenceModel(preference_model or "") if "preference" in names else None
+        self._preference = _preference_model(preference_model or "") if "preference" in names else None
 
     def to_read(self, episodes: pa.Table, sequences: pa.Table) -> pa.Table:
         """The sequences that the policy must read: first the episodes' own, then each with the reference answer."""
@@ -118,6 +121,12 @@ class OpenChannels:
     def _question(self, episode: Episode) -> Question:
         assert self._library is not None
         return self._library.question(episode.task_id)
+
+
+def _preference_model(name: str) -> PreferenceModel:
+    from learners.preference import PreferenceModel  # here, because it takes seconds and is seldom wanted
+
+    return PreferenceModel(name)
 
 
 def _sound(episodes: pa.Table, sequences: pa.Table) -> tuple[dict[str, Episode], dict[str, list[types.Sequence]]]:

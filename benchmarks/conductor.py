@@ -25,6 +25,7 @@ from learners import advantages
 from learners.assign import pending_assignments, scalarised_assignments
 from learners.conducting import Conducted
 from learners.config import GRPOConfig, LearnerConfig, OptimizerConfig, PolicyConfig
+from learners.process import keep_freed_memory
 from learners.reward_batch import RewardBatch
 from learners.reward_config import ConductorConfig
 from learners.scalarisers import Uniform
@@ -75,7 +76,7 @@ class Contest:
     """Steps of both kinds on the same rollouts and by the same worker."""
 
     def __init__(self, model: str, sequences: list[Sequence], batch: RewardBatch, conductor: RemoteConductor) -> None:
-        optimizer = OptimizerConfig(token_budget=4096, lr=1e-6)
+        optimizer = OptimizerConfig(token_budget=1024, lr=1e-6)
         self._worker = LearnerWorker(LearnerConfig(policy=PolicyConfig(model=model), optimizer=optimizer))
         self._sequences, self._batch = schema.sequences_to_table(sequences), batch
         self._conductor, self._config = conductor, ConductorConfig()
@@ -123,6 +124,7 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     torch.set_num_threads(1)
+    keep_freed_memory()  # as workers do
     torch.manual_seed(0)
 
     count = arguments.groups * arguments.size

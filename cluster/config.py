@@ -83,7 +83,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # No GPU: one engine, one environment process and one learner share this machine. Sized for the embedded
     # model and 15 minutes on two cores.
     "local": {
-        "learner": {"lr": 1e-3, "warmup_steps": 10, "token_budget": 4096},
+        "learner": {"lr": 1e-3, "warmup_steps": 10, "token_budget": 1024},
         "sft": {"lr_scale": {"start": 1.0, "end": 0.1, "steps": 240}},
         "grpo": {"lr_scale": {"start": 0.1, "end": 0.1}},
         "rollout": {"max_turns": 30},

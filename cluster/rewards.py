@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from actors.open_channels import OF_ANY_EPISODE, OF_QUESTIONS, OpenChannels
@@ -15,7 +15,8 @@ from trajectories.chat import ChatTokenizer
 
 
 def reward_channels(config: RunConfig, tasks: TaskMixture) -> tuple[str, ...]:
-    """Those of `reward.channels`, else all that every environment of the run gives by itself.
+    """Those of `reward.channels`, else all that every environment of the run gives by itself; for questions, where
+    several channels are weighed, also those that the policy's view and a reward model add.
 
     Raises:
         UserError: an environment does not give a channel, the outcome or a weighed reward.
@@ -31,12 +32,25 @@ def reward_channels(config: RunConfig, tasks: TaskMixture) -> tuple[str, ...]:
         more = OF_QUESTIONS if environment == "questions" else OF_ANY_EPISODE
         for key, channels in wanted.items():
             _check(key, channels, environment, (*names, *more))
-    if "preference" in reward.channels and reward.preference_model is None:
+    channels = reward.channels or _all_channels(config, given)
+    if "preference" in channels and reward.preference_model is None:
         raise UserError("reward.channels names 'preference', which needs a reward model: set reward.preference_model.")
     if reward.preference_model is not None:
+        if "preference" not in channels:
+            raise UserError(
+                "reward.preference_model is not used: name 'preference' in reward.channels, or leave it out."
+            )
         resolve_model(reward.preference_model)
+    return channels
+
+
+def _all_channels(config: RunConfig, given: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
     first, *others = given.values()
-    return reward.channels or tuple(name for name in first if all(name in names for names in others))
+    common = tuple(name for name in first if all(name in names for names in others))
+    if config.reward.scalariser == "single" or set(given) != {"questions"}:
+        return common
+    judged = config.reward.preference_model is not None
+    return common + tuple(name for name in OF_QUESTIONS if judged or name != "preference")
 
 
 def open_channels(config: RunConfig, channels: Sequence[str], model: str) -> Callable[[], OpenChannels] | None:

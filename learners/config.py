@@ -51,7 +51,7 @@ class OptimizerConfig(_Config):
     """Gradients are scaled down to this global norm."""
     token_budget: int = Field(default=8192, ge=1)
     """Tokens (padding counted) in one forward pass; a longer sequence goes alone. Changes memory and speed, never the
-    result. Tuning: as much as fits the device."""
+    result. Tuning: as much as fits a GPU; some 1,000 on a CPU, whose caches larger passes leave."""
 
 
 class Schedule(_Config):

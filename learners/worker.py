@@ -19,6 +19,7 @@ from learners.channels import Reading
 from learners.config import LearnerConfig
 from learners.grpo import GRPOLearner
 from learners.policy import PolicyShard, Term
+from learners.process import cores_of_worker
 from learners.reward_batch import RewardBatch
 from learners.scalarisers import Scalariser
 from learners.sft import SFTLearner
@@ -41,6 +42,7 @@ class LearnerWorker:
     def __init__(self, config: LearnerConfig) -> None:
         self.sft, self.grpo = SFTLearner(config.sft), GRPOLearner(config.grpo)
         self.policy = PolicyShard(config.policy, config.optimizer, config.seed, reference=self.grpo.needs_reference)
+        self._shared_threads, self._all_threads = torch.get_num_threads(), cores_of_worker()
         self._active: dict[Stage, tuple[Learner, ...]] = {
             "sft": (self.sft,),
             "grpo": (self.grpo,),
@@ -79,6 +81,8 @@ class LearnerWorker:
         self, stage: Stage, sequences: pa.Table, assignments: pa.Table, weigher: Weigher | None
     ) -> dict[str, float]:
         started = time.perf_counter()
+        # Without rollouts the engines of this machine are idle, and their cores are free.
+        torch.set_num_threads(self._all_threads if stage == "sft" else self._shared_threads)
         self._queue(sequences, assignments, weigher)
         active = self._active[stage]
         terms = [Term(learner, learner.take()) for learner in active]

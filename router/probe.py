@@ -12,19 +12,21 @@ from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Many
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from router.batch import ProbeBatch, check, collate
 from router.errors import RouterError
 from router.taps import NormRecorder
 from trajectories.packing import IDLE, plan_batches
 from trajectories.types import Sequence
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel  # seconds to import; those who only pass results on need none of it
 
 PROJECTIONS = (
     "self_attn.q_proj",

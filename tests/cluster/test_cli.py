@@ -78,6 +78,7 @@ def assert_user_error(result: Result, *parts: str) -> None:
         (["--set", "reward.channels=[progres]"], ["'progres'", "alfworld does not give", "Did you mean 'progress'?"]),
         (["--set", "reward.outcome=score"], ["reward.outcome names 'score', which alfworld does not give"]),
         (["--set", "reward.channels=[preference]", "--set", "tasks=questions"], ["set reward.preference_model"]),
+        (["--set", "reward.preference_model=x/y"], ["reward.preference_model is not used"]),
         (
             ["--set", "reward.scalariser=conductor", "--set", "grpo.max_sequences=3"],
             ["grpo.max_sequences", "whole groups"],

@@ -22,8 +22,9 @@ from trajectories.store import TrajectoryStore
 pytestmark = [pytest.mark.real, pytest.mark.timeout(1500)]
 
 GRPO_STEPS = 8
-"""Enough for three kills and an interruption on the way."""
-ROUTED = {"router__policy": "median_split", "schedule__grpo_steps": GRPO_STEPS}
+"""Enough for the kills and an interruption on the way."""
+CONDUCTED = {"reward__scalariser": "conductor", "reward__conductor__update_every": 1}
+ROUTED = {"router__policy": "median_split", "schedule__grpo_steps": GRPO_STEPS} | CONDUCTED
 STEPS = list(range(2 + GRPO_STEPS + 1))
 """Routing, two of SFT, then GRPO."""
 
@@ -63,6 +64,8 @@ def test_kills_and_an_interruption_change_no_task_and_resume_finishes(tmp_path, 
         run.wait_until("a GRPO step after the kills", lambda: len(read_metrics(run_dir)) >= 5)
         run.kill_actor("RayTrainWorker")
         run.wait_until("the restart from a checkpoint", lambda: "resuming after step" in run.log())
+        run.kill_actor("ConductorActor")
+        run.wait_until("the restart without Conductor", lambda: run.log().count("resuming after step") == 2)
         run.process.send_signal(signal.SIGINT)
         assert run.wait() == 130, run.log()
         assert "Traceback" not in run.log()
@@ -97,7 +100,27 @@ def test_a_mixed_stage_is_routed_group_by_group(tmp_path, tiny_model_dir):
     tables = [store.read(number)[2] for number in range(len(store))]
     scores = [score for table in tables if table is not None for score in table["score"].to_pylist()]
     assert any(score is not None for score in scores)
-    assert (latest_checkpoint(run_dir) / "learner" / "router.pickle").exists()
+    assert all("reward/action_validity/mean" in record for record in records)
+    for name in ("router", "conductor"):
+        assert (latest_checkpoint(run_dir) / "learner" / f"{name}.pickle").exists()
+
+
+def test_open_channels_are_read_by_the_policy_before_it_trains(tmp_path, tiny_model_dir):
+    run_dir = tmp_path / "run"
+    changes = {
+        "tasks": "questions",
+        "schedule__sft_steps": 0,
+        "schedule__grpo_steps": 2,
+        "evaluation__panels": "[]",
+        "reward__channels": "[format,reference,entropy,length]",
+    }
+    with RunProcess(train_arguments(run_dir, tiny_model_dir, **changes | CONDUCTED), tmp_path / "log") as run:
+        assert run.wait() == 0, run.log()
+    records = read_metrics(run_dir)
+    for channel in ("reference", "entropy", "length"):
+        assert all(record[f"reward/{channel}/mean"] for record in records)
+    assert records[-1]["conductor/version"] >= 1 and all(record["read_s"] > 0 for record in records)
+    assert sum(records[-1][f"reward/{name}/weight"] for name in ("format", "reference", "entropy", "length")) > 0.99
 
 
 def _routes(run_dir: Path) -> list[dict[str, Any]]:
