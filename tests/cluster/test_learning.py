@@ -7,19 +7,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import ray
 import torch
 
 from actors.conductor import RemoteConductor, start_conductor
 from actors.router import RouterActor
+from cluster.config import load_config
 from cluster.interfaces import GroupTask
 from cluster.learning import Conducting, OnlineRouting, RayLearner
+from cluster.rewards import open_channels
 from learners import advantages
+from learners.channels import Reading
 from learners.config import GRPOConfig
 from learners.errors import RewardError
 from learners.reward_batch import ConstantWatch
 from learners.reward_config import ConductorConfig, RewardConfig
+from learners.tiny import embedded_model_path
 from learners.weigher import Weigher
 from router.arbitration import RunningQuantile
 from router.online import OnlineRouter
@@ -47,6 +52,13 @@ class Workers:
             weigher.weigh([rows[index] for index in group], torch.ones(len(group), HIDDEN))
         return [({"trained_tokens": 9.0}, weigher.result())]
 
+    async def call_refs(self, method: str, to_read: Any) -> list[Any]:
+        """Read: every token is foreseen with certainty 1/2, from a distribution of entropy 0.3."""
+        rows = sequences_from_table(ray.get(to_read))
+        counts = [int(row.trained.sum()) for row in rows]
+        halves = tuple(np.full(count, -np.log(2)) for count in counts)
+        return [ray.put(Reading(halves, tuple(np.full(count, 0.3) for count in counts)))]
+
 
 def learner(router: Any = None, **parts: Any) -> RayLearner:
     workers: Any = Workers()
@@ -69,8 +81,9 @@ def group(name: str, progress: tuple[float, ...]) -> tuple[Any, Any]:
 def start_router(ray_session: None) -> Iterator[Any]:
     started = []
 
-    def start(reward: RewardConfig, channels: tuple[str, ...] = CHANNELS) -> Any:
-        started.append(ray.remote(RouterActor).options(num_cpus=0).remote(GRPOConfig(), reward, channels, 0))
+    def start(reward: RewardConfig, channels: tuple[str, ...] = CHANNELS, unnamed: Any = None) -> Any:
+        parts = (GRPOConfig(), reward, channels, 0, unnamed)
+        started.append(ray.remote(RouterActor).options(num_cpus=0).remote(*parts))
         return started[-1]
 
     yield start
@@ -122,11 +135,20 @@ async def test_the_conductor_weighs_learns_and_comes_back_from_a_checkpoint(star
         await second.restore(tmp_path / "learner")
         ours, theirs = [await one.train("grpo", [group("x", (0.0, 0.5, 1.0))], ()) for one in (first, second)]
         assert ours.metrics == theirs.metrics and ours.metrics["conductor/version"] == 2.0
-        still = await first.train("grpo", [group("y", (0.5, 0.5, 0.5))], ())
-        assert "reward/entropy" not in still.metrics  # nothing to weigh
     finally:
         for handle in handles:
             ray.kill(handle)
+
+
+@pytest.mark.real
+async def test_the_policy_reads_what_open_channels_need_before_it_trains(start_router):
+    config = load_config("local", overrides=["tasks=questions", "reward.scalariser=uniform"])
+    channels = ("progress", "entropy", "length")
+    router = start_router(config.reward, channels, open_channels(config, channels, str(embedded_model_path())))
+    trained = await learner(router, reads=True).train("grpo", [group("a", (0.0, 0.5, 1.0))], ())
+    assert trained.metrics["reward/entropy/mean"] == pytest.approx(-0.3)
+    assert trained.metrics["reward/length/mean"] == pytest.approx(1 - 1 / config.rollout.max_response_tokens)
+    assert trained.metrics["read_s"] > 0
 
 
 @pytest.mark.real

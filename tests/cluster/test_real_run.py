@@ -105,24 +105,6 @@ def test_a_mixed_stage_is_routed_group_by_group(tmp_path, tiny_model_dir):
         assert (latest_checkpoint(run_dir) / "learner" / f"{name}.pickle").exists()
 
 
-def test_open_channels_are_read_by_the_policy_before_it_trains(tmp_path, tiny_model_dir):
-    run_dir = tmp_path / "run"
-    changes = {
-        "tasks": "questions",
-        "schedule__sft_steps": 0,
-        "schedule__grpo_steps": 2,
-        "evaluation__panels": "[]",
-        "reward__channels": "[format,reference,entropy,length]",
-    }
-    with RunProcess(train_arguments(run_dir, tiny_model_dir, **changes | CONDUCTED), tmp_path / "log") as run:
-        assert run.wait() == 0, run.log()
-    records = read_metrics(run_dir)
-    for channel in ("reference", "entropy", "length"):
-        assert all(record[f"reward/{channel}/mean"] for record in records)
-    assert records[-1]["conductor/version"] >= 1 and all(record["read_s"] > 0 for record in records)
-    assert sum(records[-1][f"reward/{name}/weight"] for name in ("format", "reference", "entropy", "length")) > 0.99
-
-
 def _routes(run_dir: Path) -> list[dict[str, Any]]:
     return pq.read_table(run_dir / "routes.parquet").to_pylist()
 

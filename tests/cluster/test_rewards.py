@@ -39,9 +39,7 @@ def test_questions_have_open_channels_where_several_are_weighed(tiny_model_dir):
 
 
 def test_a_channel_must_be_given_by_every_environment():
-    with pytest.raises(
-        UserError, match=r"reward\.channels names 'progress', which webshop does not give"
-    ):
+    with pytest.raises(UserError, match=r"reward\.channels names 'progress', which webshop does not give"):
         channels_of("tasks=[alfworld,webshop]", "reward.channels=[progress]")
     with pytest.raises(UserError, match=r"reward\.outcome names 'length', which alfworld does not give"):
         channels_of("reward.outcome=length")
