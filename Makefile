@@ -35,7 +35,7 @@ bench: $(VENV)/.installed-reference  ## run the benchmarks on the data under DAT
 	$(BIN)/python -m benchmarks.alfworld_engine $(DATA)/alfworld/alfworld_mini_36games.tar.xz
 	$(BIN)/python -m benchmarks.rollouts --model $(MODEL)
 	$(BIN)/python -m benchmarks.webshop --data $(DATA)/webshop
-	$(BIN)/python -m benchmarks.conductor
+	$(BIN)/python -m benchmarks.conductor --run $(dir $(MODEL))
 
 $(VENV)/.installed: $(ENVIRONMENT)
 	requirements/install.sh
