@@ -143,32 +143,34 @@ def test_finished_runs_stay_and_a_failed_one_is_named(tmp_path, monkeypatch):
         run_compare(other, out, CONSOLE)
 
 
+RUN = """
+import pathlib, time
+try:
+    pathlib.Path({begun!r}).touch()
+    time.sleep(60)  # a run that works until it is asked to stop
+except KeyboardInterrupt:
+    pathlib.Path({asked!r}).touch()
+"""
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_no_run_outlives_the_comparison(tmp_path, number):
     """The run under way is asked to stop, whichever way the comparison is ended."""
-    asked = tmp_path / "asked"
-    run = f"import pathlib, time\ntry: time.sleep(60)\nexcept KeyboardInterrupt: pathlib.Path({str(asked)!r}).touch()"
+    begun, asked = tmp_path / "begun", tmp_path / "asked"
+    run = RUN.format(begun=str(begun), asked=str(asked))
     code = (
         "import sys; from pathlib import Path; from cluster.compare import run_process;"
         f"sys.exit(run_process([sys.executable, '-c', {run!r}], Path({str(tmp_path / 'log')!r})))"
     )
     with subprocess.Popen([sys.executable, "-c", code], cwd=REPO) as comparison:
-        child = wait_for_child(comparison.pid)
+        deadline = time.monotonic() + 60
+        while not begun.exists():
+            assert time.monotonic() < deadline, "the run had not begun after 60 s"
+            time.sleep(0.05)
+        (child,) = psutil.Process(comparison.pid).children()
         comparison.send_signal(number)
         assert comparison.wait(30) == compare.INTERRUPTED
     assert asked.exists() and not child.is_running()
-
-
-def wait_for_child(pid: int, timeout_s: float = 60.0) -> psutil.Process:
-    """The child of a process, once it sleeps."""
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        for child in psutil.Process(pid).children():
-            if child.cmdline()[1:2] == ["-c"] and child.cpu_times().user + child.cpu_times().system > 0:
-                time.sleep(0.5)  # it has begun; its two lines take far less
-                return child
-        time.sleep(0.05)
-    raise AssertionError(f"no child of {pid} within {timeout_s:g} s")
 
 
 @pytest.mark.real
