@@ -54,37 +54,35 @@ class PolicyModel(nn.Module):
 
     def forward(self, batch: MicroBatch) -> Tensor:
         """log p(trained token | tokens before it) at the batch's temperatures, float32 [N]."""
-        lm = self.causal_lm
-        backbone = getattr(lm, lm.base_model_prefix)
-        with torch.autocast(batch.input_ids.device.type, self._dtype, enabled=self._dtype != torch.float32):
-            hidden = backbone(input_ids=batch.input_ids, use_cache=False).last_hidden_state
-            selected = hidden.flatten(0, 1).index_select(0, batch.positions)
-            head = lm.get_output_embeddings()
-            assert head is not None
+        with self._autocast(batch):
+            selected, head = self._selected(batch)
             return selective_logprobs(selected, head, batch.targets, batch.temperature)
 
+    @torch.no_grad()
     def read(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
         """As `forward`, and the entropy of the distribution that each trained token was drawn from, in nats; both
         float32 [N], without gradient."""
-        lm = self.causal_lm
-        backbone = getattr(lm, lm.base_model_prefix)
-        head = lm.get_output_embeddings()
-        assert head is not None
-        with (
-            torch.no_grad(),
-            torch.autocast(batch.input_ids.device.type, self._dtype, enabled=self._dtype != torch.float32),
-        ):
-            hidden = backbone(input_ids=batch.input_ids, use_cache=False).last_hidden_state
-            selected = hidden.flatten(0, 1).index_select(0, batch.positions)
+        with self._autocast(batch):
+            selected, head = self._selected(batch)
             rows = max(1, LOGITS_AT_ONCE // head.out_features)  # pyright: ignore[reportOperatorIssue]
+            parts = zip(selected.split(rows), batch.targets.split(rows), batch.temperature.split(rows), strict=True)
             found = [
                 _logprobs_and_entropies(head(piece).float() / temperature[:, None], targets)
-                for piece, targets, temperature in zip(
-                    selected.split(rows), batch.targets.split(rows), batch.temperature.split(rows), strict=True
-                )
+                for piece, targets, temperature in parts
             ]
         logprobs, entropies = zip(*found, strict=True)
         return torch.cat(logprobs), torch.cat(entropies)
+
+    def _autocast(self, batch: MicroBatch) -> AbstractContextManager[Any]:
+        return torch.autocast(batch.input_ids.device.type, self._dtype, enabled=self._dtype != torch.float32)
+
+    def _selected(self, batch: MicroBatch) -> tuple[Tensor, nn.Module]:
+        """Final states [N, H] that predict the trained tokens, and the output head."""
+        lm = self.causal_lm
+        backbone, head = getattr(lm, lm.base_model_prefix), lm.get_output_embeddings()
+        assert head is not None
+        hidden = backbone(input_ids=batch.input_ids, use_cache=False).last_hidden_state
+        return hidden.flatten(0, 1).index_select(0, batch.positions), head
 
 
 def _logprobs_and_entropies(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
