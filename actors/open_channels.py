@@ -18,6 +18,7 @@ from envs.questions.question import Question
 from envs.questions.scoring import reasoning
 from learners import channels
 from learners.channels import Reading
+from learners.errors import RewardError
 from trajectories import types
 from trajectories.chat import ChatTokenizer
 from trajectories.schema import episodes_from_table, sequences_from_table, sequences_to_table
@@ -59,7 +60,11 @@ class OpenChannels:
         self._preference = _preference_model(preference_model or "") if "preference" in names else None
 
     def to_read(self, episodes: pa.Table, sequences: pa.Table) -> pa.Table:
-        """The sequences that the policy must read: first the episodes' own, then each with the reference answer."""
+        """The sequences that the policy must read: first the episodes' own, then each with the reference answer.
+
+        Raises:
+            RewardError: an episode has no response.
+        """
         sound, own = _sound(episodes, sequences)
         rows = [row for name in sound for row in own[name]] if "entropy" in self._names else []
         if "reference" in self._names:
@@ -72,7 +77,7 @@ class OpenChannels:
         Args:
             reading: of what `to_read` gave; None where nothing was to be read.
         Raises:
-            RewardError: a response has no token.
+            RewardError: an episode has no response, or one without a token.
         """
         sound, own = _sound(episodes, sequences)
         found: dict[str, list[float]] = {}
@@ -99,7 +104,9 @@ class OpenChannels:
     def _with_reference(self, episode: Episode, sequence: types.Sequence) -> types.Sequence:
         """Prompt and reasoning as they were, then the solution in place of the response's own answer."""
         prompt = sequence.token_ids[: int(np.argmax(sequence.trained))].tolist()
-        solution = self._tokenizer.encode(self._question(episode).solution)
+        # Byte-level tokenizers keep a blank with the word that follows it.
+        blank = " " if reasoning(self._response(sequence)).endswith(" ") else ""
+        solution = self._tokenizer.encode(blank + self._question(episode).solution)
         before = [*prompt, *self._reasoning(sequence)]
         ids = np.array([*before, *solution], np.int32)
         return replace(
@@ -113,7 +120,7 @@ class OpenChannels:
         )
 
     def _reasoning(self, sequence: types.Sequence) -> list[int]:
-        return self._tokenizer.encode(reasoning(self._response(sequence)))
+        return self._tokenizer.encode(reasoning(self._response(sequence)).removesuffix(" "))
 
     def _response(self, sequence: types.Sequence) -> str:
         return self._tokenizer.action(sequence.token_ids[sequence.trained].tolist())
@@ -130,10 +137,15 @@ def _preference_model(name: str) -> PreferenceModel:
 
 
 def _sound(episodes: pa.Table, sequences: pa.Table) -> tuple[dict[str, Episode], dict[str, list[types.Sequence]]]:
-    """Episodes that ended properly, and the sequences of each."""
+    """Episodes that ended properly, and the sequences of each. Raises RewardError for one without any."""
     sound = {row.episode_id: row for row in episodes_from_table(episodes) if row.stop_reason is not StopReason.ERROR}
     own: dict[str, list[types.Sequence]] = {name: [] for name in sound}
     for sequence in sequences_from_table(sequences):
         if sequence.episode_id in own:
             own[sequence.episode_id].append(sequence)
+    if silent := [name for name, rows in own.items() if not rows]:
+        raise RewardError(
+            f"episode {silent[0]} (task {sound[silent[0]].task_id}) has no response, since its prompt leaves no room "
+            "for one: raise rollout.engine.max_model_len, or leave the task out"
+        )
     return sound, own

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import pyarrow as pa
+import torch
 
 from actors.open_channels import OpenChannels
 from learners.assign import pending_assignments, scalarised_assignments
@@ -84,14 +85,14 @@ class RouterActor:
             Those of experts, those of successes of the groups themselves, and how many there are.
         """
         demonstrated = set(demonstrations["episode_id"].to_pylist())
-        experts, own = [demonstrations.slice(0, 0)], [demonstrations.slice(0, 0)]
+        experts, own = {"": demonstrations.slice(0, 0)}, [demonstrations.slice(0, 0)]
         for episodes, sequences in _pairs(tables):
             name = online.reference_id(episodes, demonstrated)
             if name in demonstrated:
-                experts.append(online.sequences_of(demonstrations, name))
+                experts[name] = online.sequences_of(demonstrations, name)  # groups of one task share it
             elif name is not None:
                 own.append(online.sequences_of(sequences, name))
-        parts = pa.concat_tables(experts), pa.concat_tables(own)
+        parts = pa.concat_tables(experts.values()), pa.concat_tables(own)
         return *parts, sum(part.num_rows for part in parts)
 
     def route(
@@ -110,7 +111,8 @@ class RouterActor:
             probed: of `experts` and `own`, in this order; None where the policy needs no probe.
             reading: as in `assign`.
         Returns:
-            The assignments, the rewards of all groups, metrics, and the router's state after.
+            The assignments, one for every sequence of the groups and of `experts`, the rewards of the groups that are
+            explored, metrics, and the router's state after.
         Raises:
             RewardError: as `assign`.
         """
@@ -121,12 +123,13 @@ class RouterActor:
         names = [online.reference_id(group.episodes, demonstrated) for group in groups]
         decisions = router.decide(groups, names, measured)
         parts = [
-            online.routed_assignments(group, online.sequences_of(references, name), decision)
-            if decision is not None and name is not None
+            online.routed_assignments(group, online.sequences_of(references, name), decision, router.steps)
+            if decision is not None
             else group.assignments
             for group, name, decision in zip(groups, names, decisions, strict=True)
         ]
-        return concat_tables(parts), batch, metrics | _metrics(decisions), router
+        assignments = online.one_each(concat_tables(parts), experts)
+        return assignments, _explored(batch, groups, decisions), metrics | _metrics(decisions), router
 
     def _groups(
         self, tables: Sequence[pa.Table], reading: Reading | None
@@ -158,6 +161,17 @@ def _joined(tables: Sequence[pa.Table]) -> tuple[pa.Table, pa.Table]:
     """Episodes and sequences of all groups."""
     episodes, sequences = (concat_tables(column) for column in zip(*_pairs(tables), strict=True))
     return episodes, sequences
+
+
+def _explored(batch: RewardBatch, groups: Sequence[Group], decisions: Sequence[Decision | None]) -> RewardBatch:
+    """The rewards of the groups that GRPO trains on."""
+    explored = {
+        episode_id
+        for group, decision in zip(groups, decisions, strict=True)
+        if decision is None or decision.rl_weight
+        for episode_id in group.episodes["episode_id"].to_pylist()
+    }
+    return batch.take(torch.tensor([row for row, name in enumerate(batch.episode_ids) if name in explored]).long())
 
 
 def _metrics(decisions: Sequence[Decision | None]) -> dict[str, float]:

@@ -32,7 +32,13 @@ def curves(folder: Path) -> dict[str, dict[str, np.ndarray]]:
                     by_channel[match[1]].append(value)
         for channel, weights in by_channel.items():
             found[run.name.rpartition("-")[0]][channel].append(weights)
-    return {arm: {name: np.array(rows) for name, rows in channels.items()} for arm, channels in found.items()}
+    return {arm: {name: _even(rows) for name, rows in channels.items()} for arm, channels in found.items()}
+
+
+def _even(rows: list[list[float]]) -> np.ndarray:
+    """[seeds, steps], as far as all seeds have come."""
+    steps = min(map(len, rows))
+    return np.array([row[:steps] for row in rows])
 
 
 def panel(arm: str, channels: dict[str, np.ndarray], top: float) -> str:

@@ -68,6 +68,15 @@ class RunConfig(Settings):
         return names
 
     @model_validator(mode="after")
+    def _gdpo_is_an_advantage_itself(self) -> RunConfig:
+        if self.reward.scalariser == "gdpo" and self.grpo.advantage != "grpo":
+            raise ValueError(
+                f"reward.scalariser=gdpo makes the advantages itself, so grpo.advantage={self.grpo.advantage} would "
+                "have no say: leave it at grpo"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _conducted_sequences_cannot_wait(self) -> RunConfig:
         if self.reward.scalariser == "conductor" and self.grpo.max_sequences:
             raise ValueError(

@@ -32,9 +32,19 @@ class Matrix(BaseModel):
         """Configurations by name, `<arm>-<seed>`: all arms of a seed, then those of the next.
 
         Raises:
-            UserError: a setting does not fit; the line names the arm.
+            UserError: a setting does not fit, and the line names the arm; or arms are not evaluated alike.
         """
-        return {f"{arm}-{seed}": self._config(arm, seed) for seed in self.seeds for arm in self.arms}
+        runs = {f"{arm}-{seed}": self._config(arm, seed) for seed in self.seeds for arm in self.arms}
+        first, *others = runs.items()
+        if not _played(first[1])[0]:
+            raise UserError("evaluation.panels is empty, so there is nothing to compare: leave it out.")
+        for name, config in others:
+            if _played(config) != _played(first[1]):
+                raise UserError(
+                    f"{name} and {first[0]} are evaluated on other games, or otherwise: give both the same tasks, "
+                    "evaluation.panels, limit and temperature."
+                )
+        return runs
 
     def _config(self, arm: str, seed: int) -> RunConfig:
         common = merge(PRESETS[self.preset], self.settings)
@@ -42,6 +52,12 @@ class Matrix(BaseModel):
             return check_config(merge(common, self.arms[arm]) | {"seed": seed})
         except UserError as error:
             raise UserError(f"arm {arm}: {error}") from None
+
+
+def _played(config: RunConfig) -> tuple[tuple[str, ...], int | None, float]:
+    """How a run is evaluated: panels, or the environments whose held-out panels are; how much of them; and how."""
+    evaluation = config.evaluation
+    return config.tasks if evaluation.panels is None else evaluation.panels, evaluation.limit, evaluation.temperature
 
 
 def load_matrix(path: Path) -> Matrix:

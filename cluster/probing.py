@@ -30,7 +30,7 @@ from cluster.models import resolve_model
 from cluster.session import ray_cluster
 from cluster.settings import PlacementSettings
 from router import tables
-from router.config import Metric, PolicyName, RouterConfig
+from router.config import MIXES, Metric, PolicyName, RouterConfig
 from router.errors import RouterError
 from router.geometry import CONCENTRATION
 from router.policies import make_arbiter
@@ -87,9 +87,11 @@ def run_route(scores: Path, policy: PolicyName, seed: int, out: Path) -> pa.Tabl
     """Split a scores table by a staged policy and write the routes table to `out`.
 
     Raises:
-        UserError: no such file, or `out` is taken.
+        UserError: no such file, `out` is taken, or the policy splits nothing.
         RouterError: what is no scores table, too few rows, or a policy that needs more than scores.
     """
+    if policy == "none" or policy in MIXES:
+        raise UserError(f"--policy {policy} splits no corpus: choose median_split or another policy for stages.")
     _check_free(out)
     table = _read(scores)
     tables.check_columns(table, tables.MEASURED, str(scores), "give a file that `concerto probe` wrote")

@@ -33,6 +33,11 @@ def reward_channels(config: RunConfig, tasks: TaskMixture) -> tuple[str, ...]:
         for key, channels in wanted.items():
             _check(key, channels, environment, (*names, *more))
     channels = reward.channels or _all_channels(config, given)
+    if left_out := [name for name in reward.weights if name not in channels]:
+        raise UserError(
+            f"reward.weights names {left_out[0]!r}, which is not among the channels of this run "
+            f"({', '.join(channels)}): name all that are weighed in reward.channels."
+        )
     if "preference" in channels and reward.preference_model is None:
         raise UserError("reward.channels names 'preference', which needs a reward model: set reward.preference_model.")
     if reward.preference_model is not None:

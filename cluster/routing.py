@@ -20,6 +20,7 @@ import torch
 from cluster.errors import UserError
 from cluster.interfaces import GroupTask, Rollouts
 from cluster.settings import ScheduleSettings
+from cluster.stream import RunError
 from cluster.tasks import TaskMixture, member_seeds
 from router import tables
 from router.batch import check
@@ -32,6 +33,8 @@ from trajectories.schema import sequences_from_table
 from trajectories.types import Route
 
 MEASURED_FILE, ROUTES_FILE = "measured.parquet", "routes.parquet"
+NO_SFT = "set schedule.sft_steps=0 and schedule.mixed_steps=0"
+NO_GRPO = "set schedule.grpo_steps=0 and schedule.mixed_steps=0"
 PROBED_AT_ONCE = 128
 """Sequences of one request to the learner workers: how often progress shows."""
 
@@ -62,6 +65,8 @@ def check_router(router: RouterConfig, schedule: ScheduleSettings) -> None:
     if not router.active:
         return
     if router.routes is not None:
+        if router.online:
+            raise UserError("router.routes holds routes of stages: leave it out, or set router.mode=staged.")
         read_routes(Path(router.routes))
     if router.online and not schedule.mixed_steps:
         raise UserError("router.mode=online routes the mixed stage: set schedule.mixed_steps.")
@@ -70,10 +75,10 @@ def check_router(router: RouterConfig, schedule: ScheduleSettings) -> None:
             f"router.policy={router.policy} mixes both objectives in every step: set router.mode=online and "
             "schedule.mixed_steps."
         )
-    if not router.online and schedule.sft_steps and router.policy == "all_grpo":
-        raise UserError("router.policy=all_grpo sends nothing to SFT: set schedule.sft_steps=0.")
-    if not router.online and schedule.grpo_steps and router.policy == "all_sft":
-        raise UserError("router.policy=all_sft sends nothing to GRPO: set schedule.grpo_steps=0.")
+    if not router.online and schedule.demonstrates and router.policy == "all_grpo":
+        raise UserError(f"router.policy=all_grpo sends nothing to SFT: {NO_SFT}.")
+    if not router.online and schedule.plays and router.policy == "all_sft":
+        raise UserError(f"router.policy=all_sft sends nothing to GRPO: {NO_GRPO}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +159,11 @@ class CorpusRouter:
         """float64 [n], the share of its episodes in which each task is solved. One that cannot be played counts 0."""
         free, done = asyncio.Semaphore(self.rollouts.concurrency), 0
         splits = {(panel.environment, task): panel.split for panel in self.tasks.panels for task in panel.task_ids}
+        if unknown := [task for task in tasks if task not in splits]:
+            raise UserError(
+                f"router.policy=pass_rate plays the task of every demonstration, but {'/'.join(unknown[0])} is in no "
+                "panel of this run: name its panel in tasks, or leave it out of schedule.demonstrations_file."
+            )
 
         async def rate(position: int, environment: str, task_id: str) -> float:
             nonlocal done
@@ -166,8 +176,11 @@ class CorpusRouter:
             self.progress("pass rates", done, len(tasks))
             return finished.successes / max(finished.members, 1)
 
-        async with asyncio.TaskGroup() as group:
-            running = [group.create_task(rate(position, *task)) for position, task in enumerate(tasks)]
+        try:
+            async with asyncio.TaskGroup() as group:
+                running = [group.create_task(rate(position, *task)) for position, task in enumerate(tasks)]
+        except* RunError as errors:
+            raise errors.exceptions[0] from None
         return torch.tensor([task.result() for task in running], dtype=torch.float64)
 
 
@@ -214,10 +227,10 @@ def _routing(
         for panel in tasks.panels
     )
     left = TaskMixture(tuple(panel for panel in panels if panel.task_ids))
-    if schedule.sft_steps and not rows:
-        raise UserError("the router sends no trajectory to SFT: set schedule.sft_steps=0, or another router.policy.")
-    if (schedule.grpo_steps or schedule.mixed_steps) and not left.panels:
-        raise UserError("the router sends no task to GRPO: set schedule.grpo_steps=0, or another router.policy.")
+    if schedule.demonstrates and not rows:
+        raise UserError(f"the router sends no trajectory to SFT: {NO_SFT}, or another router.policy.")
+    if schedule.plays and not left.panels:
+        raise UserError(f"the router sends no task to GRPO: {NO_GRPO}, or another router.policy.")
     return Routing(rows, left, metrics)
 
 

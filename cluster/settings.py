@@ -67,6 +67,16 @@ class ScheduleSettings(Settings):
     """Greatest difference between engine and learner log-probabilities after a publication; 0.05 suits bfloat16."""
 
     @property
+    def plays(self) -> bool:
+        """Some stage needs rollouts."""
+        return any(stage.plays for stage in self.stages)
+
+    @property
+    def demonstrates(self) -> bool:
+        """Some stage needs demonstrations."""
+        return any(stage.demonstrates for stage in self.stages)
+
+    @property
     def stages(self) -> tuple[Stage, ...]:
         steps: dict[StageName, int] = {"sft": self.sft_steps, "mixed": self.mixed_steps, "grpo": self.grpo_steps}
         return tuple(Stage(name=name, steps=count) for name, count in steps.items() if count)

@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 from scipy import stats
 
+from cluster.errors import UserError
 from cluster.evaluate import Rate, wilson_rate
 from cluster.metrics import read_metrics
 from cluster.report import run_evaluations
@@ -99,8 +100,12 @@ def summarise_run(run_dir: Path) -> RunSummary:
 def compare_runs(
     runs: Mapping[str, RunSummary], arms: Sequence[str], seeds: Sequence[int], reference: str | None
 ) -> Comparison:
-    """Sum up runs that are named `<arm>-<seed>`."""
-    panels = list(next(iter(runs.values())).success)
+    """Sum up runs that are named `<arm>-<seed>`. Raises UserError where they did not play the same panels."""
+    (first, one), *others = runs.items()
+    for name, run in others:
+        if run.panel_hashes != one.panel_hashes:
+            raise UserError(f"{name} and {first} were evaluated on different panels: train one of them again.")
+    panels = list(one.success)
     base = [runs[f"{reference}-{seed}"] for seed in seeds] if reference else None
     summaries = tuple(
         _summarise_arm(arm, panel, [runs[f"{arm}-{seed}"] for seed in seeds], base) for panel in panels for arm in arms

@@ -52,9 +52,15 @@ from trajectories.schema import sequences_from_table
 PROBE_SEQUENCES = 2
 MAX_DEATHS = 3
 """Deaths of learner workers at one step after which the run ends: what is at fault would only happen again."""
-FREE_TO_CHANGE = frozenset({"placement", "evaluation", "checkpoint", "data"})
-"""Sections that a resumed run may change: none of them decides what is trained, and the panels' hashes tell whether the
-data elsewhere are the same."""
+FREE_TO_CHANGE = {
+    "placement": True,
+    "evaluation": True,
+    "checkpoint": True,
+    "data": True,
+    "reward": {"constant_limit": True},
+}
+"""What a resumed run may change: none of it decides what is trained, and the panels' hashes tell whether the data
+elsewhere are the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +264,7 @@ def _demonstrations(plan: Plan, observer: RunObserver) -> pa.Table:
     config = plan.config
     if config.schedule.demonstrations_file and not (plan.run_dir / FILE).exists():
         write_demonstrations(plan.run_dir / FILE, _recorded(plan))
-    wanted = config.router.active or any(stage.demonstrates for stage in config.schedule.stages)
+    wanted = config.router.active or config.schedule.demonstrates
     return load_demonstrations(
         plan.run_dir,
         plan.tasks,
@@ -362,8 +368,9 @@ def _check_same_run(config: RunConfig, run_dir: Path) -> None:
     if not file.exists():
         raise UserError(f"{run_dir} holds no run to resume: leave out --resume, or name another --out.")
     saved = check_config(yaml.safe_load(file.read_text()))
-    for name in RunConfig.model_fields:
-        if name not in FREE_TO_CHANGE and getattr(saved, name) != getattr(config, name):
+    before, now = (one.model_dump(exclude=FREE_TO_CHANGE) for one in (saved, config))
+    for name in now:
+        if before[name] != now[name]:
             raise UserError(
                 f"the section {name!r} differs from that of the run in {run_dir}: resume with --config {file}, "
                 "or start a new run with another --out."

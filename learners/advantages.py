@@ -59,19 +59,6 @@ def rloo(rewards: Tensor, groups: Tensor) -> Tensor:
     return dr_grpo(rewards, groups) * size / (size - 1.0).clamp(min=1.0)
 
 
-def gdpo(rewards: Tensor, weights: Tensor, groups: Tensor) -> Tensor:
-    """Each reward normalised within its group, then the weighted sum, float64 [B] (arXiv 2601.05242).
-
-    Sums of raw rewards hide differences: (1, 0) and (0, 1) have the same sum; here each reward keeps its own say.
-
-    Args:
-        rewards: float [B, K].
-        weights: float [K], or [B, K] where they differ by rollout.
-    """
-    normalised = torch.stack([grpo(column, groups) for column in rewards.unbind(1)], dim=1)
-    return (normalised * weights).sum(1)
-
-
 def discounted_returns(rewards: Tensor, episodes: Tensor, gamma: float) -> Tensor:
     """R_t = r_t + gamma R_{t+1} within each episode, float64 [M], M turns in order of play.
 

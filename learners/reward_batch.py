@@ -84,34 +84,6 @@ def reward_batch(
     )
 
 
-def joined(batches: Sequence[RewardBatch]) -> RewardBatch:
-    """The rollouts of some batches as one, their groups kept apart.
-
-    Raises:
-        RewardError: they do not have the same channels, as groups of different environments may.
-    """
-    names = batches[0].names
-    for batch in batches:
-        if batch.names != names:
-            raise RewardError(
-                f"episode {batch.episode_ids[0]} has the reward channels {', '.join(batch.names)}, episode "
-                f"{batches[0].episode_ids[0]} has {', '.join(names)}: name those that both have in reward.channels"
-            )
-    groups, count = [], 0
-    for batch in batches:
-        groups.append(batch.groups + count)
-        count += len(batch.episode_ids)
-    contexts = [batch.contexts for batch in batches if batch.contexts is not None]
-    return RewardBatch(
-        names=names,
-        episode_ids=tuple(episode_id for batch in batches for episode_id in batch.episode_ids),
-        rewards=torch.cat([batch.rewards for batch in batches]),
-        groups=torch.cat(groups),
-        outcome=torch.cat([batch.outcome for batch in batches]),
-        contexts=torch.cat(contexts) if len(contexts) == len(batches) else None,
-    )
-
-
 class ConstantWatch:
     """Finds channels that never change. One batch in which all fail is no mistake; a thousand episodes are."""
 
@@ -135,5 +107,6 @@ class ConstantWatch:
             if self._high[name] - low <= advantages.EPSILON:
                 raise RewardError(
                     f"reward channel {name!r} is {low:g} in all of {self._seen} episodes up to "
-                    f"{batch.episode_ids[-1]}: leave it out of reward.channels, or raise reward.constant_limit"
+                    f"{batch.episode_ids[-1]}: raise reward.constant_limit and resume, or start a run without it in "
+                    "reward.channels"
                 )

@@ -78,10 +78,12 @@ def gdpo(rewards: Tensor, weights: Tensor, groups: Tensor) -> Tensor:
     """Advantages of GDPO, float64 [B] (arXiv 2601.05242): each reward normalised within its group, then the weighted
     sum, then normalised over the batch, so that its size does not grow with the number of rewards.
 
+    Sums of raw rewards hide differences: (1, 0) and (0, 1) have the same sum; here each reward keeps its own say.
+
     Args:
         weights: float [K], or [B, K] where they differ by rollout.
     """
-    return batch_normalise(advantages.gdpo(rewards, weights, groups))
+    return batch_normalise(scalarise(z_score(rewards, groups), weights))
 
 
 def scalarise(rewards: Tensor, weights: Tensor) -> Tensor:

@@ -115,8 +115,8 @@ class GDPO:
 
     def __call__(self, batch: RewardBatch) -> Scalarised:
         weights = given_weights(self.weights or dict.fromkeys(batch.names, 1.0 / len(batch.names)), batch)
-        scalar = advantages.gdpo(batch.rewards, weights, batch.groups)
-        return Scalarised(scalar, rewards.batch_normalise(scalar), weights)
+        found = rewards.gdpo(batch.rewards, weights, batch.groups)
+        return Scalarised(found, found, weights)
 
 
 def episode_generator(seed: int, episode_id: str) -> np.random.Generator:

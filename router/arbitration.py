@@ -218,6 +218,10 @@ class Sequential:
         return [Decision(Route.GRPO, rl_weight=1.0, ce_weight=1.0)] * len(candidates.ids)
 
 
+ALIKE = (ConstantMix, ScheduledMix, AllSFT, AllGRPO, Sequential)
+"""Policies that treat everything alike, without a look at it: they decide for a group without reference too."""
+
+
 def _mixed(mu: float) -> Decision:
     return Decision(Route.GRPO if mu < 1 else Route.SFT, rl_weight=1.0 - mu, ce_weight=mu)
 

@@ -24,7 +24,7 @@ PolicyName = Literal[
 Metric = Literal["gini", "kurtosis", "cv", "hoyer", "entropy", "top_share"]
 """Keys of `router.geometry.CONCENTRATION`."""
 
-PROBED = frozenset({"median_split", "inverse", "magnitude", "loss"})
+NEED_PROBE = frozenset({"median_split", "inverse", "magnitude", "loss"})
 """Policies that need the probe."""
 
 MIXES = frozenset({"chord", "chord_scheduled"})
@@ -80,7 +80,7 @@ class RouterConfig(BaseModel):
     @property
     def probes(self) -> bool:
         """The policy needs gradients."""
-        return self.policy in PROBED
+        return self.policy in NEED_PROBE
 
     @model_validator(mode="after")
     def _valley_below_peak(self) -> RouterConfig:

@@ -1,7 +1,8 @@
 """Online routing: every finished group goes to GRPO, or its task's reference trajectory to SFT, by the weights of now.
 
 The reference is the expert's demonstration of the task, else the group's own best success: the one with the fewest
-turns. A group without either, or whose reference has no gradient to speak of, is not routed and stays with GRPO.
+turns. A group without either, or whose reference has no gradient to speak of, cannot be compared: it is not routed and
+stays with GRPO. Policies that compare nothing (`arbitration.ALIKE`) decide for such groups too.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import pyarrow.compute as pc
 import torch
 
 from router import tables
-from router.arbitration import Arbiter, Decision
+from router.arbitration import ALIKE, Arbiter, Decision
 from router.probe import ProbeResult
 from router.scores import Candidates
 from trajectories.demonstrations import demonstration_id
@@ -52,8 +53,10 @@ class OnlineRouter:
             references: episode id of each group's reference trajectory.
             measured: `tables.MEASURED` of these trajectories; None where the policy needs no probe.
         """
-        sound = _sound(measured)
-        routed = [at for at, name in enumerate(references) if name is not None and (sound is None or name in sound)]
+        sound, alike = _sound(measured), isinstance(self.arbiter, ALIKE)
+        routed = [
+            at for at, name in enumerate(references) if alike or (name is not None and (sound is None or name in sound))
+        ]
         decisions: list[Decision | None] = [None] * len(groups)
         if routed:
             rows = [sound[references[at] or ""] for at in routed] if sound is not None else None
@@ -93,9 +96,9 @@ def reference_id(episodes: pa.Table, demonstrated: Collection[str]) -> str | Non
     return min(won, key=lambda row: row["turns"])["episode_id"] if won else None
 
 
-def sequences_of(table: pa.Table, episode_id: str) -> pa.Table:
-    """The rows of a sequences table that belong to one episode."""
-    return table.filter(pc.field("episode_id") == episode_id)
+def sequences_of(table: pa.Table, episode_id: str | None) -> pa.Table:
+    """The rows of a sequences table that belong to one episode; none for None."""
+    return table.filter(pc.field("episode_id") == episode_id) if episode_id is not None else table.slice(0, 0)
 
 
 def measure(result: ProbeResult, sequences: pa.Table) -> pa.Table:
@@ -103,33 +106,40 @@ def measure(result: ProbeResult, sequences: pa.Table) -> pa.Table:
     return tables.measured(tables.probed(result, sequences_from_table(sequences)))
 
 
-def routed_assignments(group: Group, reference: pa.Table, decision: Decision) -> pa.Table:
+def routed_assignments(group: Group, reference: pa.Table, decision: Decision, version: int = 0) -> pa.Table:
     """The group's assignments after the decision, and those of its reference, by sequence.
 
     Args:
-        reference: sequences of the reference trajectory; the group's own keep one row for both objectives.
+        reference: sequences of the reference trajectory, none where there is none. The group's own keep one row for
+            both objectives; an expert's are dropped unless they are imitated.
+        version: of the router's memory.
     """
-    imitated = set(reference["sequence_id"].to_pylist()) if decision.ce_weight else set()
-    rows = [_weighed(row, decision, row.sequence_id in imitated) for row in assignments_from_table(group.assignments)]
-    own = {row.sequence_id for row in rows}
-    names = rows[0].reward_advantages if rows else {}
+    names = set(reference["sequence_id"].to_pylist())
+    rows = list(assignments_from_table(group.assignments))
+    nothing = dict.fromkeys(rows[0].reward_advantages if rows else (), 0.0)
     rows += [
-        Assignment(
-            sequence_id,
-            Route.SFT,
-            advantage=0.0,
-            rl_weight=0.0,
-            ce_weight=decision.ce_weight,
-            reward_advantages=dict.fromkeys(names, 0.0),
-            score=decision.score,
-            threshold=decision.threshold,
-        )
-        for sequence_id in sorted(imitated - own)
+        Assignment(name, Route.DROP, advantage=0.0, rl_weight=0.0, ce_weight=0.0, reward_advantages=nothing)
+        for name in sorted(names - {row.sequence_id for row in rows})
     ]
-    return assignments_to_table(rows)
+    return assignments_to_table(_weighed(row, decision, row.sequence_id in names, version) for row in rows)
 
 
-def _weighed(row: Assignment, decision: Decision, imitated: bool) -> Assignment:
+def one_each(assignments: pa.Table, sequences: pa.Table) -> pa.Table:
+    """The assignments with one row a sequence, and `drop` for those of `sequences` that have none.
+
+    Groups of one task share the expert's demonstration, and may decide differently: it is imitated once if any does.
+    """
+    chosen: dict[str, Assignment] = {}
+    for row in assignments_from_table(assignments):
+        if row.sequence_id not in chosen or row.ce_weight > chosen[row.sequence_id].ce_weight:
+            chosen[row.sequence_id] = row
+    nothing = dict.fromkeys(next((row.reward_advantages for row in chosen.values()), ()), 0.0)
+    for name in sequences["sequence_id"].to_pylist():
+        chosen.setdefault(name, Assignment(name, Route.DROP, 0.0, 0.0, 0.0, nothing))
+    return assignments_to_table(chosen.values())
+
+
+def _weighed(row: Assignment, decision: Decision, imitated: bool, version: int) -> Assignment:
     rl_weight, ce_weight = row.rl_weight * decision.rl_weight, decision.ce_weight if imitated else 0.0
     return Assignment(
         sequence_id=row.sequence_id,
@@ -140,7 +150,7 @@ def _weighed(row: Assignment, decision: Decision, imitated: bool) -> Assignment:
         reward_advantages=row.reward_advantages,
         score=decision.score,
         threshold=decision.threshold,
-        router_version=row.router_version,
+        router_version=version,
         reward_weights_version=row.reward_weights_version,
     )
 

@@ -14,6 +14,7 @@ from actors.router import RouterActor
 from envs import load_panel, make_environment
 from learners.channels import Reading
 from learners.config import GRPOConfig
+from learners.errors import RewardError
 from learners.reward_config import RewardConfig
 from learners.tiny import embedded_model_path
 from tests.learners.test_channels import write_reward_model
@@ -55,7 +56,9 @@ def test_the_reference_is_read_after_the_reasoning_in_place_of_the_answer() -> N
     texts = [CHAT.decode(row.token_ids.tolist()) for row in rows]
     start = CHAT.render([{"role": "user", "content": prompt}])
     assert texts == [f"{start}{solution}", f"{start}I count.\nAnswer: {solution}"]
-    assert [CHAT.decode(row.token_ids[row.trained].tolist()) for row in rows] == [solution] * 2
+    assert [CHAT.decode(row.token_ids[row.trained].tolist()) for row in rows] == [solution, f" {solution}"]
+    written = CHAT.encode(f"I count.\nAnswer: {solution}")
+    assert rows[1].token_ids[-len(written) :].tolist() == written, "split into tokens as the policy would write it"
 
 
 def test_every_sound_episode_gets_a_value_in_each_channel() -> None:
@@ -70,8 +73,16 @@ def test_every_sound_episode_gets_a_value_in_each_channel() -> None:
     found = given.values(*PLAYED, reading)
     assert found["length"] == pytest.approx([1 - counts[0] / 24, 1 - counts[1] / 24])
     assert found["entropy"] == pytest.approx([0.0, -0.1])
-    reasoning = len(CHAT.encode("I count.\nAnswer: "))
+    reasoning = len(CHAT.encode("I count.\nAnswer:"))
     assert found["reference"] == pytest.approx([-1.0, -1.5 / (1 + np.log(reasoning))])
+
+
+def test_an_episode_without_a_response_is_named() -> None:
+    full = replace(answered("full", "7", StopReason.LENGTH_LIMIT), sequences=())
+    with pytest.raises(
+        RewardError, match=rf"^episode full \(task {TASK}\) has no response, since its prompt leaves no"
+    ):
+        OpenChannels(("length",), CHAT, 24).values(*to_tables([answered("plain", "7"), full]), None)
 
 
 def test_a_reward_model_reads_question_and_response(tmp_path: Path) -> None:

@@ -56,6 +56,8 @@ def test_an_arm_changes_what_it_names_and_nothing_else(tmp_path):
         ({"reference": "sft"}, "the reference 'sft' is no arm"),
         ({"preset": "locla"}, "Did you mean 'local'"),
         ({"arms": {"x": {"router": {"policy": "y"}}}}, "arm x: router.policy='y' does not fit"),
+        ({"settings": {"evaluation": {"panels": []}}}, "there is nothing to compare"),
+        ({"arms": ARMS | {"x": {"evaluation": {"limit": 5}}}}, "x-0 and prism-0 are evaluated on other games"),
     ],
 )
 def test_a_wrong_matrix_is_told_before_anything_is_trained(tmp_path, changes, message):
@@ -107,6 +109,12 @@ def test_an_arm_is_the_mean_of_its_seeds_with_intervals_and_speedup():
     assert (a.low, a.high) == pytest.approx((0.6 - half, 0.6 + half), abs=1e-3)
     text = markdown(compare_runs(runs, ["a", "b"], [0, 1], "b"))
     assert "| a | 0.600 [0.400, 0.800] |" in text and "speed-up against b" in text and "12/20" in text
+
+
+def test_runs_on_different_panels_are_not_compared():
+    other = summary(4, 2.0).model_copy(update={"panel_hashes": {"p": "decade"}})
+    with pytest.raises(UserError, match="b-0 and a-0 were evaluated on different panels"):
+        compare_runs({"a-0": summary(4, 2.0), "b-0": other}, ["a", "b"], [0], None)
 
 
 def test_one_seed_has_no_interval():

@@ -61,6 +61,11 @@ def test_a_wrong_override_is_one_line_that_names_the_fix(override, message):
     assert "\n" not in str(error.value)
 
 
+def test_an_advantage_that_would_have_no_say_is_refused():
+    with pytest.raises(UserError, match="grpo.advantage=rloo would have no say: leave it at grpo"):
+        load_config("local", None, ["reward.scalariser=gdpo", "grpo.advantage=rloo"])
+
+
 def test_an_unknown_preset_names_the_nearest():
     with pytest.raises(
         UserError, match=r"unknown preset 'locl': choose one of local, gpu, cluster\. Did you mean 'local'\?"

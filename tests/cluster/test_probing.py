@@ -124,6 +124,9 @@ def test_what_is_no_scores_table_and_a_policy_that_needs_more_are_refused(tmp_pa
         probing.run_route(scores, "pass_rate", 0, tmp_path / "routes.parquet")
     with pytest.raises(UserError, match="exists: remove it"):
         probing.run_route(scores, "loss", 0, scores)
+    for policy in ("none", "chord"):
+        with pytest.raises(UserError, match=f"--policy {policy} splits no corpus: choose median_split"):
+            probing.run_route(scores, policy, 0, tmp_path / "routes.parquet")
 
 
 def test_a_probe_whose_gradient_is_broken_writes_no_scores(tmp_path):

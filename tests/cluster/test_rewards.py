@@ -45,6 +45,15 @@ def test_a_channel_must_be_given_by_every_environment():
         channels_of("reward.outcome=length")
 
 
+def test_a_weighed_channel_must_be_one_of_the_run():
+    with pytest.raises(UserError, match=r"reward\.weights names 'length', which is not among the channels of this run"):
+        channels_of("reward.scalariser=static", "reward.weights={success: 1, length: 1}")
+    with pytest.raises(
+        UserError, match=r"reward\.weights names 'preference'.*name all that are weighed in reward\.chan"
+    ):
+        channels_of("tasks=questions", "reward.scalariser=gdpo", "reward.weights={preference: 1}")
+
+
 def test_nothing_is_opened_for_channels_that_the_environment_gives(tiny_model_dir):
     config = load_config("local")
     assert open_channels(config, ALFWORLD, str(tiny_model_dir)) is None

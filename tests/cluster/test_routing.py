@@ -125,6 +125,12 @@ def test_what_needs_no_gradient_runs_no_probe(tmp_path):
     assert prober.calls == 0
 
 
+def test_the_pass_rate_gate_refuses_a_demonstration_whose_task_it_cannot_play(tmp_path):
+    strange = replace(make_sequence("s", 8, seed=0), episode_id=demonstration_id("mock", "elsewhere"))
+    with pytest.raises(UserError, match="mock/elsewhere is in no panel of this run"):
+        route(tmp_path, "pass_rate", sequences_to_table([strange]), SimulatedProber())
+
+
 def test_the_pass_rate_gate_lets_the_base_model_play_every_task(tmp_path):
     routing = route(tmp_path, "pass_rate", corpus(6), SimulatedProber(), gate=0.5, gate_episodes=4)
     routes = pq.read_table(tmp_path / ROUTES_FILE).to_pylist()
@@ -183,6 +189,13 @@ def test_a_stage_without_data_is_named(tmp_path):
         ({"policy": "chord"}, {"grpo_steps": 3}, "set router.mode=online"),
         ({"policy": "all_grpo"}, {"sft_steps": 1, "grpo_steps": 3}, "set schedule.sft_steps=0"),
         ({"policy": "all_sft"}, {"sft_steps": 1, "grpo_steps": 3}, "set schedule.grpo_steps=0"),
+        ({"policy": "all_grpo"}, {"grpo_steps": 3, "mixed_steps": 1}, "nothing to SFT: .* and schedule.mixed_steps=0"),
+        ({"policy": "all_sft"}, {"sft_steps": 1, "mixed_steps": 1, "grpo_steps": 0}, "and schedule.mixed_steps=0"),
+        (
+            {"policy": "median_split", "mode": "online", "routes": "r.parquet"},
+            {"mixed_steps": 1},
+            "router.routes holds routes of stages",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_said_before_anything_starts(settings, schedule, message):

@@ -70,21 +70,6 @@ def test_zero_variance_groups_are_found_and_have_no_advantage(rows: list) -> Non
 
 
 @given(
-    st.lists(st.tuples(reward, reward, st.integers(0, 1)), min_size=2, max_size=10), st.floats(0, 2), st.floats(0, 2)
-)
-@settings(max_examples=60, deadline=None)
-def test_gdpo_normalises_every_reward_on_its_own(rows: list, first: float, second: float) -> None:
-    rewards = torch.tensor([row[:2] for row in rows], dtype=torch.float64)
-    groups = [row[2] for row in rows]
-    parts = [by_group([row[k] for row in rows], groups, normalised) for k in range(2)]
-    expected = first * np.array(parts[0]) + second * np.array(parts[1])
-    weights = torch.tensor([first, second], dtype=torch.float64)
-    np.testing.assert_allclose(advantages.gdpo(rewards, weights, torch.tensor(groups)).numpy(), expected, atol=1e-9)
-    each = weights.expand(len(rows), 2)
-    np.testing.assert_allclose(advantages.gdpo(rewards, each, torch.tensor(groups)).numpy(), expected, atol=1e-9)
-
-
-@given(
     st.lists(st.lists(st.tuples(reward, st.integers(0, 2)), min_size=1, max_size=4), min_size=1, max_size=5),
     st.floats(0, 1),
     st.floats(0, 2),

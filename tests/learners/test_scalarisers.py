@@ -13,7 +13,7 @@ from learners import advantages, rewards
 from learners.assign import scalarised_assignments
 from learners.config import GRPOConfig
 from learners.errors import RewardError
-from learners.reward_batch import ConstantWatch, RewardBatch, joined, reward_batch
+from learners.reward_batch import ConstantWatch, RewardBatch, reward_batch
 from learners.reward_config import RewardConfig
 from learners.scalarisers import GDPO, Random, Single, Static, Uniform, channel_metrics, pure_scalariser, weight_metrics
 from tests.learners.test_assign import trajectory
@@ -139,17 +139,6 @@ def test_metrics_per_channel() -> None:
     assert metrics["reward/success/spread"] == 0.5
     assert metrics["reward/progress/weight"] == 0.5
     assert "reward/progress/sampled" not in metrics
-
-
-def test_batches_join_with_their_groups_kept_apart() -> None:
-    other = replace(batch([(0.0, 1.0)] * 3, [0, 1, 1]), contexts=torch.zeros(3, 2))
-    both = joined([FOUR, other, other])
-    assert both.groups.tolist() == [0, 0, 0, 0, 4, 5, 5, 7, 8, 8]
-    assert both.rewards.shape == (10, 2) and both.outcome.shape == (10,)
-    assert both.contexts is None
-    assert joined([other, other]).contexts is not None
-    with pytest.raises(RewardError, match="episode e-0 has the reward channels score, progress, episode e-0 has succ"):
-        joined([FOUR, replace(other, names=("score", "progress"))])
 
 
 def test_some_rollouts_of_a_batch_keep_their_groups() -> None:

@@ -5,7 +5,7 @@ from typing import get_args
 import pytest
 
 from router.arbitration import MedianSplit, RunningQuantile
-from router.config import MIXES, PROBED, Metric, PolicyName, RouterConfig
+from router.config import MIXES, NEED_PROBE, Metric, PolicyName, RouterConfig
 from router.geometry import CONCENTRATION
 from router.policies import POLICIES, make_arbiter
 
@@ -13,7 +13,7 @@ from router.policies import POLICIES, make_arbiter
 def test_every_name_that_a_configuration_takes_is_a_policy_or_a_statistic() -> None:
     assert set(get_args(PolicyName)) == {"none", *POLICIES}
     assert set(get_args(Metric)) == set(CONCENTRATION)
-    assert set(POLICIES) >= PROBED | MIXES
+    assert set(POLICIES) >= NEED_PROBE | MIXES
 
 
 @pytest.mark.parametrize("mode", ["staged", "online"])

@@ -14,14 +14,25 @@ from learners.config import GRPOConfig
 from learners.reward_batch import reward_batch
 from learners.scalarisers import Single
 from router import tables
-from router.arbitration import EXPLORE, IMITATE, ConstantMix, Decision, PassRateGate, RunningQuantile, ScheduledMix
-from router.online import Group, OnlineRouter, reference_id, routed_assignments, sequences_of
+from router.arbitration import (
+    EXPLORE,
+    IMITATE,
+    AllSFT,
+    ConstantMix,
+    Decision,
+    PassRateGate,
+    RunningQuantile,
+    ScheduledMix,
+)
+from router.online import Group, OnlineRouter, one_each, reference_id, routed_assignments, sequences_of
 from router.scores import Loss, Random
 from tests.cluster.simulation import trajectory
 from tests.router.samples import make_sequence
 from trajectories.demonstrations import demonstration_id
 from trajectories.schema import assignments_from_table, sequences_to_table, to_tables
 from trajectories.types import Route
+
+CHOICES = (("a", EXPLORE), ("b", IMITATE))
 
 
 def group(name: str, wins: int = 2, turns: tuple[int, ...] = (9, 4, 7, 5)) -> Group:
@@ -68,8 +79,9 @@ def test_an_imitated_group_trains_its_demonstration_and_nothing_else() -> None:
 
 def test_an_explored_group_trains_as_if_nothing_had_been_routed() -> None:
     given = group("a")
-    found = assignments_from_table(routed_assignments(given, demonstration("a"), EXPLORE))
-    assert found == assignments_from_table(given.assignments)
+    *members, expert = assignments_from_table(routed_assignments(given, demonstration("a"), EXPLORE))
+    assert members == list(assignments_from_table(given.assignments))
+    assert (expert.sequence_id, expert.route, expert.ce_weight) == ("expert-a", Route.DROP, 0.0)
 
 
 def test_a_success_of_the_group_can_be_imitated_itself() -> None:
@@ -104,6 +116,25 @@ def test_a_group_without_reference_or_without_gradient_is_not_routed() -> None:
     table = pa.concat_tables([measured({"b/1": 1.0}), measured({"c/1": 1.0}, norm=float("nan"))])
     assert router.decide(groups, [None, "b/1", "c/1"], table) == [None, IMITATE, None]
     assert router.decide(groups[:1], [None], measured({})) == [None]
+
+
+def test_policies_that_treat_all_alike_decide_for_a_group_without_reference() -> None:
+    groups = [group("a", wins=0), group("b")]
+    for arbiter in (ConstantMix(0.25), AllSFT()):
+        first, second = OnlineRouter(arbiter).decide(groups, [None, "b/1"], None)
+        assert first == second and first is not None
+    members = assignments_from_table(routed_assignments(group("b"), sequences_of(demonstration("b"), None), IMITATE))
+    assert [(row.route, row.rl_weight, row.ce_weight) for row in members] == [(Route.DROP, 0.0, 0.0)] * 4
+
+
+def test_groups_of_one_task_share_its_demonstration_which_is_imitated_once() -> None:
+    explored, imitated = (routed_assignments(group(name), demonstration("a"), d) for name, d in CHOICES)
+    for parts in ([explored, imitated], [imitated, explored]):
+        rows = assignments_from_table(one_each(pa.concat_tables(parts), demonstration("a")))
+        assert len(rows) == 9
+        assert [(row.route, row.ce_weight) for row in rows if row.sequence_id == "expert-a"] == [(Route.SFT, 1.0)]
+    *_, left = assignments_from_table(one_each(group("a").assignments, demonstration("a")))
+    assert (left.sequence_id, left.route) == ("expert-a", Route.DROP)
 
 
 def test_policies_that_need_no_probe_decide_without_one() -> None:
