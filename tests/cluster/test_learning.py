@@ -161,5 +161,5 @@ async def test_what_is_wrong_with_a_channel_is_said_in_one_line(start_router):
         await learner(nan).train("grpo", [group("a", (0.0, float("nan")))], ())
     watched = learner(start_router(RewardConfig(scalariser="uniform")), watch=ConstantWatch(limit=4))
     await watched.train("grpo", [group("a", (0.0, 1.0))], ())
-    with pytest.raises(RewardError, match=r"^reward channel 'success' is 0 in all of 4 episodes up to b/1: leave it"):
+    with pytest.raises(RewardError, match=r"^reward channel 'success' is 0 in all of 4 episodes up to b/1: raise rew"):
         await watched.train("grpo", [group("b", (0.0, 1.0))], ())
