@@ -127,8 +127,8 @@ async def play(
             break
     episode = _episode(
         task,
-        version_min=min(versions, default=0),
-        version_max=max(versions, default=0),
+        version_min=min(versions, default=engine.stats().version),  # without a turn: of what would have played it
+        version_max=max(versions, default=engine.stats().version),
         stop_reason=stop,
         success=totals["success"] >= 1.0,
         rewards={

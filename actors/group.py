@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, model_validator
 
 from actors.engine import Engine, EngineDied, EngineError, EngineSettings, SamplingConfig
 from actors.episode import EnvironmentFailure, EpisodeTask, Limits, Session, failed_episode, play
@@ -39,6 +39,15 @@ class RolloutSettings(BaseModel):
     """How often an episode is begun in a fresh environment before its failure is recorded."""
     environment_timeout_s: PositiveFloat = 60.0
     """Seconds for one step or reset, time in the host's queue included. A host that takes longer is restarted."""
+
+    @model_validator(mode="after")
+    def _a_response_fits(self) -> RolloutSettings:
+        if self.max_response_tokens >= self.engine.max_model_len:
+            raise ValueError(
+                f"max_response_tokens {self.max_response_tokens} leaves no room for a prompt within "
+                f"engine.max_model_len {self.engine.max_model_len}: lower the one, or raise the other"
+            )
+        return self
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,6 +111,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "gpu": {
         "policy": {"model": "Qwen/Qwen2.5-1.5B-Instruct", "dtype": "bfloat16"},
         "placement": {"rollout_gpus": 0.5, "learner_gpus": 0.5, "environment_hosts": 4},
+        "rollout": {"engine": {"gpu_memory_utilization": 0.4}},
         "schedule": {"parity_tolerance": 0.05},
     },
     # Many nodes, disaggregated: whole GPUs for each engine and each learner worker.

@@ -95,8 +95,9 @@ class Coordinator:
         self._store.truncate(self.manifest.parts)
         try:
             stages = self._schedule.stages
-            if self._evaluation.stages:
+            if self._evaluation.stages and not self.manifest.step:
                 await self._evaluate_once("base")
+            await self._evaluate_if_due()  # a run that was stopped while it evaluated has this before it
             while self.manifest.stage < len(stages):
                 await self._run_stage(stages[self.manifest.stage])
         except Interrupted:
@@ -113,7 +114,9 @@ class Coordinator:
             self._stream = self._open_stream(stage)
         while self.manifest.stage_step < stage.steps:
             await self._run_step(stage)
-        self._stream = None
+        if self._stream is not None:
+            self._move(frontier=self._stream.frontier.snapshot())
+            self._stream = None
         if self._evaluation.stages or stage == self._schedule.stages[-1]:
             await self._evaluate_once(f"after_{stage.name}")
         self._move(stage=self.manifest.stage + 1, stage_step=0, frontier=Frontier())
@@ -139,8 +142,7 @@ class Coordinator:
         self._observer.step(self.manifest.step, stage.name, metrics)
         if self.manifest.step % self._checkpoint.every == 0:
             await self._save()
-        if self._evaluation.every and self.manifest.step % self._evaluation.every == 0:
-            await self._evaluate_once(f"step_{self.manifest.step:06d}")
+        await self._evaluate_if_due()
 
     async def _next_groups(self) -> list[FinishedGroup]:
         self._check_stop()
@@ -160,7 +162,7 @@ class Coordinator:
 
     def _open_stream(self, stage: Stage) -> GroupStream:
         gate = StalenessGate(
-            concurrency=self._rollouts.concurrency,
+            concurrency=self._rollouts.room(self._schedule.group_size),
             max_staleness=self._schedule.max_staleness,
             batch=self._schedule.groups_per_step,
             total=stage.steps * self._schedule.groups_per_step,
@@ -194,6 +196,11 @@ class Coordinator:
             self._published = self.manifest.version
         return self._parity_error
 
+    async def _evaluate_if_due(self) -> None:
+        step, every = self.manifest.step, self._evaluation.every
+        if every and step and step % every == 0:
+            await self._evaluate_once(f"step_{step:06d}")
+
     async def _evaluate_once(self, name: str) -> None:
         """Evaluate unless the manifest says that it was done."""
         if self._evaluation.panels == () or name in self.manifest.evaluated:
@@ -225,13 +232,13 @@ class Coordinator:
         task, stop = asyncio.create_task(work), asyncio.create_task(self._stop.wait())
         try:
             await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
-            if task.done():  # also when both are: a batch that was handed out must be trained
-                return task.result()
-            raise Interrupted(f"stopped after step {self.manifest.step}")
         finally:
             for pending in (task, stop):
                 pending.cancel()
             await asyncio.gather(task, stop, return_exceptions=True)
+        if task.cancelled():
+            raise Interrupted(f"stopped after step {self.manifest.step}")
+        return task.result()  # also when it ended as it was cancelled: a batch that was handed out must be trained
 
     def _check_stop(self) -> None:
         if self._stop.is_set():

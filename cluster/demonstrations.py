@@ -35,25 +35,29 @@ def load_demonstrations(
 ) -> pa.Table:
     """`count` won demonstrations as a sequences table: from the run directory, or played by the experts now.
 
-    Each panel gives an equal share, its tasks in a seeded order. Demonstrations that the expert lost, or that are
-    longer than `max_tokens`, are left out. Raises UserError when none remains of a panel.
+    Each panel gives an equal share, its tasks in a seeded order. Demonstrations that the expert lost, or that have
+    `max_tokens` or more, which the engines refuse, are left out. Raises UserError when none remains of a panel.
     """
     path = run_dir / FILE
     if path.exists():
         return pq.read_table(path)
     sequences: list[Sequence] = []
+    before = 0
     for number, panel in enumerate(tasks.panels):
         wanted = count * (number + 1) // len(tasks.panels) - count * number // len(tasks.panels)
         found: list[Sequence] = []
+        solved = 0
         player = make_environment(panel.environment, data.get(panel.environment))
         tried = 0
-        while len(found) < wanted and tried < len(panel.task_ids):
+        while solved < wanted and tried < len(panel.task_ids):
             task_id = panel.task_ids[index_at(len(panel.task_ids), seed, tried)]
             tried += 1
             played = _play(player, panel.environment, task_id, seed, tokenizer, prompt, max_turns)
-            if played and all(len(sequence.token_ids) <= max_tokens for sequence in played):
+            if played and all(len(sequence.token_ids) < max_tokens for sequence in played):
                 found.extend(played)
-            progress(min(len(sequences) + len(found), count), count)
+                solved += 1
+            progress(before + solved, count)
+        before += solved
         player.close()
         if wanted and not found:
             raise UserError(

@@ -125,7 +125,7 @@ async def evaluate_panel(
 ) -> Evaluation:
     """Play every task of the panel once (the first `limit` of them), as many at a time as the actors hold."""
     started, task_ids = time.monotonic(), panel.task_ids[:limit]
-    free = asyncio.Semaphore(rollouts.concurrency)
+    free = asyncio.Semaphore(rollouts.room(1))
     done = 0
 
     async def play(position: int, task_id: str) -> TaskResult:

@@ -48,7 +48,7 @@ class Member:
     """One rollout actor.
 
     Attributes:
-        load: groups that run on it now.
+        load: episodes that run on it now.
         healthy: set while it answers and holds the latest weights.
     """
 
@@ -63,7 +63,7 @@ class RolloutFleet:
 
     Args:
         actors: by name; Ray restarts them when they die.
-        groups_per_actor: groups that run on one actor at the same time.
+        episodes_per_actor: episodes that run on one actor at the same time; a larger group runs alone.
         start_timeout_s: an actor must be ready within this time of its start.
         probe_s: an actor that gives no sign of life for so long is restarted.
     """
@@ -71,28 +71,27 @@ class RolloutFleet:
     def __init__(
         self,
         actors: dict[str, Any],
-        groups_per_actor: int,
+        episodes_per_actor: int,
         start_timeout_s: float,
         probe_s: float = 60.0,
     ) -> None:
         self.restarts = 0
         self._members = [Member(name, actor) for name, actor in actors.items()]
-        self._groups_per_actor = groups_per_actor
+        self._episodes_per_actor = episodes_per_actor
         self._start_timeout_s, self._probe_s = start_timeout_s, probe_s
         self._update: Any = None
-        self._version = 0
+        self._version = self._published = 0
         self._turn = asyncio.Condition()
         self._failure: RunError | None = None
         self._background: set[asyncio.Task[None]] = set()
 
     @property
-    def concurrency(self) -> int:
-        return self._groups_per_actor * len(self._members)
-
-    @property
     def version(self) -> int:
         """Of the weights published last."""
         return self._version
+
+    def room(self, members: int) -> int:
+        return max(1, self._episodes_per_actor // members) * len(self._members)
 
     async def start(self) -> None:
         """Wait until every actor is ready. Raises RunError with the actor's own words when one is not in time."""
@@ -102,7 +101,7 @@ class RolloutFleet:
 
     async def run_group(self, task: GroupTask) -> FinishedGroup:
         for _ in range(GROUP_ATTEMPTS):
-            member = await self._reserve()
+            member = await self._reserve(len(task.seeds))
             try:
                 episodes, sequences = member.actor.run_group.options(num_returns=2).remote(self._request(task))
                 return finished_group(await episodes, (episodes, sequences))
@@ -110,7 +109,7 @@ class RolloutFleet:
                 logger.warning("group %s is played again: %s", task.group_id, last_line(error))
                 self._lost(member)
             finally:
-                await self._release(member)
+                await self._release(member, len(task.seeds))
         raise RunError(f"{GROUP_ATTEMPTS} rollout actors died under group {task.group_id}: look at their logs")
 
     async def publish(self, update: Any, version: int) -> None:
@@ -119,16 +118,17 @@ class RolloutFleet:
             await self._from_all("publish", update)
         except ObjectLostError as error:
             raise self._weights_lost() from error
+        self._published = version
 
     async def score(self, token_ids: Sequence[npt.NDArray[np.int32]], temperature: float) -> list[Scores]:
-        scores: list[Scores] = []
-        while not scores:
+        for _ in range(GROUP_ATTEMPTS):
             async with self._turn:
                 await self._turn.wait_for(lambda: self._failure or self._healthy())
             if self._failure:
                 raise self._failure
-            scores = await self._from_all("score_logprobs", list(token_ids), temperature)
-        return scores
+            if scores := await self._from_all("score_logprobs", list(token_ids), temperature):
+                return scores
+        raise RunError(f"no rollout actor could score the parity probe in {GROUP_ATTEMPTS} tries: look at their logs")
 
     async def fetch(self, data: Any) -> tuple[pa.Table, pa.Table]:
         episodes, sequences = data
@@ -150,6 +150,7 @@ class RolloutFleet:
         answers = await asyncio.gather(*calls, return_exceptions=True)
         for member, answer in zip(healthy, answers, strict=True):
             if isinstance(answer, (RayActorError, EngineError)):
+                logger.warning("%s did not %s: %s", member.name, method, last_line(answer))
                 self._lost(member)
             elif isinstance(answer, BaseException):
                 raise answer
@@ -161,30 +162,31 @@ class RolloutFleet:
             environment=task.environment,
             task_id=task.task_id,
             seeds=task.seeds,
-            weights_version=self._version,
+            weights_version=self._published,  # what is on its way to the engines must not be asked of them yet
             temperature=task.temperature,
             split=task.split,
         )
 
-    async def _reserve(self) -> Member:
-        """The least loaded healthy actor with room for a group. Raises RunError when the fleet is beyond repair."""
+    async def _reserve(self, members: int) -> Member:
+        """The least loaded healthy actor with room for so many. Raises RunError when the fleet is beyond repair."""
         async with self._turn:
-            await self._turn.wait_for(lambda: self._failure or self._free())
+            await self._turn.wait_for(lambda: self._failure or self._free(members))
             if self._failure:
                 raise self._failure
-            member = min(self._free(), key=lambda member: member.load)
-            member.load += 1
+            member = min(self._free(members), key=lambda member: member.load)
+            member.load += members
             return member
 
     def _healthy(self) -> list[Member]:
         return [member for member in self._members if member.healthy.is_set()]
 
-    def _free(self) -> list[Member]:
-        return [member for member in self._healthy() if member.load < self._groups_per_actor]
+    def _free(self, members: int) -> list[Member]:
+        room = self._episodes_per_actor
+        return [member for member in self._healthy() if not member.load or member.load + members <= room]
 
-    async def _release(self, member: Member) -> None:
+    async def _release(self, member: Member, members: int) -> None:
         async with self._turn:
-            member.load -= 1
+            member.load -= members
             self._turn.notify_all()
 
     def _lost(self, member: Member) -> None:
@@ -198,10 +200,10 @@ class RolloutFleet:
         try:
             await self._start_again(member)
             logger.warning("%s is back with weights of version %d", member.name, self._version)
-        except RunError as error:
-            logger.error("%s is given up: %s", member.name, error)
+        except Exception as error:  # nobody awaits this task: whoever waits for an actor must learn that none comes
+            logger.error("%s is given up: %s", member.name, last_line(error))
             if not self._healthy():
-                self._failure = error
+                self._failure = error if isinstance(error, RunError) else RunError(f"{member.name}: {last_line(error)}")
         async with self._turn:
             self._turn.notify_all()
 

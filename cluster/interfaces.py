@@ -93,9 +93,8 @@ class Trained:
 class Rollouts(Protocol):
     """The rollout actors, seen as one."""
 
-    @property
-    def concurrency(self) -> int:
-        """Groups that run at the same time."""
+    def room(self, members: int) -> int:
+        """Groups of so many members that run at the same time."""
         ...
 
     async def run_group(self, task: GroupTask) -> FinishedGroup:

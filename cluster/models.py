@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cluster.errors import UserError
+
+if TYPE_CHECKING:
+    from trajectories.chat import ChatTokenizer
 
 TINY = "concerto-tiny"
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -28,6 +32,19 @@ def resolve_model(name: str) -> str:
         f"no model at {name!r}: give a directory with config.json and *.safetensors, a hub name such as "
         f"Qwen/Qwen2.5-0.5B-Instruct, or {TINY}."
     )
+
+
+def load_tokenizer(model: str) -> ChatTokenizer:
+    """The tokenizer of what `resolve_model` gave. Raises UserError when it cannot be had or knows no chat."""
+    from trajectories.chat import ChatTokenizer  # here, because it takes seconds
+
+    try:
+        return ChatTokenizer.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"the tokenizer of {model} cannot be used ({str(error).strip().splitlines()[0]}): check the name, or save "
+            "one that has a chat template beside the model."
+        ) from None
 
 
 def _check_directory(path: Path) -> None:

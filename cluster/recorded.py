@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from rich.console import Console
 
 from cluster.config import RunConfig
 from cluster.demonstrations import demonstrated_sequences, write_demonstrations
 from cluster.errors import UserError
-from cluster.models import resolve_model
+from cluster.models import load_tokenizer, resolve_model
 from envs import Panel
 from envs.recordings import import_recordings
 from trajectories.builder import PromptConfig
@@ -34,17 +35,17 @@ def import_demonstrations(config: RunConfig, environment: str, source: Path, out
         DataError: the file or the environment's data cannot be read.
         UserError: no model, or nothing that can be imitated; nothing is written.
     """
-    tokenizer = ChatTokenizer.from_pretrained(resolve_model(config.policy.model))
+    tokenizer = load_tokenizer(resolve_model(config.policy.model))
     prompt, longest = config.rollout.prompt, config.rollout.engine.max_model_len
     imported = import_recordings(environment, source, config.data.get(environment))
     episodes = [
         demonstrated_sequences(demonstration, f"{environment}/{task}", tokenizer, prompt)
         for task, demonstration in imported.won
     ]
-    fitting = [episode for episode in episodes if all(len(sequence.token_ids) <= longest for sequence in episode)]
+    fitting = [episode for episode in episodes if all(len(sequence.token_ids) < longest for sequence in episode)]
     left_out = [f"{count} {reason}" for reason, count in imported.refused.items()]
     if len(fitting) < len(episodes):
-        left_out.append(f"{len(episodes) - len(fitting)} longer than {longest} tokens")
+        left_out.append(f"{len(episodes) - len(fitting)} of {longest} tokens or more")
     reasons = f" Left out: {', '.join(left_out)}." if left_out else ""
     if not fitting:
         raise UserError(f"no recording in {source} can be imported: name other --data.{reasons}")
@@ -54,12 +55,15 @@ def import_demonstrations(config: RunConfig, environment: str, source: Path, out
 
 
 def read_recorded(
-    path: Path, tokenizer: ChatTokenizer, prompt: PromptConfig, evaluated: Sequence[Panel] = ()
+    path: Path, tokenizer: ChatTokenizer, prompt: PromptConfig, longest: int, evaluated: Sequence[Panel] = ()
 ) -> pa.Table:
     """The sequences in a file of `import_demonstrations`.
 
+    Args:
+        longest: tokens that an engine holds.
     Raises:
-        UserError: no such file, it was made for another tokenizer or prompt, or it solves a task that is `evaluated`.
+        UserError: no such file, it was made for another tokenizer or prompt, a demonstration is too long, or it solves
+            a task that is `evaluated`.
     """
     try:
         table = pq.read_table(path)
@@ -77,6 +81,11 @@ def read_recorded(
                 f"{path} was made for another {key.decode().rpartition('.')[2]}: import the recordings again with this "
                 "run's policy.model and rollout.prompt."
             )
+    if (most := pc.max(pc.list_value_length(table["token_ids"])).as_py() or 0) >= longest:
+        raise UserError(
+            f"{path} holds a demonstration of {most} tokens: raise rollout.engine.max_model_len above that, or import "
+            "the recordings again with this run's."
+        )
     solved = {demonstrated_task(name) for name in table["episode_id"].to_pylist()}
     for panel in evaluated:
         if shown := solved & {(panel.environment, task) for task in panel.task_ids}:

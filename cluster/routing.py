@@ -157,7 +157,7 @@ class CorpusRouter:
 
     async def _pass_rates(self, tasks: Sequence[tuple[str, str]]) -> torch.Tensor:
         """float64 [n], the share of its episodes in which each task is solved. One that cannot be played counts 0."""
-        free, done = asyncio.Semaphore(self.rollouts.concurrency), 0
+        free, done = asyncio.Semaphore(self.rollouts.room(self.router.gate_episodes)), 0
         splits = {(panel.environment, task): panel.split for panel in self.tasks.panels for task in panel.task_ids}
         if unknown := [task for task in tasks if task not in splits]:
             raise UserError(

@@ -24,6 +24,7 @@ from cluster.errors import UserError
 from cluster.fleet import RolloutFleet
 from cluster.placement import Demand, Node, preflight
 from cluster.settings import PlacementSettings
+from cluster.stream import RunError
 from envs import make_environment
 
 NAMESPACE = "concerto"
@@ -113,7 +114,7 @@ async def open_fleet(
     actors: dict[str, Any] = {}
     hosts: dict[str, Any] = {}
     try:
-        await asyncio.wait_for(group.ready(), placement.wait_s + CLOSE_TIMEOUT_S)
+        await _reserved(group, placement.wait_s + CLOSE_TIMEOUT_S)
         openers = {name: partial(make_environment, name, config.data.get(name)) for name in environments}
         for bundle, demand in enumerate(demands):
             if demand.name.startswith("env-"):
@@ -123,8 +124,7 @@ async def open_fleet(
             if demand.name.startswith("rollout-"):
                 options = _options(run, group, bundle, demand)
                 actors[options["name"]] = start_rollout_actor(settings, model, tuple(hosts), options)
-        groups_per_actor = max(1, settings.episodes // config.schedule.group_size)
-        fleet = RolloutFleet(actors, groups_per_actor, placement.start_timeout_s)
+        fleet = RolloutFleet(actors, settings.episodes, placement.start_timeout_s)
         await fleet.start()
         try:
             yield fleet
@@ -132,6 +132,17 @@ async def open_fleet(
             await fleet.close()
     finally:
         await _take_down(actors, hosts, group)
+
+
+async def _reserved(group: Any, timeout_s: float) -> None:
+    """Wait for the room that `check_resources` found. Raises RunError when others have taken it."""
+    try:
+        await asyncio.wait_for(group.ready(), timeout_s)
+    except TimeoutError:
+        raise RunError(
+            f"the room that was planned for the rollout actors was not free within {timeout_s:g} s, since others took "
+            "it: `concerto plan` shows what is free; raise placement.wait_s, or ask for less"
+        ) from None
 
 
 def rollout_settings(config: RunConfig) -> RolloutSettings:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
 StageName = Literal["sft", "mixed", "grpo"]
 
@@ -48,7 +48,7 @@ class ScheduleSettings(Settings):
     demonstrations_file: str | None = None
     """Recorded demonstrations, made by `concerto data import`: all of them, instead of the experts' own."""
     sft_batch: PositiveInt = 16
-    """Demonstrations per learner step."""
+    """Sequences of demonstrations per learner step: whole ones, or single turns with windowed prompts."""
     groups_per_step: PositiveInt = 8
     """Groups per learner step. More makes steps steadier and slower."""
     group_size: int = Field(default=8, ge=2)
@@ -62,9 +62,17 @@ class ScheduleSettings(Settings):
     temperature: PositiveFloat = 1.0
     """Of sampling in training rollouts."""
     group_timeout_s: PositiveFloat = 900.0
-    """Seconds without any finished group after which the run stops."""
+    """Seconds without a group of `min_group` members or more after which the run stops."""
     parity_tolerance: PositiveFloat = 1e-3
     """Greatest difference between engine and learner log-probabilities after a publication; 0.05 suits bfloat16."""
+
+    @model_validator(mode="after")
+    def _a_group_can_be_accepted(self) -> ScheduleSettings:
+        if self.min_group > self.group_size:
+            raise ValueError(
+                f"min_group {self.min_group} is more than group_size {self.group_size}: no group can have it"
+            )
+        return self
 
     @property
     def plays(self) -> bool:
@@ -113,8 +121,8 @@ class PlacementSettings(Settings):
     """Ray cluster to join: `auto`, `host:port`; none starts a private one on this machine."""
     rollout_actors: PositiveInt = 1
     rollout_cpus: float = Field(default=1.0, ge=0)
-    rollout_gpus: float = Field(default=0.0, ge=0)
-    """Per rollout actor; with tensor parallelism the engine takes them all on one node."""
+    rollout_gpus: float = Field(default=0.0, ge=0, le=1)
+    """Per rollout actor, whose engine runs on one GPU or a part of one."""
     environment_hosts: PositiveInt = 1
     """Processes that hold environments, shared by all rollout actors."""
     environment_cpus: float = Field(default=0.25, ge=0)

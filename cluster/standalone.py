@@ -12,7 +12,7 @@ from rich.table import Table
 from cluster.config import RunConfig
 from cluster.errors import UserError
 from cluster.evaluate import Evaluation, Sampling, evaluate_panel, write_evaluations
-from cluster.models import resolve_model
+from cluster.models import load_tokenizer, resolve_model
 from cluster.placement import plan_placement
 from cluster.session import (
     check_resources,
@@ -32,7 +32,10 @@ def run_evaluation(
 
     Raises UserError or DataError for wrong input, before anything is started.
     """
+    if out.is_dir():
+        raise UserError(f"{out} is a directory: name a JSON file with --out.")
     model = resolve_model(config.policy.model)
+    load_tokenizer(model)
     panel = load_panel(panel_name, config.data.get(panel_name.partition("/")[0]))
     passes = (Sampling(0.0, config.seed), Sampling(temperature, config.seed))
     with ray_cluster(config.placement):

@@ -39,7 +39,7 @@ class GroupStream:
     async def next_batch(self, version: int, timeout_s: float) -> dict[int, FinishedGroup]:
         """One batch of finished groups by position.
 
-        Raises RunError when no group finishes for `timeout_s` seconds, and whatever a group's run raised.
+        Raises RunError when no group is accepted for `timeout_s` seconds, and whatever a group's run raised.
         """
         while True:
             if self._failure is not None:
@@ -53,8 +53,9 @@ class GroupStream:
                 await asyncio.wait_for(self._changed.wait(), timeout_s)
             except TimeoutError:
                 raise RunError(
-                    f"no group finished within {timeout_s:g} s while {len(self._tasks)} were running: look at the "
-                    f"rollout actors' logs, or raise schedule.group_timeout_s"
+                    f"no group finished within {timeout_s:g} s while {len(self._tasks)} were running and "
+                    f"{len(self.frontier.filtered)} had failed: look at the rollout actors' logs, or raise "
+                    "schedule.group_timeout_s"
                 ) from None
 
     async def close(self) -> None:
@@ -79,4 +80,6 @@ class GroupStream:
         else:
             self.frontier.close(position, task.result())
             self._fill()
+            if position not in self.frontier.ready:
+                return  # a group that failed is no progress: nobody waits longer for it
         self._changed.set()

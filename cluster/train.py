@@ -30,7 +30,7 @@ from cluster.evaluate import Evaluation, Sampling, evaluate_panel, write_evaluat
 from cluster.fleet import RolloutFleet, WeightsLost
 from cluster.learning import Conducting, OnlineRouting, RayLearner
 from cluster.metrics import MetricsWriter
-from cluster.models import resolve_model
+from cluster.models import load_tokenizer, resolve_model
 from cluster.observers import RunObserver
 from cluster.recorded import read_recorded
 from cluster.report import write_learning_curve
@@ -46,7 +46,6 @@ from learners.reward_batch import ConstantWatch
 from learners.scalarisers import ADVANTAGES
 from router.online import OnlineRouter
 from router.policies import make_arbiter
-from trajectories.chat import ChatTokenizer
 from trajectories.schema import sequences_from_table
 
 PROBE_SEQUENCES = 2
@@ -94,6 +93,7 @@ def plan_run(config: RunConfig, run_dir: Path, resume: bool) -> Plan:
         )
     check_router(config.router, config.schedule)
     model = resolve_model(config.policy.model)
+    load_tokenizer(model)
     tasks = TaskMixture(tuple(training_panel(name, _data(config, name)) for name in config.tasks))
     panels = {panel.name: panel.hash for panel in tasks.panels}
     if len(panels) < len(tasks.panels):
@@ -110,6 +110,8 @@ def plan_run(config: RunConfig, run_dir: Path, resume: bool) -> Plan:
                     f"{panel.name} no longer holds the tasks that {run_dir} was trained on: name the same data with "
                     f"--set data.{panel.environment}=PATH."
                 )
+    if run_dir.exists() and not run_dir.is_dir():
+        raise UserError(f"{run_dir} is a file: name a directory with --out.")
     if not resume and (run_dir / "config.yaml").exists():
         raise UserError(f"{run_dir} already holds a run: add --resume to go on with it, or name another --out.")
     channels = reward_channels(config, tasks)
@@ -255,9 +257,10 @@ class _Link:
 
 def _recorded(plan: Plan) -> pa.Table:
     """Recorded demonstrations. Raises UserError when they do not fit this run."""
-    schedule, tokenizer = plan.config.schedule, ChatTokenizer.from_pretrained(plan.model)
-    assert schedule.demonstrations_file is not None
-    return read_recorded(Path(schedule.demonstrations_file), tokenizer, plan.config.rollout.prompt, plan.eval_panels)
+    file, rollout = plan.config.schedule.demonstrations_file, plan.config.rollout
+    assert file is not None
+    tokenizer, longest = load_tokenizer(plan.model), rollout.engine.max_model_len
+    return read_recorded(Path(file), tokenizer, rollout.prompt, longest, plan.eval_panels)
 
 
 def _demonstrations(plan: Plan, observer: RunObserver) -> pa.Table:
@@ -270,7 +273,7 @@ def _demonstrations(plan: Plan, observer: RunObserver) -> pa.Table:
         plan.tasks,
         config.data,
         config.schedule.demonstrations if wanted else PROBE_SEQUENCES,
-        ChatTokenizer.from_pretrained(plan.model),
+        load_tokenizer(plan.model),
         config.rollout.prompt,
         config.rollout.engine.max_model_len,
         config.rollout.max_turns,
@@ -311,10 +314,12 @@ async def _open_learner(plan: Plan, demonstrations: pa.Table) -> AsyncIterator[R
         learner.start(config.placement.start_timeout_s)
         yield learner
     finally:
-        await learner.stop()
-        ray.kill(router)
-        if conducting is not None:
-            conducting.conductor.stop()
+        try:
+            await learner.stop()
+        finally:
+            ray.kill(router)
+            if conducting is not None:
+                conducting.conductor.stop()
 
 
 def _conducting(plan: Plan, name: str) -> Conducting | None:

@@ -131,12 +131,14 @@ class LearnerGroup:
         """
         if self._thread is None:
             return
-        ray.get(self._mailbox.stop.remote())
-        self._thread.join(timeout_s)
-        if self._thread.is_alive():
-            raise LearnerError(f"the learner workers did not end within {timeout_s:.0f} s")
-        ray.kill(self._mailbox)
-        self._thread = None
+        thread, self._thread = self._thread, None
+        try:
+            ray.get(self._mailbox.stop.remote())
+            thread.join(timeout_s)
+            if thread.is_alive():
+                raise LearnerError(f"the learner workers did not end within {timeout_s:.0f} s")
+        finally:
+            ray.kill(self._mailbox)  # its name must be free for those that start next
 
 
 def _fit(trainer: TorchTrainer, mailbox: Any) -> None:

@@ -87,13 +87,12 @@ class LearnerWorker:
         active = self._active[stage]
         terms = [Term(learner, learner.take()) for learner in active]
         metrics = self.policy.step(terms, active[0].lr_scale, weigher)
-        for learner in active:
+        counts = [self.sft.queued, self.grpo.queued, *(len(term.examples) for term in terms)]
+        sft, grpo, *taken = distributed.sum_over_workers(torch.tensor(counts, device=distributed.device())).tolist()
+        for learner, count in zip(active, taken, strict=True):
             metrics[f"{learner.name}/weight"] = learner.weight
-            learner.steps += metrics[f"{learner.name}/tokens"] > 0
-        queued = distributed.sum_over_workers(
-            torch.tensor([self.sft.queued, self.grpo.queued], device=distributed.device())
-        )
-        metrics |= dict(zip(("sft/queued", "grpo/queued"), map(float, queued.tolist()), strict=True))
+            learner.steps += count > 0  # also at weight 0, or a schedule that starts there would never leave it
+        metrics |= {"sft/queued": float(sft), "grpo/queued": float(grpo)}
         return metrics | {"seconds": time.perf_counter() - started}
 
     def score(self, sequences: Tables) -> list[npt.NDArray[np.float32]]:

@@ -73,8 +73,11 @@ async def test_the_context_limit_ends_an_episode_before_its_prompt_is_too_long(p
 
 async def test_a_task_that_does_not_fit_at_all_gives_an_episode_without_sequences(play, engine):
     settings = SETTINGS.model_copy(update={"engine": EngineSettings(max_model_len=30)})
-    (trajectory, _), _ = await play(engine("wait"), settings=settings)
+    scripted = engine("wait")
+    scripted.version = 5
+    (trajectory, _), _ = await play(scripted, settings=settings)
     assert (trajectory.episode.stop_reason, trajectory.sequences) == (StopReason.LENGTH_LIMIT, ())
+    assert trajectory.episode.version_min == 5, "no older than the weights that would have played it"
 
 
 async def test_rewards_of_single_actions_are_averaged(play, engine):

@@ -75,6 +75,9 @@ class SimulatedRollouts:
     most_running: int = 0
     stall: bool = False
 
+    def room(self, members: int) -> int:
+        return self.concurrency
+
     async def run_group(self, task: GroupTask) -> FinishedGroup:
         self.running += 1
         self.most_running = max(self.most_running, self.running)
@@ -167,6 +170,7 @@ def coordinator(
     learner: SimulatedLearner,
     log: Log,
     panels: tuple[Panel, ...] = (PANEL,),
+    checkpoint: CheckpointSettings = CheckpointSettings(),  # noqa: B008 (frozen)
 ) -> Coordinator:
     async def publish(version: int) -> float:
         await rollouts.publish(await learner.export(version), version)
@@ -180,7 +184,7 @@ def coordinator(
         seed=3,
         schedule=schedule,
         evaluation=EvaluationSettings(),
-        checkpoint=CheckpointSettings(),
+        checkpoint=checkpoint,
         tasks=TaskMixture(panels),
         demonstrations=range(10),
         rollouts=rollouts,

@@ -179,12 +179,12 @@ def test_a_folder_without_products_installs_nothing(concerto, tmp_path, monkeypa
 
 @pytest.mark.real
 def test_resources_that_no_node_has_print_the_shortfall(tmp_path, tiny_model_dir):
-    demand = ["--set", f"policy.model={tiny_model_dir}", "--set", "placement.rollout_gpus=8"]
+    demand = ["--set", f"policy.model={tiny_model_dir}", "--set", "placement.rollout_cpus=1000"]
     result = run_process("train", "--out", str(tmp_path / "run"), *demand, "--set", "placement.wait_s=1")
     assert_user_error(result, "1 of 3 actors fit on no node", "--set")
     assert "(rollout-0)" in result.stderr, "a table of demanded against free follows"
     assert not (tmp_path / "run").exists()
-    plan = run_process("plan", "--preset", "local", "--set", "placement.rollout_gpus=8")
+    plan = run_process("plan", "--preset", "local", "--set", "placement.rollout_cpus=1000")
     assert_user_error(plan, "1 of 3 actors fit on no node")
     assert "rollout-0" in plan.stdout
 

@@ -9,7 +9,7 @@ import pytest
 
 from cluster.checkpoint import latest_checkpoint, load_manifest
 from cluster.coordinator import Coordinator, Interrupted
-from cluster.settings import ScheduleSettings
+from cluster.settings import CheckpointSettings, ScheduleSettings
 from cluster.stream import RunError
 from envs.panels import Panel
 from tests.cluster.simulation import TASKS, Log, SimulatedLearner, SimulatedRollouts, coordinator
@@ -178,6 +178,48 @@ def test_an_error_of_a_rollout_ends_the_run_with_that_error(tmp_path):
 
     with pytest.raises(RunError, match="no rollout actor is left"):
         run(tmp_path, GRPO, BrokenRollouts(), SimulatedLearner(), Log())
+
+
+def test_groups_that_all_fail_are_no_progress(tmp_path):
+    schedule = GRPO.model_copy(update={"group_timeout_s": 0.05})
+    with pytest.raises(RunError, match=r"no group finished within 0\.05 s .* and \d+ had failed"):
+        run(tmp_path, schedule, SimulatedRollouts(failing=frozenset(TASKS)), SimulatedLearner(), Log())
+
+
+def test_a_stop_while_the_last_evaluation_runs_leaves_a_checkpoint_that_resumes(tmp_path):
+    """The last step is no checkpoint step, so the stop itself must write what the stage has become."""
+    learner, log, keep = SimulatedLearner(), Log(), CheckpointSettings(every=4)
+    first = coordinator(tmp_path, GRPO, SimulatedRollouts(), learner, log, checkpoint=keep)
+
+    async def evaluate(name: str) -> None:
+        if name == "after_grpo":
+            first.stop()
+            await asyncio.sleep(60)
+
+    first._evaluate = evaluate
+    with pytest.raises(Interrupted):
+        asyncio.run(first.run())
+    again, log = SimulatedLearner(), Log()
+    second = coordinator(tmp_path, GRPO, SimulatedRollouts(), again, log, checkpoint=keep)
+    asyncio.run(resume(second, tmp_path))
+    assert (again.steps, again.trained, log.evaluations) == (6, learner.trained, ["after_grpo"])
+
+
+def test_a_batch_that_is_handed_out_while_the_run_is_stopped_is_trained(tmp_path):
+    loop = coordinator(tmp_path, GRPO, SimulatedRollouts(), SimulatedLearner(), Log())
+
+    async def batch() -> str:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            return "handed out"
+        return "never"
+
+    async def stopped() -> str:
+        asyncio.get_running_loop().call_soon(loop.stop)
+        return await loop._unless_stopped(batch())
+
+    assert asyncio.run(stopped()) == "handed out"
 
 
 def test_the_wait_for_groups_is_bounded_and_says_what_it_waited_for(tmp_path):

@@ -67,6 +67,14 @@ def test_schedules_follow_the_steps_of_their_own_learner(untied_model: Path) -> 
     assert [m["lr"] for m in log] == pytest.approx([5e-3, 1e-2, 5e-3, 1e-2])
 
 
+def test_a_weight_that_starts_at_zero_rises(untied_model: Path) -> None:
+    rising = SFTConfig(weight=Schedule(start=0.0, end=1.0, steps=2))
+    worker = LearnerWorker(learner_config(untied_model, sft=rising))
+    log = [worker.train("mixed", *make_tables(make_sequences(6))) for _ in range(3)]
+    assert [m["sft/weight"] for m in log] == [0.0, 0.5, 1.0]
+    assert [m["sft/sequences"] for m in log] == [0, 4, 4]
+
+
 def test_a_list_of_tables_is_one_batch(untied_model: Path) -> None:
     sequences, assignments = make_tables(make_sequences(6))
     together, apart = (LearnerWorker(learner_config(untied_model)) for _ in range(2))
