@@ -237,7 +237,7 @@ def _exit_code() -> int:
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0
     except (UserError, DataError, RouterError, RewardError) as error:
-        print(f"concerto: {error}", file=sys.stderr)
+        print(f"concerto: {getattr(error, 'cause', error)}", file=sys.stderr)  # what an actor raised has Ray's report
         return 2
     except (Exception, asyncio.CancelledError, KeyboardInterrupt) as error:
         from cluster.outcomes import explain
