@@ -99,7 +99,7 @@ class GRPOConfig(ObjectiveConfig):
     """Tokens whose ratio leaves this band do not train at all. Tuning: (0.5, 5) for mixture-of-experts models."""
     aggregation: Literal["token", "sequence", "constant"] = "token"
     """What is averaged: tokens, sequences (each the mean of its tokens), or sequences (each the sum of its tokens over
-    `constant_length`). Tuning: `sequence` where failures are longer than successes, as in episodes with a turn limit."""
+    `constant_length`). Tuning: `sequence` where failures are longer than successes, as in games with a turn limit."""
     constant_length: int = Field(default=1024, ge=1)
     """Divisor of `constant` aggregation, in tokens."""
     kl_weight: float = Field(default=0.0, ge=0)
