@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from rich.console import Console
 
@@ -81,7 +80,7 @@ def read_recorded(
                 f"{path} was made for another {key.decode().rpartition('.')[2]}: import the recordings again with this "
                 "run's policy.model and rollout.prompt."
             )
-    if (most := pc.max(pc.list_value_length(table["token_ids"])).as_py() or 0) >= longest:
+    if (most := max(map(len, table["token_ids"]), default=0)) >= longest:
         raise UserError(
             f"{path} holds a demonstration of {most} tokens: raise rollout.engine.max_model_len above that, or import "
             "the recordings again with this run's."
