@@ -77,6 +77,15 @@ class RunConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def _compared_turns_are_sequences(self) -> RunConfig:
+        if self.grpo.advantage == "gigpo" and self.rollout.prompt.mode != "windowed":
+            raise ValueError(
+                "grpo.advantage=gigpo gives every turn its own advantage, but a transcript has one for the whole "
+                "episode: set rollout.prompt.mode=windowed"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _conducted_sequences_cannot_wait(self) -> RunConfig:
         if self.reward.scalariser == "conductor" and self.grpo.max_sequences:
             raise ValueError(
@@ -240,4 +249,6 @@ def _explain(error: ValidationError) -> str:
         inside = [name for name in keys() if name.startswith(f"{key}.")]
         return f"{key} is a section: set its keys one by one, e.g. --set {inside[0]}=VALUE."
     message = problem["msg"].removeprefix("Value error, ").rstrip(".?") + ("?" if problem["msg"].endswith("?") else ".")
+    if isinstance(problem["input"], Mapping):  # several keys do not go together, and the message names them
+        return f"{key}: {message}" if key else message
     return f"{key}={problem['input']!r} does not fit: {message[0].lower()}{message[1:]}"

@@ -87,7 +87,8 @@ class GRPOConfig(ObjectiveConfig):
     """Group-relative policy optimisation; `GRPO_VARIANTS` holds the published combinations."""
 
     advantage: Literal["grpo", "dr_grpo", "rloo", "gigpo"] = "grpo"
-    """How rewards of a group become advantages (learners/advantages.py)."""
+    """How rewards of a group become advantages (learners/advantages.py). `gigpo` compares turns: every turn must be a
+    sequence of its own, as with windowed prompts."""
     ratio: Literal["token", "sequence"] = "token"
     """Importance ratio of every token, or its geometric mean over the sequence (GSPO)."""
     clip_low: float = Field(default=0.2, gt=0, le=1)

@@ -51,10 +51,10 @@ def test_merge_changes_neither_side():
         ("tasks=wbshop", "unknown environment 'wbshop': choose one of alfworld, questions, webshop. Did you mean"),
         ("learner=3", "learner is a section: set its keys one by one, e.g. --set learner.lr=VALUE."),
         ("learner.lr", "--set learner.lr is no assignment"),
-        ("schedule.min_group=9", "min_group 9 is more than group_size 8"),
-        ("rollout.max_response_tokens=2048", "max_response_tokens 2048 leaves no room for a prompt"),
+        ("schedule.min_group=9", "schedule: min_group 9 is more than group_size 8"),
+        ("rollout.max_response_tokens=2048", "rollout: max_response_tokens 2048 leaves no room for a prompt"),
         ("placement.rollout_gpus=2", "placement.rollout_gpus=2 does not fit"),
-        ("grpo.icepop_band=[2,3]", "icepop_band must be (low <= 1, high >= 1)"),
+        ("grpo.icepop_band=[2,3]", "grpo: icepop_band must be (low <= 1, high >= 1)"),
     ],
 )
 def test_a_wrong_override_is_one_line_that_names_the_fix(override, message):
@@ -65,8 +65,14 @@ def test_a_wrong_override_is_one_line_that_names_the_fix(override, message):
 
 
 def test_an_advantage_that_would_have_no_say_is_refused():
-    with pytest.raises(UserError, match=r"grpo\.advantage=rloo would have no say: leave it at grpo"):
+    with pytest.raises(UserError, match=r"^reward\.scalariser=gdpo .* grpo\.advantage=rloo would have no say: leave it at grpo"):
         load_config("local", None, ["reward.scalariser=gdpo", "grpo.advantage=rloo"])
+
+
+def test_advantages_of_turns_need_a_sequence_for_each():
+    with pytest.raises(UserError, match=r"^grpo\.advantage=gigpo gives every turn .*: set rollout\.prompt\.mode=windowed"):
+        load_config("local", None, ["grpo.advantage=gigpo"])
+    assert load_config("local", None, ["grpo.advantage=gigpo", "rollout.prompt.mode=windowed"]).grpo.advantage == "gigpo"
 
 
 def test_an_unknown_preset_names_the_nearest():
