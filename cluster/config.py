@@ -103,8 +103,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "local": {
         "learner": {"lr": 1e-3, "warmup_steps": 10, "token_budget": 1024},
         "sft": {"lr_scale": {"start": 1.0, "end": 0.1, "steps": 240}},
-        # By sequence: a failed episode has all turns there are, so that by token failures would outweigh successes.
-        "grpo": {"lr_scale": {"start": 0.3, "end": 0.3}, "aggregation": "sequence"},
+        # At the rate where SFT ends. By sequence: a failed episode has all turns there are, so that by token failures
+        # would outweigh successes.
+        "grpo": {"lr_scale": {"start": 0.1, "end": 0.1}, "aggregation": "sequence"},
         "rollout": {"max_turns": 30},
         "schedule": {
             "sft_steps": 240,
