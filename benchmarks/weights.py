@@ -1,4 +1,5 @@
-"""Draws how the weights of reward channels move in the runs of a comparison, one panel an arm, the mean over seeds.
+"""Draws how the weights of reward channels move in the runs of a comparison: one panel an arm, one line a seed and
+channel. Arms whose weights stay as they are get no panel.
 
     python -m benchmarks.weights runs/maestro-local --out docs/results/maestro-weights.svg
 
@@ -42,17 +43,18 @@ def _even(rows: list[list[float]]) -> np.ndarray:
 
 
 def panel(arm: str, channels: dict[str, np.ndarray], top: float) -> str:
-    """One arm: a line a channel, from weight 0 at the bottom to 1."""
+    """One arm: a line a seed and channel, from weight 0 at the bottom to 1."""
     marks = [f'<text x="{LEFT}" y="{top - 6}">{arm}</text>']
     for level in (0.0, 0.5, 1.0):
         y = top + HEIGHT * (1 - level)
         marks.append(f'<line x1="{LEFT}" x2="{WIDTH - 130}" y1="{y}" y2="{y}" stroke="#ddd"/>')
         marks.append(f'<text x="{LEFT - 6}" y="{y + 4}" text-anchor="end">{level:g}</text>')
     for number, (name, rows) in enumerate(channels.items()):
-        colour, mean = COLOURS[number % len(COLOURS)], rows.mean(0)
-        across = np.linspace(LEFT, WIDTH - 130, len(mean)) if len(mean) > 1 else [LEFT]
-        points = " ".join(f"{x:.1f},{top + HEIGHT * (1 - y):.1f}" for x, y in zip(across, mean, strict=True))
-        marks.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        colour = COLOURS[number % len(COLOURS)]
+        across = np.linspace(LEFT, WIDTH - 130, rows.shape[1])
+        for row in rows:
+            points = " ".join(f"{x:.1f},{top + HEIGHT * (1 - y):.1f}" for x, y in zip(across, row, strict=True))
+            marks.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
         marks.append(f'<text x="{WIDTH - 122}" y="{top + 14 + 15 * number}" fill="{colour}">{name}</text>')
     return "".join(marks)
 
@@ -63,12 +65,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="SVG file")
     arguments = parser.parse_args()
     arms = curves(arguments.folder)
-    marks = []
-    for number, (arm, channels) in enumerate(arms.items()):
-        marks.append(panel(arm, channels, top=GAP + number * (HEIGHT + GAP)))
+    for arm, channels in arms.items():
         last = {name: rows[:, -1] for name, rows in channels.items()}
         print(arm, ", ".join(f"{name} {row.min():.3f} to {row.max():.3f}" for name, row in last.items()))
-    height = GAP + len(arms) * (HEIGHT + GAP)
+    moving = {arm: channels for arm, channels in arms.items() if any(np.ptp(rows) > 0 for rows in channels.values())}
+    marks = [panel(*arm, top=GAP + number * (HEIGHT + GAP)) for number, arm in enumerate(moving.items())]
+    height = GAP + len(moving) * (HEIGHT + GAP)
     arguments.out.write_text(
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif" '
         f'font-size="12"><rect width="100%" height="100%" fill="white"/>{"".join(marks)}</svg>\n',
