@@ -24,6 +24,9 @@ app = typer.Typer(
 data_app = typer.Typer(help="Install the data of an environment.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
+CONSOLE = Console(soft_wrap=True)
+"""Lines stay whole, so that logs can be searched and commands be copied."""
+
 Preset = Annotated[str, typer.Option(help="local (no GPU), gpu (one GPU) or cluster (many nodes).")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file that changes the preset.")]
 Data = Annotated[Path | None, typer.Option(help="The environment's data; none for what is installed or embedded.")]
@@ -45,12 +48,11 @@ def train(
     from cluster.report import evaluation_tables, run_evaluations
     from cluster.train import plan_run, run_training
 
-    console = Console()
     plan = plan_run(run_config, out, resume)
-    run_training(plan, console)
+    run_training(plan, CONSOLE)
     for table in evaluation_tables(run_evaluations(out)):
-        console.print(table)
-    console.print(f"The run is in {out}: model/, metrics.jsonl, learning_curve.svg, evaluations/, trajectories/.")
+        CONSOLE.print(table)
+    CONSOLE.print(f"The run is in {out}: model/, metrics.jsonl, learning_curve.svg, evaluations/, trajectories/.")
 
 
 @app.command("eval")
@@ -73,11 +75,10 @@ def evaluate(
     from cluster.report import type_table
     from cluster.standalone import run_evaluation
 
-    console = Console()
-    results = run_evaluation(run_config, panel, limit, temperature, out, console)
+    results = run_evaluation(run_config, panel, limit, temperature, out, CONSOLE)
     for result in results:
-        console.print(type_table(result))
-    console.print(f"Written to {out} (panel {results[0].panel_hash[:12]}).")
+        CONSOLE.print(type_table(result))
+    CONSOLE.print(f"Written to {out} (panel {results[0].panel_hash[:12]}).")
 
 
 @app.command()
@@ -96,9 +97,8 @@ def probe(
     settings = check_router_settings(metric=metric)
     from cluster.probing import run_probe
 
-    console = Console()
-    scores = run_probe(model, corpus, settings.metric, out, workers, token_budget, address, console)
-    console.print(f"Scored {scores.num_rows} trajectories by {metric}; written to {out}.")
+    scores = run_probe(model, corpus, settings.metric, out, workers, token_budget, address, CONSOLE)
+    CONSOLE.print(f"Scored {scores.num_rows} trajectories by {metric}; written to {out}.")
 
 
 @app.command()
@@ -115,7 +115,7 @@ def route(
     from cluster.probing import run_route
 
     routes = run_route(scores, settings.policy, seed, out)["route"].to_pylist()
-    Console().print(f"{routes.count('sft')} trajectories to SFT, {routes.count('grpo')} to GRPO; written to {out}.")
+    CONSOLE.print(f"{routes.count('sft')} trajectories to SFT, {routes.count('grpo')} to GRPO; written to {out}.")
 
 
 @app.command()
@@ -127,9 +127,8 @@ def compare(
     from cluster.compare import run_compare
     from cluster.summary import markdown
 
-    console = Console()
-    console.print(markdown(run_compare(matrix, out, console)), highlight=False, markup=False, soft_wrap=True)
-    console.print(f"Written to {out}: table.md, comparison.json, success.svg, seconds.svg, runs/.")
+    CONSOLE.print(markdown(run_compare(matrix, out, CONSOLE)), highlight=False, markup=False)
+    CONSOLE.print(f"Written to {out}: table.md, comparison.json, success.svg, seconds.svg, runs/.")
 
 
 @app.command()
@@ -138,7 +137,7 @@ def plan(preset: Preset = "cluster", config: ConfigFile = None, set_: Overrides 
     from cluster.config import load_config
     from cluster.standalone import show_plan
 
-    show_plan(load_config(preset, config, set_ or []), Console())
+    show_plan(load_config(preset, config, set_ or []), CONSOLE)
 
 
 @app.command()
@@ -174,7 +173,7 @@ def data_alfworld(
     """Install the official ALFWorld games, from a file or by download; later commands find them."""
     from cluster.data import install_alfworld
 
-    install_alfworld(source, Console())
+    install_alfworld(source, CONSOLE)
 
 
 @data_app.command("webshop")
@@ -187,7 +186,7 @@ def data_webshop(
     """Install the original WebShop products, from a folder or by download; later commands find them."""
     from cluster.data import install_webshop
 
-    install_webshop(source, "full" if full else "1000", Console())
+    install_webshop(source, "full" if full else "1000", CONSOLE)
 
 
 @data_app.command("import")
@@ -206,7 +205,7 @@ def data_import(
     run_config = load_config(preset, config, _with_data(set_, environment, data))
     from cluster.recorded import import_demonstrations
 
-    import_demonstrations(run_config, environment, recordings, out, Console())
+    import_demonstrations(run_config, environment, recordings, out, CONSOLE)
 
 
 @app.command()
@@ -217,7 +216,7 @@ def demo(
     """Watch the small embedded model learn ALFWorld on this machine: base, SFT, GRPO, and a table."""
     from cluster.demo import run_demo
 
-    run_demo(out, seed, Console())
+    run_demo(out, seed, CONSOLE)
 
 
 def _with_data(overrides: list[str] | None, environment: str, data: Path | None) -> list[str]:

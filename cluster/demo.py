@@ -3,6 +3,8 @@ shopping for two minutes."""
 
 from __future__ import annotations
 
+import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -52,11 +54,12 @@ def run_demo(out: Path, seed: int, console: Console) -> None:
     for run_dir in (out, shop):
         for table in evaluation_tables(run_evaluations(run_dir)):
             console.print(table)
+    command = "concerto" if shutil.which("concerto") else Path(sys.executable).with_name("concerto")
     console.print(
         f"Took {(time.monotonic() - started) / 60:.1f} minutes. The runs are in {out} and {shop}: learning_curve.svg, "
         f"metrics.jsonl, evaluations/, trajectories/, model/.\n"
         f"Next, let the trained model play the held-out games with sampling too:\n"
-        f"  concerto eval --model {out}/model --panel alfworld/generated/heldout --limit 60 --out {out}/eval.json",
+        f"  {command} eval --model {out}/model --panel alfworld/generated/heldout --limit 60 --out {out}/eval.json",
         highlight=False,
     )
 

@@ -50,7 +50,7 @@ def import_demonstrations(config: RunConfig, environment: str, source: Path, out
         raise UserError(f"no recording in {source} can be imported: name other --data.{reasons}")
     table = sequences_to_table(sequence for episode in fitting for sequence in episode)
     write_demonstrations(out, table.replace_schema_metadata(_metadata(tokenizer, prompt)))
-    console.print(f"Imported {len(fitting)} recordings to {out}.{reasons}", highlight=False, soft_wrap=True)
+    console.print(f"Imported {len(fitting)} recordings to {out}.{reasons}", highlight=False)
 
 
 def read_recorded(
