@@ -65,14 +65,19 @@ def test_a_wrong_override_is_one_line_that_names_the_fix(override, message):
 
 
 def test_an_advantage_that_would_have_no_say_is_refused():
-    with pytest.raises(UserError, match=r"^reward\.scalariser=gdpo .* grpo\.advantage=rloo would have no say: leave it at grpo"):
+    with pytest.raises(
+        UserError, match=r"^reward\.scalariser=gdpo .* grpo\.advantage=rloo would have no say: leave it at grpo"
+    ):
         load_config("local", None, ["reward.scalariser=gdpo", "grpo.advantage=rloo"])
 
 
 def test_advantages_of_turns_need_a_sequence_for_each():
-    with pytest.raises(UserError, match=r"^grpo\.advantage=gigpo gives every turn .*: set rollout\.prompt\.mode=windowed"):
+    with pytest.raises(
+        UserError, match=r"^grpo\.advantage=gigpo gives every turn .*: set rollout\.prompt\.mode=windowed"
+    ):
         load_config("local", None, ["grpo.advantage=gigpo"])
-    assert load_config("local", None, ["grpo.advantage=gigpo", "rollout.prompt.mode=windowed"]).grpo.advantage == "gigpo"
+    config = load_config("local", None, ["grpo.advantage=gigpo", "rollout.prompt.mode=windowed"])
+    assert config.grpo.advantage == "gigpo"
 
 
 def test_an_unknown_preset_names_the_nearest():
