@@ -13,10 +13,10 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 from torch import Tensor
 
-from learners import conducting, rewards
-from learners.conducting import ConductorHead
 from learners.errors import RewardError
-from learners.reward_config import ConductorConfig
+from learners.rewards import conductor_head, maths
+from learners.rewards.conductor_head import ConductorHead
+from learners.rewards.reward_config import ConductorConfig
 
 ALARM_SHARE = 0.95
 ALARM_UPDATES = 20
@@ -44,11 +44,12 @@ class ConductorActor:
             channels: names of the K reward channels.
             hidden: H, the policy's hidden size.
         """
-        from learners import conductor  # here, because RLlib takes seconds that only this process should pay
+        # Here, because RLlib takes seconds that only this process should pay.
+        from learners.rewards import conductor_module
 
-        self._network = conductor
+        self._network = conductor_module
         self._channels, self._hidden, self._config = channels, hidden, config
-        self._learner = conductor.build_learner(hidden, len(channels), config)
+        self._learner = conductor_module.build_learner(hidden, len(channels), config)
         self._buffer: list[Experience] = []
         self._version = 0
         self._held = 0
@@ -69,7 +70,7 @@ class ConductorActor:
         """
         if not meta_rewards.isfinite().all():
             raise RewardError("a meta-reward is not finite: look at the advantages of this step")
-        conducting.probabilities(self.head(), contexts)  # refuses contexts of another size
+        conductor_head.probabilities(self.head(), contexts)  # refuses contexts of another size
         self._buffer.append((contexts, choices, meta_rewards.double()))
         if len(self._buffer) < self._config.update_every:
             return {}
@@ -106,8 +107,8 @@ class ConductorActor:
             return {}
         metrics = self._network.update(self._learner, contexts, choices, meta_rewards)
         self._version += 1
-        probabilities = conducting.probabilities(self.head(), contexts)
-        metrics |= {"version": self._version, "entropy": float(rewards.normalised_entropy(probabilities).mean())}
+        probabilities = conductor_head.probabilities(self.head(), contexts)
+        metrics |= {"version": self._version, "entropy": float(maths.normalised_entropy(probabilities).mean())}
         shares = dict(zip(self._channels, probabilities.mean(0).tolist(), strict=True))
         self._held = self._held + 1 if max(shares.values()) > ALARM_SHARE else 0
         metrics |= {"held": self._held} | {f"{name}/weight": share for name, share in shares.items()}

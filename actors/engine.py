@@ -11,7 +11,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
 if TYPE_CHECKING:
-    from learners.weights import WeightUpdate
+    from learners.policy.weight_update import WeightUpdate
 
 
 class EngineError(RuntimeError):

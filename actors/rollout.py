@@ -20,7 +20,7 @@ from ray.actor import ActorHandle
 from actors.engine import Engine, EngineDied, EngineStats
 from actors.environment_host import EnvironmentPool
 from actors.group import GroupRequest, RolloutSettings, play_group
-from learners.weights import WeightUpdate
+from learners.policy.weight_update import WeightUpdate
 from trajectories.builder import make_builder
 from trajectories.chat import ChatTokenizer
 

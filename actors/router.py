@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 import pyarrow as pa
 import torch
 
-from actors.open_channels import OpenChannels
-from learners.assign import pending_assignments, scalarised_assignments
-from learners.channels import Reading
-from learners.config import GRPOConfig
-from learners.reward_batch import RewardBatch, reward_batch
-from learners.reward_config import RewardConfig
-from learners.scalarisers import ADVANTAGES, channel_metrics, pure_scalariser, weight_metrics
+from learners.learner_config import GRPOConfig
+from learners.objectives.assign import pending_assignments, scalarised_assignments
+from learners.rewards.channels import Reading
+from learners.rewards.open_channels import OpenChannels
+from learners.rewards.reward_batch import RewardBatch, reward_batch
+from learners.rewards.reward_config import RewardConfig
+from learners.rewards.scalarisers import ADVANTAGES, channel_metrics, pure_scalariser, weight_metrics
 from router import online
 from router.arbitration import Decision
 from router.online import Group, OnlineRouter

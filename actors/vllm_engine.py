@@ -38,7 +38,7 @@ from vllm.v1.executor.uniproc_executor import UniProcExecutor
 from actors.child import die_with_parent, environment, last_words, log_file, one_line, private_directory, written
 from actors.engine import EngineDied, EngineError, EngineSettings, EngineStats, Generation, SamplingConfig
 from actors.gate import Gate
-from learners.weights import WeightUpdate
+from learners.policy.weight_update import WeightUpdate
 
 Result = TypeVar("Result")
 

@@ -23,15 +23,15 @@ from transformers import AutoConfig
 
 from actors.conductor import RemoteConductor, start_conductor
 from cluster.metrics import read_metrics
-from learners import advantages
-from learners.assign import pending_assignments, scalarised_assignments
-from learners.conducting import Conducted
-from learners.config import GRPOConfig, LearnerConfig, OptimizerConfig, PolicyConfig
-from learners.process import keep_freed_memory
-from learners.reward_batch import RewardBatch
-from learners.reward_config import ConductorConfig
-from learners.scalarisers import Uniform
-from learners.worker import LearnerWorker
+from learners.learner_config import GRPOConfig, LearnerConfig, OptimizerConfig, PolicyConfig
+from learners.objectives import advantages
+from learners.objectives.assign import pending_assignments, scalarised_assignments
+from learners.rewards.conductor_head import Conducted
+from learners.rewards.reward_batch import RewardBatch
+from learners.rewards.reward_config import ConductorConfig
+from learners.rewards.scalarisers import Uniform
+from learners.workers.process import keep_freed_memory
+from learners.workers.worker import LearnerWorker
 from trajectories import schema
 from trajectories.types import Sequence
 

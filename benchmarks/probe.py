@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from cluster.models import resolve_model
-from learners.config import PolicyConfig
-from learners.model import PolicyModel, load_policy
+from learners.learner_config import PolicyConfig
+from learners.policy.model import PolicyModel, load_policy
 from router import probe
 from router.batch import ProbeBatch, collate
 from router.geometry import gini

@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.models import resolve_model
-from learners.config import PolicyConfig
-from learners.model import load_policy
+from learners.learner_config import PolicyConfig
+from learners.policy.model import load_policy
 from router.analysis import Column, agreement, goes_along, rank_stability, spearman
 from router.geometry import CONCENTRATION, per_entry
 from router.probe import projections

@@ -23,8 +23,8 @@ from cluster.settings import (
     Settings,
 )
 from envs import ENVIRONMENTS
-from learners.config import GRPOConfig, OptimizerConfig, PolicyConfig, SFTConfig
-from learners.reward_config import RewardConfig
+from learners.learner_config import GRPOConfig, OptimizerConfig, PolicyConfig, SFTConfig
+from learners.rewards.reward_config import RewardConfig
 from router.config import RouterConfig
 
 

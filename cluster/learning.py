@@ -17,13 +17,13 @@ from ray.exceptions import RayTaskError
 
 from actors.conductor import RemoteConductor
 from cluster.interfaces import Scores, Trained
-from learners.assign import completed_assignments
-from learners.conducting import Conducted
 from learners.errors import RewardError
-from learners.group import LearnerGroup
-from learners.reward_batch import ConstantWatch, RewardBatch
-from learners.reward_config import ConductorConfig
-from learners.scalarisers import Advantage, weight_metrics
+from learners.objectives.assign import completed_assignments
+from learners.rewards.conductor_head import Conducted
+from learners.rewards.reward_batch import ConstantWatch, RewardBatch
+from learners.rewards.reward_config import ConductorConfig
+from learners.rewards.scalarisers import Advantage, weight_metrics
+from learners.workers.pool import LearnerGroup
 from router.errors import RouterError
 from router.online import OnlineRouter
 from router.probe import ProbeResult

@@ -8,8 +8,8 @@ from actors.conductor import ConductorError
 from actors.engine import EngineError
 from cluster.coordinator import Interrupted
 from cluster.stream import RunError
-from learners.group import LearnerError
-from learners.parity import ParityError
+from learners.policy.parity import ParityError
+from learners.workers.pool import LearnerError
 
 FAILED, INTERRUPTED = 1, 130
 

@@ -133,9 +133,9 @@ class ProbeActor:
     """Holds the model and measures batches of sequences; Ray Data runs several."""
 
     def __init__(self, model: str, token_budget: int) -> None:
-        from learners.config import PolicyConfig
-        from learners.distributed import device
-        from learners.model import load_policy
+        from learners.learner_config import PolicyConfig
+        from learners.policy.distributed import device
+        from learners.policy.model import load_policy
 
         self._policy = load_policy(PolicyConfig(model=model), seed=0).to(device())
         self._token_budget = token_budget

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from actors.open_channels import OF_ANY_EPISODE, OF_QUESTIONS, OpenChannels
 from cluster.config import RunConfig
 from cluster.errors import UserError, did_you_mean
 from cluster.models import resolve_model
 from cluster.tasks import TaskMixture
 from envs import make_environment
+from learners.rewards.open_channels import OF_ANY_EPISODE, OF_QUESTIONS, OpenChannels
 from trajectories.chat import ChatTokenizer
 
 

@@ -19,7 +19,6 @@ from rich.console import Console
 from transformers import AutoConfig
 
 from actors.conductor import ConductorError, RemoteConductor, start_conductor
-from actors.open_channels import READ
 from actors.router import RouterActor
 from cluster.checkpoint import Manifest, has_checkpoint, latest_checkpoint, load_manifest
 from cluster.config import RunConfig, check_config
@@ -39,11 +38,12 @@ from cluster.routing import CorpusRouter, Routing, check_router
 from cluster.session import check_resources, open_fleet, ray_cluster
 from cluster.tasks import TaskMixture
 from envs import Panel, heldout_panel, load_panel, training_panel
-from learners.config import LearnerConfig
-from learners.group import LearnerError, LearnerGroup
-from learners.parity import check_parity, parity_error
-from learners.reward_batch import ConstantWatch
-from learners.scalarisers import ADVANTAGES
+from learners.learner_config import LearnerConfig
+from learners.policy.parity import check_parity, parity_error
+from learners.rewards.open_channels import READ
+from learners.rewards.reward_batch import ConstantWatch
+from learners.rewards.scalarisers import ADVANTAGES
+from learners.workers.pool import LearnerError, LearnerGroup
 from router.online import OnlineRouter
 from router.policies import make_arbiter
 from trajectories.schema import sequences_from_table

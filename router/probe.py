@@ -41,7 +41,7 @@ PROJECTIONS = (
 
 
 class PolicyNetwork(Protocol):
-    """What the probe needs of a model; `learners.model.PolicyModel` has it. It must not drop out anything."""
+    """What the probe needs of a model; `learners.policy.model.PolicyModel` has it. It must not drop out anything."""
 
     @property
     def causal_lm(self) -> PreTrainedModel:

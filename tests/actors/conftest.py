@@ -12,7 +12,7 @@ import pytest_asyncio
 import torch
 
 from actors.engine import EngineSettings, LoRASettings
-from learners.weights import WeightUpdate, serialize
+from learners.policy.weight_update import WeightUpdate, serialize
 from trajectories.chat import ChatTokenizer
 
 SETTINGS = EngineSettings(dtype="float32", max_model_len=256, max_num_seqs=64, cpu_kv_cache_mib=64)

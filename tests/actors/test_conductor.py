@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from actors.conductor import ALARM_UPDATES, ConductorActor, ConductorError, RemoteConductor, alarm, start_conductor
-from learners import advantages
-from learners.conducting import Conducted, probabilities
 from learners.errors import RewardError
-from learners.reward_config import ConductorConfig
-from tests.learners.test_conducting import CHANNELS, HIDDEN, batch
+from learners.objectives import advantages
+from learners.rewards.conductor_head import Conducted, probabilities
+from learners.rewards.reward_config import ConductorConfig
+from tests.learners.rewards.test_conductor_head import CHANNELS, HIDDEN, batch
 
 
 def actor(channels: tuple[str, ...] = CHANNELS, hidden: int = HIDDEN, **settings: Any) -> ConductorActor:

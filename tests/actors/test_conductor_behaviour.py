@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from actors.conductor import ConductorActor
-from learners import advantages, rewards
-from learners.conducting import Conducted, probabilities
-from learners.reward_batch import RewardBatch
-from learners.reward_config import ConductorConfig
+from learners.objectives import advantages
+from learners.rewards import maths
+from learners.rewards.conductor_head import Conducted, probabilities
+from learners.rewards.reward_batch import RewardBatch
+from learners.rewards.reward_config import ConductorConfig
 
 CHANNELS = ("helpful", "short", "polite")
 SEEDS = range(5)
@@ -72,7 +73,7 @@ def weights_of(conductor: ConductorActor, contexts: Tensor) -> Tensor:
 
 
 def entropy(weights: Tensor) -> float:
-    return rewards.normalised_entropy(weights).mean().item()
+    return maths.normalised_entropy(weights).mean().item()
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -100,7 +101,7 @@ def test_without_ranks_it_collapses_onto_the_channel_with_the_highest_mean(seed:
         batch = world.batch()
         result = Conducted(conductor.head(), config, advantages.grpo, seed)(batch)
         assert batch.contexts is not None and result.choices is not None
-        earned = advantages.grpo(rewards.scalarise(batch.rewards, result.weights), batch.groups)
+        earned = advantages.grpo(maths.scalarise(batch.rewards, result.weights), batch.groups)
         conductor.observe(batch.contexts, result.choices, earned)
     weights = weights_of(conductor, world.kinds)
     assert weights[:, 2].min() > 0.9

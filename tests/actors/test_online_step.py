@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from actors.router import RouterActor
-from learners.config import GRPOConfig
-from learners.reward_config import RewardConfig
-from learners.worker import LearnerWorker
+from learners.learner_config import GRPOConfig
+from learners.rewards.reward_config import RewardConfig
+from learners.workers.worker import LearnerWorker
 from router.arbitration import AllGRPO, AllSFT, Arbiter, RunningQuantile
 from router.online import OnlineRouter
 from router.probe import ProbeResult

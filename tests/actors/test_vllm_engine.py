@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from actors.engine import EngineDied, EngineError, EngineSettings, SamplingConfig
-from learners.weights import WeightUpdate, serialize
+from learners.policy.weight_update import WeightUpdate, serialize
 
 pytestmark = [pytest.mark.real, pytest.mark.asyncio(loop_scope="session")]
 

@@ -18,14 +18,14 @@ from cluster.config import load_config
 from cluster.interfaces import GroupTask
 from cluster.learning import Conducting, OnlineRouting, RayLearner
 from cluster.rewards import open_channels
-from learners import advantages
-from learners.channels import Reading
-from learners.config import GRPOConfig
 from learners.errors import RewardError
-from learners.reward_batch import ConstantWatch
-from learners.reward_config import ConductorConfig, RewardConfig
+from learners.learner_config import GRPOConfig
+from learners.objectives import advantages
+from learners.rewards.channels import Reading
+from learners.rewards.reward_batch import ConstantWatch
+from learners.rewards.reward_config import ConductorConfig, RewardConfig
+from learners.rewards.weigher import Weigher
 from learners.tiny import embedded_model_path
-from learners.weigher import Weigher
 from router.arbitration import RunningQuantile
 from router.online import OnlineRouter
 from router.scores import Candidates, Loss

@@ -14,8 +14,8 @@ from rich.console import Console
 
 from cluster import probing
 from cluster.errors import UserError
-from learners.config import PolicyConfig
-from learners.model import load_policy
+from learners.learner_config import PolicyConfig
+from learners.policy.model import load_policy
 from router import probe
 from router.errors import DegenerateGradientError, RouterError
 from router.geometry import gini, kurtosis

@@ -16,9 +16,9 @@ from cluster.models import TINY, resolve_model
 from cluster.recorded import import_demonstrations, read_recorded
 from cluster.train import plan_run
 from envs import load_panel
-from learners.assign import sft_assignments
-from learners.config import LearnerConfig, PolicyConfig
-from learners.worker import LearnerWorker
+from learners.learner_config import LearnerConfig, PolicyConfig
+from learners.objectives.assign import sft_assignments
+from learners.workers.worker import LearnerWorker
 from tests.envs.test_recordings import shop_record
 from trajectories.builder import PromptConfig
 from trajectories.chat import ChatTokenizer

@@ -9,7 +9,7 @@ import pyarrow as pa
 import torch
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from learners.config import GRPOConfig, LearnerConfig, LoraConfig, OptimizerConfig, PolicyConfig, SFTConfig
+from learners.learner_config import GRPOConfig, LearnerConfig, LoraConfig, OptimizerConfig, PolicyConfig, SFTConfig
 from tests.trajectories.samples import CHATML, byte_tokenizer
 from trajectories import schema
 from trajectories.types import Assignment, Route, Sequence

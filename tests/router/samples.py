@@ -15,7 +15,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from learners.model import PolicyModel
+from learners.policy.model import PolicyModel
 from trajectories.types import Sequence
 
 VOCABULARY = 64

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pytest
 
 from cluster.interfaces import GroupTask
-from learners.assign import scalarised_assignments
-from learners.config import GRPOConfig
-from learners.reward_batch import reward_batch
-from learners.scalarisers import Single
+from learners.learner_config import GRPOConfig
+from learners.objectives.assign import scalarised_assignments
+from learners.rewards.reward_batch import reward_batch
+from learners.rewards.scalarisers import Single
 from router import tables
 from router.arbitration import (
     EXPLORE,

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import Phi3Config, Phi3ForCausalLM
 
-from learners.model import PolicyModel
+from learners.policy.model import PolicyModel
 from router import geometry, probe
 from router.errors import DegenerateGradientError, RouterError
 from router.probe import PROJECTIONS, ProbeResult

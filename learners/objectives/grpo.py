@@ -1,0 +1,51 @@
+"""Group-relative policy optimisation and its variants (`config.GRPO_VARIANTS`)."""
+
+from __future__ import annotations
+
+from learners.learner_config import GRPOConfig
+from learners.objectives import losses
+from learners.objectives.objective import Learner, TokenLosses, Tokens
+
+
+class GRPOLearner(Learner):
+    """Policy gradient with given advantages; `Assignment.rl_weight` weighs sequences.
+
+    Metrics, averages over tokens: `loss`; `ratio` to the behaviour policy; `clip_fraction` of tokens without gradient;
+    `masked_fraction` outside the IcePop band; `behaviour_kl`, the k3 estimate of how far the sampling policy is;
+    `reference_kl`, of how far the policy has moved (0 where `kl_weight` is 0).
+    """
+
+    name = "grpo"
+    metric_names = ("loss", "ratio", "clip_fraction", "masked_fraction", "behaviour_kl", "reference_kl")
+
+    def __init__(self, config: GRPOConfig) -> None:
+        super().__init__(config)
+        self.config = config
+        self.needs_reference = config.kl_weight > 0
+
+    def aggregation(self, tokens: int) -> tuple[float, float]:
+        return losses.aggregation(self.config.aggregation, tokens, self.config.constant_length)
+
+    def token_losses(self, tokens: Tokens) -> TokenLosses:
+        config = self.config
+        by_token = losses.token_ratio(tokens.logprobs, tokens.behaviour)
+        ratio = by_token
+        if config.ratio == "sequence":
+            ratio = losses.sequence_ratio(tokens.logprobs, tokens.behaviour, tokens.sequence)
+        clip = (config.clip_low, config.clip_high)
+        loss = losses.policy_loss(ratio, tokens.advantages, *clip, config.ratio_cap)
+        kept = losses.icepop_mask(by_token, *(config.icepop_band or (0.0, float("inf"))))
+        loss = loss * kept
+        reference_kl = loss.new_zeros(len(loss))
+        if tokens.reference is not None:
+            reference_kl = losses.k3_kl(tokens.logprobs, tokens.reference)
+            loss = loss + config.kl_weight * reference_kl
+        metrics = {
+            "loss": loss,
+            "ratio": by_token,
+            "clip_fraction": losses.clipped_tokens(ratio, tokens.advantages, *clip).float(),
+            "masked_fraction": 1.0 - kept.float(),
+            "behaviour_kl": losses.k3_kl(tokens.behaviour, tokens.logprobs),
+            "reference_kl": reference_kl,
+        }
+        return TokenLosses(loss, {name: value.detach() for name, value in metrics.items()})

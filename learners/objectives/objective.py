@@ -1,0 +1,98 @@
+"""What the two learners share: a queue of examples, a schedule, and a loss on single tokens."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from learners.learner_config import ObjectiveConfig
+from trajectories.types import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A sequence as one objective trains on it: every trained token with this weight and advantage."""
+
+    sequence: Sequence
+    weight: float
+    advantage: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """The N tokens of a micro-batch on which an objective acts; all float32 [N], `sequence` int64 [N].
+
+    `logprobs` carries the gradient; `reference` is None unless the objective asked for it.
+    """
+
+    logprobs: Tensor
+    behaviour: Tensor
+    advantages: Tensor
+    sequence: Tensor
+    reference: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLosses:
+    """Loss of each token, float [N], and values to average over tokens for the log (detached, [N])."""
+
+    loss: Tensor
+    metrics: Mapping[str, Tensor]
+
+
+class Learner(ABC):
+    """One objective over the shared policy: its own queue, schedule, step counter and metrics."""
+
+    name: ClassVar[str]
+    metric_names: ClassVar[tuple[str, ...]]
+    needs_reference = False
+
+    def __init__(self, config: ObjectiveConfig) -> None:
+        self._config = config
+        self._queue: deque[Example] = deque()
+        self.steps = 0
+
+    @abstractmethod
+    def aggregation(self, tokens: int) -> tuple[float, float]:
+        """(factor of every token's loss, count) of a sequence with that many trained tokens; see `objectives`."""
+
+    @abstractmethod
+    def token_losses(self, tokens: Tokens) -> TokenLosses:
+        """Losses and metrics of a micro-batch."""
+
+    @property
+    def queued(self) -> int:
+        """Examples that wait for a step."""
+        return len(self._queue)
+
+    @property
+    def weight(self) -> float:
+        """Factor of this objective in the loss of its next step."""
+        return self._config.weight.at(self.steps)
+
+    @property
+    def lr_scale(self) -> float:
+        """Factor of the learning rate in its next step."""
+        return self._config.lr_scale.at(self.steps)
+
+    def add(self, example: Example) -> None:
+        """Queue an example."""
+        self._queue.append(example)
+
+    def take(self) -> list[Example]:
+        """Remove the examples of the next step from the queue, oldest first."""
+        count = min(len(self._queue), self._config.max_sequences or len(self._queue))
+        return [self._queue.popleft() for _ in range(count)]
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        return {"steps": self.steps, "queue": list(self._queue)}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state` gave."""
+        self.steps, self._queue = state["steps"], deque(state["queue"])

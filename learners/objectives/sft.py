@@ -1,0 +1,20 @@
+"""Supervised fine-tuning: cross-entropy on demonstrated or consolidated tokens."""
+
+from __future__ import annotations
+
+from learners.objectives import losses
+from learners.objectives.objective import Learner, TokenLosses, Tokens
+
+
+class SFTLearner(Learner):
+    """Averages over tokens; `Assignment.ce_weight` weighs sequences."""
+
+    name = "sft"
+    metric_names = ("loss",)
+
+    def aggregation(self, tokens: int) -> tuple[float, float]:
+        return losses.aggregation("token", tokens, constant_length=1)
+
+    def token_losses(self, tokens: Tokens) -> TokenLosses:
+        loss = losses.sft_loss(tokens.logprobs)
+        return TokenLosses(loss, {"loss": loss.detach()})

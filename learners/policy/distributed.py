@@ -1,0 +1,72 @@
+"""The little of torch.distributed that learners need; everything also works where no process group exists."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+
+from learners.policy.model import PolicyModel
+
+
+def world_size() -> int:
+    """Number of workers."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Number of this worker."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def device() -> torch.device:
+    """The accelerator of this worker, else the CPU."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def sum_over_workers(tensor: Tensor) -> Tensor:
+    """Element-wise sum; the input is left alone."""
+    return _reduce(tensor, dist.ReduceOp.SUM)
+
+
+def max_over_workers(value: int, device: torch.device) -> int:
+    """The largest of the workers' values."""
+    return int(_reduce(torch.tensor(value, device=device), dist.ReduceOp.MAX).item())
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """The values of all workers in order of rank, on every worker."""
+    gathered: list[Any] = [value] * world_size()
+    if dist.is_initialized():
+        dist.all_gather_object(gathered, value)
+    return gathered
+
+
+def barrier() -> None:
+    """Wait for all workers."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def shard(model: PolicyModel, device: torch.device, dtype: torch.dtype) -> None:
+    """FSDP2 over all workers, in place: one unit a decoder layer and one for the rest. Gradients are *summed*, since
+    every loss is already divided by the global token count. Gloo on CPU works the same."""
+    mesh = init_device_mesh(device.type, (world_size(),))
+    precision = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    for unit in [*model.layers, model]:
+        fully_shard(unit, mesh=mesh, mp_policy=precision)
+        assert isinstance(unit, FSDPModule)
+        unit.set_force_sum_reduction_for_comms(True)  # gloo knows no other
+        unit.set_gradient_divide_factor(1.0)
+    register_fsdp_forward_method(model, "read")  # gathers weights as `forward` does
+
+
+def _reduce(tensor: Tensor, operation: Any) -> Tensor:
+    reduced = tensor.clone()
+    if dist.is_initialized():
+        dist.all_reduce(reduced, operation)
+    return reduced

@@ -1,0 +1,320 @@
+"""`PolicyShard`: this worker's part of the one policy that both objectives train."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Mapping
+from collections.abc import Sequence as Many
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_state_dict,
+    set_state_dict,
+)
+from transformers import AutoTokenizer
+
+from learners.learner_config import OptimizerConfig, PolicyConfig
+from learners.objectives.objective import Example, Learner, Tokens
+from learners.policy import distributed, publication
+from learners.policy.micro_batch import MicroBatch, collate, trained_tokens
+from learners.policy.model import PolicyModel, load_policy
+from learners.policy.weight_update import WeightUpdate
+from learners.rewards.weigher import Weigher
+from router.probe import final_states
+from trajectories.packing import IDLE, plan_batches
+from trajectories.types import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One objective's part in a step: this worker's examples."""
+
+    learner: Learner
+    examples: Many[Example]
+
+
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """A term, ready to be summed: `coefficient` float32 [S] makes the plain sum over the tokens of all workers the
+    weighted global mean; 0 where the objective does not train the sequence."""
+
+    learner: Learner
+    coefficient: Tensor
+    advantage: Tensor
+
+
+class PolicyShard:
+    """Model and optimiser. With several workers the model is sharded by FSDP2 and every public method is collective:
+    all workers call it, with as many sequences as each happens to have, possibly none.
+
+    Attributes:
+        steps: optimiser steps taken.
+    """
+
+    def __init__(
+        self, config: PolicyConfig, optimizer: OptimizerConfig, seed: int = 0, reference: bool = False
+    ) -> None:
+        """`reference`: keep the initial weights too, for a KL term (adapters need no copy: they are switched off)."""
+        self.config, self.steps = config, 0
+        self._settings = optimizer
+        self._device = distributed.device()
+        self.model = load_policy(config, seed).to(self._device)
+        self._reference: PolicyModel | None = None
+        if reference:
+            self._reference = self.model if config.lora else copy.deepcopy(self.model).requires_grad_(False)
+        if distributed.world_size() > 1:
+            for model in {id(m): m for m in (self.model, self._reference) if m is not None}.values():
+                distributed.shard(model, self._device, getattr(torch, config.dtype))
+        self.model.train()  # activation checkpointing works in training mode only; dropout is off
+        self._parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self._optimizer = torch.optim.AdamW(
+            [
+                {"params": [p for p in self._parameters if p.ndim >= 2], "weight_decay": optimizer.weight_decay},
+                {"params": [p for p in self._parameters if p.ndim < 2], "weight_decay": 0.0},
+            ],
+            lr=optimizer.lr,
+            betas=optimizer.betas,
+            fused=True,
+        )
+
+    def step(self, terms: Many[Term], lr_scale: float = 1.0, weigher: Weigher | None = None) -> dict[str, float]:
+        """One optimiser step on loss = sum over terms of weight * (mean over that objective's own global tokens).
+
+        A sequence that several terms train is run once. Nothing to train on any worker: no step, `trained_tokens` 0.
+
+        Args:
+            weigher: finds advantages in this very pass, from the terminal states of whole groups; all workers or none
+                have one.
+
+        Returns:
+            Metrics over all workers: `trained_tokens`, `lr`, `grad_norm`, and per objective `<name>/sequences`,
+            `<name>/tokens` and the learner's own.
+        Raises:
+            FloatingPointError: the gradient is not finite; no weight was changed.
+        """
+        sequences, shares, totals = self._share_out(terms)
+        if not totals["trained_tokens"]:
+            return totals
+        sums = torch.zeros(sum(len(share.learner.metric_names) for share in shares), device=self._device)
+        together = weigher.together(sequences) if weigher is not None else []
+        if weigher is not None:
+            sums += self._weigh_and_train(weigher, sequences, together, shares)
+        ends = {index for group in together for index in group}
+        for rows, batch in self._micro_batches(sequences, [at for at in range(len(sequences)) if at not in ends]):
+            loss, partial = self._loss(self.model(batch), batch, rows, shares)
+            loss.backward()
+            sums += partial
+        totals |= self._averages(shares, distributed.sum_over_workers(sums), totals)
+        totals |= self._apply_gradient(lr_scale)
+        return totals
+
+    @torch.no_grad()
+    def token_logprobs(self, sequences: Many[Sequence]) -> list[npt.NDArray[np.float32]]:
+        """Log-probability of every trained token at its sequence's temperature, float32 [T] each, 0 elsewhere."""
+        scored = [np.zeros(len(sequence.token_ids), np.float32) for sequence in sequences]
+        useful = [index for index, sequence in enumerate(sequences) if trained_tokens(sequence)]
+        for rows, batch in self._micro_batches(sequences, useful):
+            values = self.model(batch).cpu().numpy()
+            for index in rows:
+                where = np.flatnonzero(sequences[index].trained[1:]) + 1
+                scored[index][where], values = values[: len(where)], values[len(where) :]
+        return scored
+
+    @torch.no_grad()
+    def read(self, sequences: Many[Sequence]) -> list[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]:
+        """For each sequence log-probability, and entropy of the policy's distribution in nats, of every trained token
+        in turn, float32 [n] each."""
+        found: list[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]] = [
+            (np.zeros(0, np.float32), np.zeros(0, np.float32)) for _ in sequences
+        ]
+        useful = [index for index, sequence in enumerate(sequences) if trained_tokens(sequence)]
+        for rows, batch in self._micro_batches(sequences, useful):
+            columns = [column.cpu().split(batch.trained) for column in self.model.read(batch)]
+            for index, logprobs, entropies in zip(rows, *columns, strict=False):  # an idle batch has a row of its own
+                found[index] = logprobs.numpy(), entropies.numpy()
+        return found
+
+    def export(self, version: int) -> WeightUpdate | None:
+        """The weights for the engines, on worker 0; None on the others, which help to gather them."""
+        state = self._weights(trainable_only=self.config.lora is not None)
+        if distributed.rank():
+            return None
+        return publication.make_update(self.model, state, version, self.config)
+
+    def save_pretrained(self, directory: Path) -> None:
+        """Write a Hugging Face model directory with tokenizer, adapters merged; for evaluation and for users."""
+        state = self._weights(trainable_only=False)
+        if distributed.rank() == 0:
+            publication.write_model(self.model, state, directory, self.config)
+            AutoTokenizer.from_pretrained(self.config.model).save_pretrained(directory)
+
+    def save(self, directory: Path) -> None:
+        """Write what `restore` needs to continue bit for bit: weights that train, optimiser, step count, RNG."""
+        model, optimizer = get_state_dict(self.model, self._optimizer, options=_options(trainable_only=True))
+        if distributed.rank() == 0:
+            torch.save({"model": model, "optimizer": optimizer, "steps": self.steps}, directory / "policy.pt")
+        random = {"cpu": torch.get_rng_state()}
+        if self._device.type == "cuda":
+            random["cuda"] = torch.cuda.get_rng_state(self._device)
+        torch.save(random, directory / f"random-{distributed.rank()}.pt")
+
+    def restore(self, directory: Path) -> None:
+        """Take back what `save` wrote, also with another number of workers (RNG then starts afresh)."""
+        saved = torch.load(directory / "policy.pt", map_location="cpu", weights_only=True)
+        set_state_dict(
+            self.model,
+            self._optimizer,
+            model_state_dict=saved["model"],
+            optim_state_dict=saved["optimizer"],
+            options=_options(trainable_only=True),
+        )
+        self.steps = saved["steps"]
+        file = directory / f"random-{distributed.rank()}.pt"
+        if file.is_file():
+            random = torch.load(file, weights_only=True)
+            torch.set_rng_state(random["cpu"])
+            if "cuda" in random and self._device.type == "cuda":
+                torch.cuda.set_rng_state(random["cuda"], self._device)
+
+    def _share_out(self, terms: Many[Term]) -> tuple[list[Sequence], list[_Share], dict[str, float]]:
+        """The sequences to run, every term's coefficients for them, and the counts over all workers."""
+        used = [
+            [e for e in term.examples if e.weight != 0 and trained_tokens(e.sequence)] if term.learner.weight else []
+            for term in terms
+        ]
+        sequences = {e.sequence.sequence_id: e.sequence for examples in used for e in examples}
+        place = {sequence_id: index for index, sequence_id in enumerate(sequences)}
+        counts = torch.zeros(len(terms), 3, dtype=torch.float64, device=self._device)
+        shares = []
+        for term, examples, count in zip(terms, used, counts, strict=True):
+            coefficient, advantage = torch.zeros(2, len(sequences))
+            for e in examples:
+                tokens = trained_tokens(e.sequence)
+                factor, weighs = term.learner.aggregation(tokens)
+                index = place[e.sequence.sequence_id]
+                seen = bool(coefficient[index])
+                coefficient[index] += term.learner.weight * e.weight * factor  # drawn twice, it counts twice
+                advantage[index] = e.advantage
+                run = (0.0, 0.0) if seen else (tokens, 1.0)
+                count += torch.tensor([weighs, *run], dtype=torch.float64, device=self._device)
+            shares.append(_Share(term.learner, coefficient.to(self._device), advantage.to(self._device)))
+        counts = distributed.sum_over_workers(counts)
+        for share, (weighs, _, _) in zip(shares, counts.tolist(), strict=True):
+            share.coefficient.div_(max(weighs, 1.0))
+        totals = {"trained_tokens": float(counts[:, 1].sum())}
+        for term, (_, tokens, number) in zip(terms, counts.tolist(), strict=True):
+            totals |= {f"{term.learner.name}/tokens": tokens, f"{term.learner.name}/sequences": number}
+        return list(sequences.values()), shares, totals
+
+    def _weigh_and_train(
+        self, weigher: Weigher, sequences: Many[Sequence], together: list[list[int]], shares: list[_Share]
+    ) -> Tensor:
+        """Group by group: forward over the ends of its episodes, advantages from their states, backward. Metric sums.
+
+        A group's activations are held at once, which costs memory and spares a second forward pass.
+        """
+        sums = torch.zeros(sum(len(share.learner.metric_names) for share in shares), device=self._device)
+        place = {sequence.sequence_id: index for index, sequence in enumerate(sequences)}
+        for number in range(distributed.max_over_workers(len(together), self._device)):
+            group = together[number] if number < len(together) else []
+            passes = list(self._micro_batches(sequences, group))  # as many on every worker
+            logprobs, states = zip(*(self._run(batch) for _, batch in passes), strict=True)
+            order = [index for rows, _ in passes for index in rows]
+            if order:
+                found = weigher.weigh([sequences[index] for index in order], torch.cat(states)[: len(order)])
+                for share in shares:
+                    for name in found.keys() & place.keys():
+                        share.advantage[place[name]] = found[name]
+            losses = [self._loss(run, batch, rows, shares) for run, (rows, batch) in zip(logprobs, passes, strict=True)]
+            torch.stack([loss for loss, _ in losses]).sum().backward()
+            sums += torch.stack([partial for _, partial in losses]).sum(0)
+        return sums
+
+    def _run(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+        """Log-probabilities [N] with their gradient, and the state after the last token of each row, [B, H]."""
+        with final_states(self.model.causal_lm, batch) as states:
+            logprobs = self.model(batch)
+        return logprobs, states[0]
+
+    def _micro_batches(self, sequences: Many[Sequence], chosen: Many[int]) -> Iterator[tuple[list[int], MicroBatch]]:
+        """(indices, batch) of the chosen sequences; as many on every worker, since sharded layers gather on each pass:
+        short ones run idle, and those come last."""
+        plan = plan_batches([len(sequences[index].token_ids) for index in chosen], self._settings.token_budget)
+        idle = distributed.max_over_workers(len(plan), self._device) - len(plan)
+        for rows in plan:
+            indices = [chosen[row] for row in rows]
+            yield indices, collate([sequences[index] for index in indices], self._device)
+        for _ in range(idle):
+            yield [], collate([IDLE], self._device)
+
+    def _loss(
+        self, logprobs: Tensor, batch: MicroBatch, rows: list[int], shares: list[_Share]
+    ) -> tuple[Tensor, Tensor]:
+        """Loss and metric sums of one micro-batch, whose log-probabilities [N] are these."""
+        reference = self._reference_logprobs(batch) if any(s.learner.needs_reference for s in shares) else None
+        loss = logprobs.sum() * 0.0  # an idle batch has a gradient too, of zero
+        sums = []
+        for share in shares:
+            learner = share.learner
+            if not rows:
+                sums.append(logprobs.new_zeros(len(learner.metric_names)))
+                continue
+            coefficient = share.coefficient[rows][batch.rows]
+            active = coefficient.nonzero().squeeze(1)
+            tokens = Tokens(
+                logprobs=logprobs[active],
+                behaviour=batch.behaviour[active],
+                advantages=share.advantage[rows][batch.rows[active]],
+                sequence=batch.rows[active],
+                reference=reference[active] if reference is not None and learner.needs_reference else None,
+            )
+            losses = learner.token_losses(tokens)
+            loss = loss + (coefficient[active] * losses.loss).sum()
+            sums.append(torch.stack([losses.metrics[name].sum() for name in learner.metric_names]))
+        return loss, torch.cat(sums)
+
+    @torch.no_grad()
+    def _reference_logprobs(self, batch: MicroBatch) -> Tensor:
+        assert self._reference is not None, "construct PolicyShard with reference=True"
+        with self._reference.without_adapter():
+            return self._reference(batch)
+
+    def _averages(self, shares: list[_Share], sums: Tensor, totals: Mapping[str, float]) -> dict[str, float]:
+        names = [(s.learner.name, name) for s in shares for name in s.learner.metric_names]
+        return {
+            f"{learner}/{name}": value / max(totals[f"{learner}/tokens"], 1.0)
+            for (learner, name), value in zip(names, sums.tolist(), strict=True)
+        }
+
+    def _apply_gradient(self, lr_scale: float) -> dict[str, float]:
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._settings.max_grad_norm)
+        grad_norm = float(getattr(norm, "full_tensor", lambda: norm)())
+        if not math.isfinite(grad_norm):
+            self._optimizer.zero_grad()
+            raise FloatingPointError(
+                f"the gradient norm of optimiser step {self.steps} is {grad_norm}; lower the learning rate "
+                f"({self._settings.lr}) or look at the log-probabilities of its sequences"
+            )
+        lr = self._settings.lr * lr_scale * min(1.0, (self.steps + 1) / max(self._settings.warmup_steps, 1))
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        self.steps += 1
+        return {"lr": lr, "grad_norm": grad_norm}
+
+    def _weights(self, trainable_only: bool) -> dict[str, Tensor]:
+        """Weights by name, complete and on the CPU of worker 0; empty on the others."""
+        return get_model_state_dict(self.model, options=_options(trainable_only))  # pyright: ignore[reportReturnType]
+
+
+def _options(trainable_only: bool) -> StateDictOptions:
+    return StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=trainable_only)

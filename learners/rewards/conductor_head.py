@@ -1,0 +1,110 @@
+"""Weights that the Conductor gives, as pure functions of its parameters: what learner workers need of it.
+
+The network is trained by RLlib elsewhere (`learners.rewards.conductor_module`); its few numbers travel with every step,
+so that a worker finds the advantages of its rollouts in the very pass that trains on them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from learners.errors import RewardError
+from learners.rewards import maths
+from learners.rewards.reward_batch import RewardBatch
+from learners.rewards.reward_config import ConductorConfig
+from learners.rewards.scalarisers import Advantage, Scalarised, episode_generator, weighted
+
+FLOOR = 1e-4
+"""Least probability of a channel: one that was given up can still be sampled, and come back."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConductorHead:
+    """The network's parameters after some updates.
+
+    Attributes:
+        weight: float32 [K, H].
+        bias: float32 [K].
+        temperature: float32 [1].
+        version: updates that it has had.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    temperature: Tensor
+    version: int = 0
+
+
+def log_probabilities(contexts: Tensor, weight: Tensor, bias: Tensor, temperature: Tensor) -> Tensor:
+    """log pi(.|h), [n, K], of contexts h [n, H]: a floored softmax of (W norm(h) + b) / tau."""
+    logits = F.linear(F.layer_norm(contexts, weight.shape[1:]), weight, bias) / temperature
+    return floored_softmax(logits).log()
+
+
+def floored_softmax(logits: Tensor) -> Tensor:
+    """FLOOR + (1 - K FLOOR) softmax, [n, K]: every entry is at least FLOOR and each row sums to 1.
+
+    Mixed with the uniform distribution, not clamped: clamping would cut the gradient of a channel at the floor.
+    """
+    return FLOOR + (1.0 - logits.shape[1] * FLOOR) * logits.softmax(1)
+
+
+def probabilities(head: ConductorHead, contexts: Tensor) -> Tensor:
+    """pi(.|h), the weights outside training, float64 [n, K] of contexts float32 [n, H]; each row sums to 1.
+
+    Raises:
+        RewardError: contexts of another size.
+    """
+    if contexts.ndim != 2 or contexts.shape[1] != head.weight.shape[1]:
+        raise RewardError(
+            f"contexts are {list(contexts.shape)}, this Conductor reads [n, {head.weight.shape[1]}]: "
+            "give it the policy's own final states"
+        )
+    found = log_probabilities(contexts.detach().float().cpu(), head.weight, head.bias, head.temperature).double().exp()
+    return found / found.sum(1, keepdim=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Conducted:
+    """Weights that are learned: each rollout is trained under weights sampled for its context.
+
+    The draw is a function of seed and episode, so that it needs no state, and workers need not agree on an order.
+    """
+
+    head: ConductorHead
+    config: ConductorConfig
+    advantage: Advantage
+    seed: int = 0
+
+    def __call__(self, batch: RewardBatch) -> Scalarised:
+        """Raises RewardError: the batch has no contexts, or they do not fit."""
+        if batch.contexts is None or len(batch.contexts) != len(batch.episode_ids):
+            count = 0 if batch.contexts is None else len(batch.contexts)
+            raise RewardError(
+                f"the Conductor has {count} contexts for {len(batch.episode_ids)} episodes, the first of which is "
+                f"{batch.episode_ids[0]}: give the policy's final state after each"
+            )
+        chances = probabilities(self.head, batch.contexts)
+        drawn = torch.tensor([episode_generator(self.seed, name).random() for name in batch.episode_ids])
+        choices = (chances.cumsum(1) < drawn[:, None]).sum(1).clamp(max=chances.shape[1] - 1)
+        weights = maths.WEIGHT_MAPS[self.config.weight_map](chances, choices, self.config.beta)
+        result = weighted(batch, weights, maths.rank_normalise, self.advantage)
+        return Scalarised(result.rewards, result.advantages, weights, self.head.version, choices, chances)
+
+    def meta_rewards(self, batch: RewardBatch, earned: Tensor) -> Tensor:
+        """What the choices of a batch are worth to the Conductor, float64 [B].
+
+        The outcome alone would teach nothing: a rollout's outcome does not depend on the weights drawn for it
+        afterwards. Its product with the advantage does: it is positive where the weights push the policy the way that
+        the outcome would, and a policy-gradient step raises the outcome, to first order, by their sum.
+
+        Args:
+            earned: [B], the advantages under the sampled weights.
+        """
+        if self.config.meta_signal == "scalarised":
+            return earned
+        return earned * self.advantage(batch.outcome, batch.groups)

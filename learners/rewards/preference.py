@@ -1,0 +1,67 @@
+"""The channel `preference`: a reward model, that is any sequence classifier with one output, reads prompt and response.
+
+Where `reward.preference_model` names none there is no such channel, and nothing is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BatchEncoding
+
+from learners.policy.model import ModelError
+
+
+class PreferenceModel:
+    """A reward model on one device, in the precision it was saved in."""
+
+    def __init__(self, model: str, device: str = "cpu") -> None:
+        """Load the directory or hub model. Raises ModelError."""
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(model, truncation_side="left")
+            self._model = AutoModelForSequenceClassification.from_pretrained(model, dtype="auto").to(device).eval()
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0].rstrip(".")
+            raise ModelError(
+                f"{model} holds no sequence-classification model with its tokenizer ({reason}); "
+                "set reward.preference_model to one that does"
+            ) from error
+        if self._model.config.num_labels != 1:
+            raise ModelError(
+                f"{model} has {self._model.config.num_labels} outputs; a reward model has one: "
+                "set reward.preference_model to such a model"
+            )
+        if self._tokenizer.pad_token is None:
+            self._tokenizer.pad_token = self._tokenizer.eos_token
+        self._model.config.pad_token_id = self._tokenizer.pad_token_id
+        self._limit = getattr(self._model.config, "max_position_embeddings", self._tokenizer.model_max_length)
+
+    @torch.inference_mode()
+    def score(self, prompts: Sequence[str], responses: Sequence[str], at_once: int = 8) -> Tensor:
+        """The model's output for each pair, float64 [B]; higher is preferred.
+
+        With a chat template the pair is a user's and an assistant's message, else two segments. What is longer than the
+        model can read loses its beginning.
+
+        Args:
+            at_once: pairs in one pass. Tuning: as many as fit the device.
+        """
+        scores = []
+        for start in range(0, len(prompts), at_once):
+            batch = self._encode(prompts[start : start + at_once], responses[start : start + at_once])
+            scores.append(self._model(**batch.to(self._model.device)).logits[:, 0].double().cpu())
+        return torch.cat(scores) if scores else torch.zeros(0, dtype=torch.float64)
+
+    def _encode(self, prompts: Sequence[str], responses: Sequence[str]) -> BatchEncoding:
+        options = {"padding": True, "truncation": True, "max_length": self._limit, "return_tensors": "pt"}
+        if self._tokenizer.chat_template is None:
+            return self._tokenizer(list(prompts), list(responses), **options)
+        texts = [
+            self._tokenizer.apply_chat_template(
+                [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}], tokenize=False
+            )
+            for prompt, response in zip(prompts, responses, strict=True)
+        ]
+        return self._tokenizer(texts, add_special_tokens=False, **options)

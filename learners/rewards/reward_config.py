@@ -1,0 +1,75 @@
+"""Configuration of the rewards: which channels there are, and how they become one advantage per rollout."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ConductorConfig(_Config):
+    """The network that weighs the channels, and how it learns (arXiv 2601.07208)."""
+
+    meta_signal: Literal["scalarised", "outcome"] = "scalarised"
+    """What a sampled weighting earns. `scalarised`: the rollout's advantage under these very weights, as published; it
+    serves itself, since the weights also make what they are judged by. `outcome`: that advantage times the advantage of
+    the channel `reward.outcome`, which is positive where the weights push the same way as the outcome."""
+    weight_map: Literal["emphasis", "onehot", "uniform_boost"] = "emphasis"
+    """How a sampled channel becomes weights (learners/rewards/maths.py)."""
+    beta: float = Field(default=0.5, ge=0, le=1)
+    """Weight that the sampled channel gets on top (`emphasis`, `uniform_boost`). Tuning: higher explores more."""
+    update_every: int = Field(default=3, ge=1)
+    """GRPO steps (M) whose rollouts are buffered for one update."""
+    lr: float = Field(default=5e-5, gt=0)
+    """AdamW's learning rate. Tuning: logits move by about lr times the hidden size per update, so a policy of a tenth
+    of the hidden size needs ten times the rate."""
+    entropy_weight: float = Field(default=1e-3, ge=0)
+    """Weight of the entropy bonus (lambda). Tuning: raise it when the alarm of a single channel shows in the log."""
+
+
+class RewardConfig(_Config):
+    """The section `reward` of a run."""
+
+    scalariser: Literal["single", "uniform", "static", "random", "gdpo", "conductor"] = "single"
+    """`single`: the channel `outcome` alone, plain GRPO. `uniform`: all channels alike. `static`: the given `weights`.
+    `random`: new weights for every rollout. `gdpo`: each channel normalised on its own, with `weights` (default: all
+    alike). `conductor`: weights that are learned while training runs."""
+    channels: tuple[str, ...] = ()
+    """Reward channels to use; empty: all that the environment gives. A channel must tell episodes apart."""
+    outcome: str = "success"
+    """The verifiable channel: what `single` trains on and `meta_signal=outcome` judges by. Tuning: a graded one, such
+    as WebShop's score, tells more than success as long as success is rare."""
+    weights: Mapping[str, float] = Field(default_factory=dict)
+    """Weight by channel (`static`, `gdpo`); a channel that is not named has none."""
+    normalisation: Literal["rank", "z_score", "none"] = "rank"
+    """What is done to a channel within its group before it is weighed (`uniform`, `static`, `random`). The Conductor
+    needs ranks: without them it collapses onto one channel (docs/rewards.md)."""
+    constant_limit: int = Field(default=1024, ge=2)
+    """A channel that has had one and the same value in this many episodes ends the run. Tuning: raise it where success
+    comes late."""
+    preference_model: str | None = None
+    """Directory or hub name of a sequence-classification model that gives the channel `preference`; none: no such
+    channel."""
+    conductor: ConductorConfig = ConductorConfig()
+
+    @model_validator(mode="after")
+    def _weights_fit(self) -> RewardConfig:
+        if self.scalariser == "static" and not self.weights:
+            raise ValueError("scalariser 'static' needs weights, such as reward.weights.success=1")
+        if self.weights and not any(self.weights.values()):
+            raise ValueError("weights are all 0: give at least one channel a weight")
+        if unknown := [name for name in self.weights if self.channels and name not in self.channels]:
+            raise ValueError(f"weights name {unknown[0]!r}, which is not among channels {', '.join(self.channels)}")
+        if self.scalariser == "random" and self.normalisation == "none":
+            raise ValueError(
+                "scalariser 'random' needs normalisation rank or z_score: weights that differ by rollout turn the mean "
+                "of a channel into noise"
+            )
+        if self.scalariser == "conductor" and self.normalisation != "rank":
+            raise ValueError("scalariser 'conductor' needs normalisation rank: without it one channel takes all weight")
+        return self

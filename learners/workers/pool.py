@@ -1,0 +1,200 @@
+"""`LearnerGroup`: a Ray Train worker group whose workers execute commands.
+
+Ray Train owns the processes (placement, process group, restarts, dashboard tab). Its train function hosts one
+`LearnerWorker` a rank and takes commands from a mailbox actor, so the coordinator stays in charge of the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+import traceback
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.exceptions
+import torch.distributed as dist
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from learners.learner_config import LearnerConfig
+from learners.workers.mailbox import Command, Mailbox, Outcome
+from learners.workers.process import keep_freed_memory
+
+
+class LearnerError(Exception):
+    """The group could not do what was asked; the message holds the worker's own words."""
+
+
+class LearnerRestarted(LearnerError):
+    """The workers died and were restarted from `checkpoint` (None: from the initial model); the command is lost."""
+
+    def __init__(self, message: str, checkpoint: str | None) -> None:
+        super().__init__(message)
+        self.checkpoint = checkpoint
+
+
+class LearnerGroup:
+    """Workers under Ray Train. `start`, then `call` any method of LearnerWorker, then `stop`."""
+
+    def __init__(
+        self,
+        config: LearnerConfig,
+        *,
+        run_name: str,
+        storage: Path,
+        num_workers: int = 1,
+        resources_per_worker: Mapping[str, float] | None = None,
+        max_failures: int = 1,
+    ) -> None:
+        """
+        Args:
+            storage: directory for Ray Train's own files; seen by all nodes.
+            resources_per_worker: Ray resources; a `GPU` share above 0 puts the worker on a GPU.
+            max_failures: how often the workers may die and be restarted from the last `save` of this group.
+        """
+        path = Path(config.policy.model)
+        if path.exists():  # Ray Train runs its workers in a directory of their own
+            config = config.model_copy(
+                update={"policy": config.policy.model_copy(update={"model": str(path.resolve())})}
+            )
+        self._config = config
+        self._run_name = run_name
+        self._storage = storage
+        self._num_workers = num_workers
+        self._resources = dict(resources_per_worker or {"CPU": 1})
+        self._max_failures = max_failures
+        self._mailbox: Any = None
+        self._thread: threading.Thread | None = None
+
+    def start(self, timeout_s: float = 300.0) -> None:
+        """Start the workers and wait until each has loaded the model.
+
+        Raises:
+            LearnerError: they were not ready in time, or died; says what was waited for.
+        """
+        name = f"concerto:{self._run_name}:learner"
+        # Ray Train has no other place for its limit. A little later than ours, whose message says more.
+        os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(timeout_s + 5)
+        self._mailbox = ray.remote(Mailbox).options(name=name, num_cpus=0).remote(self._num_workers)
+        gpu = self._resources.get("GPU", 0) > 0
+        trainer = TorchTrainer(
+            _serve,
+            train_loop_config={"mailbox": self._mailbox, "config": self._config},
+            scaling_config=ScalingConfig(
+                num_workers=self._num_workers, use_gpu=gpu, resources_per_worker=self._resources
+            ),
+            run_config=RunConfig(
+                name=f"concerto-{self._run_name}-learner",
+                storage_path=str(self._storage.resolve()),
+                # Without a controller limit Ray Train would look for room for ever.
+                failure_config=FailureConfig(max_failures=self._max_failures, controller_failure_limit=0),
+            ),
+        )
+        self._thread = threading.Thread(target=_fit, args=(trainer, self._mailbox), name=name, daemon=True)
+        self._thread.start()
+        missing = ray.get(self._mailbox.wait_ready.remote(timeout_s))
+        if missing:
+            raise LearnerError(f"the learner group did not start: {missing} (each needs {self._resources})")
+
+    async def call(self, method: str, *arguments: Any, timeout_s: float = 1800.0) -> list[Any]:
+        """Run a method of LearnerWorker on every worker; the results in order of rank.
+
+        Object references among the arguments, also in lists, are resolved by the workers.
+
+        Raises:
+            LearnerError: a worker raised, or did not answer in time.
+            LearnerRestarted: the workers died and came back with the state of the last `save`.
+        """
+        return await asyncio.gather(*await self.call_refs(method, *arguments, timeout_s=timeout_s))
+
+    async def call_refs(self, method: str, *arguments: Any, timeout_s: float = 1800.0) -> list[ray.ObjectRef]:
+        """Like `call`, but the results stay in the object store: for weights."""
+        outcome: Outcome = await self._mailbox.call.remote(method, arguments, timeout_s)
+        if outcome.restarted:
+            where = outcome.checkpoint or "the initial model"
+            raise LearnerRestarted(f"{method}: the learner workers died; restarted from {where}", outcome.checkpoint)
+        if outcome.error:
+            raise LearnerError(f"{method}: {outcome.error}")
+        return outcome.results
+
+    def stop(self, timeout_s: float = 60.0) -> None:
+        """Let the workers end and free their resources. Harmless where nothing runs.
+
+        Raises:
+            LearnerError: they did not end in time.
+        """
+        if self._thread is None:
+            return
+        thread, self._thread = self._thread, None
+        try:
+            ray.get(self._mailbox.stop.remote())
+            thread.join(timeout_s)
+            if thread.is_alive():
+                raise LearnerError(f"the learner workers did not end within {timeout_s:.0f} s")
+        finally:
+            ray.kill(self._mailbox)  # its name must be free for those that start next
+
+
+def _fit(trainer: TorchTrainer, mailbox: Any) -> None:
+    """Run the train function to its end and tell the mailbox why it ended."""
+    reason = "the learner group was stopped"
+    try:
+        trainer.fit()
+    except Exception as error:  # whatever ended the run must reach whoever waits for an answer
+        reason = f"the learner workers died: {error}"
+    with contextlib.suppress(ray.exceptions.RayError):  # the cluster is being shut down: nobody waits
+        ray.get(mailbox.end.remote(reason))
+
+
+def _serve(loop_config: dict[str, Any]) -> None:
+    """Train function: one worker, commands until told to stop."""
+    # Here, because it takes seconds that only this process should pay.
+    from learners.workers.worker import LearnerWorker
+
+    mailbox, attempt, rank = (
+        loop_config["mailbox"],
+        _shared_attempt_id(),
+        dist.get_rank() if dist.is_initialized() else 0,
+    )
+    checkpoint: str | None = ray.get(mailbox.join.remote(attempt))
+    keep_freed_memory()
+    worker = LearnerWorker(loop_config["config"])
+    if checkpoint is not None:
+        worker.restore(checkpoint)
+    ray.get(mailbox.ready.remote(attempt, rank))
+    done = 0
+    while True:
+        command: Command | str | None = ray.get(mailbox.next.remote(attempt, done))
+        if command is None:
+            continue
+        if isinstance(command, str):
+            return
+        try:
+            result = getattr(worker, command.method)(*map(_resolved, command.arguments))
+        except Exception:
+            # The others may be waiting for this rank inside a collective: report, then end the attempt as a whole.
+            error = f"rank {rank}: {traceback.format_exc()}"
+            ray.get(mailbox.reply.remote(attempt, command.number, rank, [], error))
+            raise
+        ray.get(mailbox.reply.remote(attempt, command.number, rank, [ray.put(result)], None))
+        done = command.number
+
+
+def _shared_attempt_id() -> str:
+    """A fresh id, the same on all ranks of this start."""
+    box = [uuid.uuid4().hex]
+    if dist.is_initialized():
+        dist.broadcast_object_list(box)
+    return box[0]
+
+
+def _resolved(argument: Any) -> Any:
+    if isinstance(argument, ray.ObjectRef):
+        return ray.get(argument)
+    return [_resolved(item) for item in argument] if isinstance(argument, list) else argument

@@ -1,0 +1,205 @@
+"""`LearnerWorker`: one worker's policy shard and the two learners on it. Knows no Ray; runs inline or in a group."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+
+from learners.learner_config import LearnerConfig
+from learners.objectives.grpo import GRPOLearner
+from learners.objectives.objective import Example, Learner
+from learners.objectives.sft import SFTLearner
+from learners.policy import distributed
+from learners.policy.micro_batch import split_over_workers
+from learners.policy.shard import PolicyShard, Term
+from learners.policy.weight_update import WeightUpdate
+from learners.rewards.channels import Reading
+from learners.rewards.reward_batch import RewardBatch
+from learners.rewards.scalarisers import Scalariser
+from learners.rewards.weigher import Weighed, Weigher
+from learners.workers.process import cores_of_worker
+from router.batch import check
+from router.probe import ProbeResult, batched_share, concatenated
+from trajectories import schema
+from trajectories.types import Route
+
+Stage = Literal["sft", "grpo", "mixed"]
+Tables = pa.Table | list[pa.Table]
+
+
+class LearnerWorker:
+    """Every method is collective: all workers of the group call it with the same arguments and share the work out among
+    themselves. Where torch.distributed is not initialised the worker is alone.
+    """
+
+    def __init__(self, config: LearnerConfig) -> None:
+        self.sft, self.grpo = SFTLearner(config.sft), GRPOLearner(config.grpo)
+        self.policy = PolicyShard(config.policy, config.optimizer, config.seed, reference=self.grpo.needs_reference)
+        self._shared_threads, self._all_threads = torch.get_num_threads(), cores_of_worker()
+        self._active: dict[Stage, tuple[Learner, ...]] = {
+            "sft": (self.sft,),
+            "grpo": (self.grpo,),
+            "mixed": (self.grpo, self.sft),
+        }
+
+    def train(self, stage: Stage, sequences: Tables, assignments: Tables) -> dict[str, float]:
+        """Queue the sequences with the learners that their assignments name, then take one optimiser step.
+
+        `rl_weight` queues with GRPO, `ce_weight` with SFT, both with both, `drop` with none. Only the learners of the
+        stage train; what is queued with the other waits for a step of its own.
+
+        Returns:
+            Metrics of all workers: those of `PolicyShard.step`, `seconds`, and `<learner>/queued`.
+        Raises:
+            ValueError: a sequence has no assignment.
+        """
+        return self._train(stage, _joined(sequences), _joined(assignments), None)
+
+    def train_weighing(
+        self, stage: Stage, sequences: Tables, assignments: Tables, batch: RewardBatch, scalarise: Scalariser
+    ) -> tuple[dict[str, float], Weighed | None]:
+        """Like `train`, where the advantages depend on the policy's terminal states: they are found in the pass that
+        trains, in place of those in the assignments.
+
+        Args:
+            batch: the rewards of all groups of the step, without contexts.
+        Returns:
+            The metrics, and what was found; None where no group was trained.
+        """
+        weigher = Weigher(batch, scalarise, self.grpo.config)
+        metrics = self._train(stage, _joined(sequences), _joined(assignments), weigher)
+        return metrics, weigher.result()
+
+    def _train(
+        self, stage: Stage, sequences: pa.Table, assignments: pa.Table, weigher: Weigher | None
+    ) -> dict[str, float]:
+        started = time.perf_counter()
+        # Without rollouts the engines of this machine are idle, and their cores are free.
+        torch.set_num_threads(self._all_threads if stage == "sft" else self._shared_threads)
+        self._queue(sequences, assignments, weigher)
+        active = self._active[stage]
+        terms = [Term(learner, learner.take()) for learner in active]
+        metrics = self.policy.step(terms, active[0].lr_scale, weigher)
+        counts = [self.sft.queued, self.grpo.queued, *(len(term.examples) for term in terms)]
+        sft, grpo, *taken = distributed.sum_over_workers(torch.tensor(counts, device=distributed.device())).tolist()
+        for learner, count in zip(active, taken, strict=True):
+            metrics[f"{learner.name}/weight"] = learner.weight
+            learner.steps += count > 0  # also at weight 0, or a schedule that starts there would never leave it
+        metrics |= {"sft/queued": float(sft), "grpo/queued": float(grpo)}
+        return metrics | {"seconds": time.perf_counter() - started}
+
+    def score(self, sequences: Tables) -> list[npt.NDArray[np.float32]]:
+        """Log-probabilities of trained tokens, float32 [T] for each sequence in order, 0 elsewhere."""
+        rows = schema.sequences_from_table(_joined(sequences))
+        mine = self._share([len(row.token_ids) for row in rows])
+        return self._in_order(mine, self.policy.token_logprobs([rows[index] for index in mine]))
+
+    def read(self, sequences: Tables) -> Reading:
+        """Log-probabilities and entropies of the trained tokens of each sequence, in order, by the present weights."""
+        rows = schema.sequences_from_table(_joined(sequences))
+        mine = self._share([len(row.token_ids) for row in rows])
+        found = self._in_order(mine, self.policy.read([rows[index] for index in mine]))
+        return Reading(tuple(logprobs for logprobs, _ in found), tuple(entropies for _, entropies in found))
+
+    def probe(self, sequences: Tables, token_budget: int) -> ProbeResult:
+        """Gradient norms, losses, terminal states and log-probabilities of each sequence, in order, by the present
+        weights. Each worker probes sequences of its own; no weight and no optimiser state changes.
+
+        Args:
+            token_budget: of one pass, see `router.probe.batched`.
+        Raises:
+            RouterError: there is nothing to probe, a sequence has no trained token, or the model cannot be probed.
+        """
+        rows = schema.sequences_from_table(_joined(sequences))
+        check(rows)  # all of them on all workers: none must leave while the others wait for it
+        mine = self._share([len(row.token_ids) for row in rows])
+
+        def most(value: int) -> int:
+            return distributed.max_over_workers(value, distributed.device())
+
+        result = batched_share(self.policy.model, [rows[index] for index in mine], token_budget, most)
+        parts = distributed.gather_objects((mine, result))
+        order = [index for indices, _ in parts for index in indices]
+        return concatenated([part for _, part in parts]).take(np.argsort(order).tolist())
+
+    def export(self, version: int) -> WeightUpdate | None:
+        """The current weights for the engines; None on all workers but the first."""
+        return self.policy.export(version)
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Write a Hugging Face model directory (adapters merged) with its tokenizer."""
+        self.policy.save_pretrained(Path(directory))
+
+    def save(self, directory: str | Path) -> None:
+        """Write everything that the next step depends on, queues included; aside, then renamed.
+
+        Workers on several nodes need a directory that all of them see.
+        """
+        directory = Path(directory)
+        aside = directory.with_name(f".{directory.name}.writing")
+        if distributed.rank() == 0:
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir(parents=True)
+        distributed.barrier()
+        self.policy.save(aside)
+        torch.save([self.sft.state(), self.grpo.state()], aside / f"learners-{distributed.rank()}.pt")
+        distributed.barrier()
+        if distributed.rank() == 0:
+            shutil.rmtree(directory, ignore_errors=True)
+            aside.rename(directory)
+        distributed.barrier()
+
+    def restore(self, directory: str | Path) -> None:
+        """Continue from what `save` wrote, bit for bit with as many workers; with another number the queues are shared
+        out anew.
+
+        Raises:
+            FileNotFoundError: the directory holds no checkpoint.
+        """
+        directory = Path(directory)
+        if not (directory / "policy.pt").is_file():
+            raise FileNotFoundError(f"{directory} holds no learner checkpoint (policy.pt)")
+        self.policy.restore(directory)
+        files = sorted(directory.glob("learners-*.pt"))
+        # Queued sequences are objects of ours, so the file is a pickle: restore from directories of your own only.
+        saved = [torch.load(file, weights_only=False) for file in files]
+        mine = saved[distributed.rank() :: distributed.world_size()]
+        for index, learner in enumerate((self.sft, self.grpo)):
+            queue = [example for states in mine for example in states[index]["queue"]]
+            learner.load_state({"steps": saved[0][index]["steps"], "queue": queue})
+
+    def _queue(self, sequences: pa.Table, assignments: pa.Table, weigher: Weigher | None) -> None:
+        rows = schema.sequences_from_table(sequences)
+        by_id = {assignment.sequence_id: assignment for assignment in schema.assignments_from_table(assignments)}
+        if missing := [row.sequence_id for row in rows if row.sequence_id not in by_id]:
+            raise ValueError(f"{len(missing)} of {len(rows)} sequences have no assignment, the first is {missing[0]}")
+        rows = [row for row in rows if by_id[row.sequence_id].route != Route.DROP]
+        units = weigher.units(rows) if weigher is not None else [[index] for index in range(len(rows))]
+        mine = self._share([sum(len(rows[index].token_ids) for index in unit) for unit in units])
+        for index in sorted(index for unit in mine for index in units[unit]):
+            sequence = rows[index]
+            assignment = by_id[sequence.sequence_id]
+            if assignment.rl_weight:
+                self.grpo.add(Example(sequence, assignment.rl_weight, assignment.advantage))
+            if assignment.ce_weight:
+                self.sft.add(Example(sequence, assignment.ce_weight))
+
+    def _in_order(self, mine: list[int], values: list[Any]) -> list[Any]:
+        """The values of all workers by the indices that each had, on every worker."""
+        parts = distributed.gather_objects(dict(zip(mine, values, strict=True)))
+        by_index = {index: value for part in parts for index, value in part.items()}
+        return [by_index[index] for index in sorted(by_index)]
+
+    def _share(self, lengths: list[int]) -> list[int]:
+        return split_over_workers(lengths, distributed.world_size())[distributed.rank()]
+
+
+def _joined(tables: Tables) -> pa.Table:
+    return pa.concat_tables(tables) if isinstance(tables, list) else tables

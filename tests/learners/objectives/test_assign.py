@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from learners.learner_config import GRPOConfig
+from learners.objectives import advantages
+from learners.objectives.assign import (
+    completed_assignments,
+    pending_assignments,
+    scalarised_assignments,
+    sft_assignments,
+)
+from learners.rewards import maths
+from learners.rewards.reward_batch import reward_batch
+from learners.rewards.scalarisers import Static
+from trajectories import schema
+from trajectories.types import Episode, Route, Sequence, StopReason, Trajectory, Turn
+
+EPISODE = Episode("e", "g", 0, "alfworld", "train", "t", 0, 0, 0, StopReason.DONE, False, {}, 2, 0.0, 0.0, 0.0)
+
+
+def trajectory(
+    name: str, group: str, success: float, progress: float = 0.0, turns: tuple[Turn, ...] = (), parts: int = 1
+) -> Trajectory:
+    rewards = {"success": success, "progress": progress}
+    arrays = np.zeros(4, np.int32), np.array([False, True, True, True]), np.zeros(4, np.float32)
+    sequences = tuple(
+        Sequence(f"{name}-{part}", name, group, *arrays, turns=turns[part : part + 1] if parts > 1 else turns,
+                 version_spans=(), temperature=1.0)
+        for part in range(parts)
+    )  # fmt: skip
+    return Trajectory(replace(EPISODE, episode_id=name, group_id=group, rewards=rewards), sequences)
+
+
+def assign(batch: list[Trajectory], config: GRPOConfig | None = None, **weights: float) -> dict:
+    """By raw rewards with these weights."""
+    episodes, sequences = schema.to_tables(batch)
+    rows = reward_batch(episodes)
+    scalarised = Static(weights or {"success": 1.0}, maths.NORMALISATIONS["none"], advantages.grpo)(rows)
+    return by_id(scalarised_assignments(sequences, rows, scalarised, config or GRPOConfig()))
+
+
+def by_id(table: pa.Table) -> dict:
+    return {a.sequence_id: a for a in schema.assignments_from_table(table)}
+
+
+def test_the_reward_of_an_episode_becomes_the_advantage_of_its_sequences() -> None:
+    rows = assign([trajectory("a", "g", 1.0, parts=2), *(trajectory(name, "g", 0.0) for name in "bcd")])
+    assert rows["a-0"].advantage == rows["a-1"].advantage == pytest.approx(1.5, abs=1e-5)
+    assert rows["b-0"].advantage == pytest.approx(-0.5, abs=1e-5)
+    assert {row.route for row in rows.values()} == {Route.GRPO}
+    assert rows["a-0"].reward_advantages == pytest.approx({"success": 1.5, "progress": 0.0}, abs=1e-5)
+
+
+def test_groups_without_variance_have_weight_zero() -> None:
+    rows = assign(
+        [trajectory("a", "g", 1.0), trajectory("b", "g", 1.0), trajectory("c", "h", 1.0), trajectory("d", "h", 0.0)]
+    )
+    assert [(rows[f"{name}-0"].rl_weight, rows[f"{name}-0"].route) for name in "abcd"] == [
+        (0.0, Route.DROP), (0.0, Route.DROP), (1.0, Route.GRPO), (1.0, Route.GRPO),
+    ]  # fmt: skip
+
+
+def test_reward_weights_make_the_scalar() -> None:
+    batch = [trajectory("a", "g", 0.0, progress=0.5), trajectory("b", "g", 0.0, progress=0.0)]
+    assert assign(batch)["a-0"].route == Route.DROP
+    assert assign(batch, success=1.0, progress=0.1)["a-0"].advantage > 0
+
+
+def test_failed_episodes_neither_train_nor_count_in_their_group() -> None:
+    failed = trajectory("x", "g", 1.0)
+    failed = replace(failed, episode=replace(failed.episode, stop_reason=StopReason.ERROR))
+    rows = assign([failed, trajectory("a", "g", 0.0), trajectory("b", "g", 0.0)])
+    assert {row.route for row in rows.values()} == {Route.DROP}
+
+
+def test_gigpo_compares_what_followed_the_same_state() -> None:
+    """Two lost episodes part at state 7: the one that goes on to a reward is preferred there, and only there."""
+    good = (Turn(1, 2, 0.0, 7, True), Turn(2, 3, 1.0, 8, True))
+    bad = (Turn(1, 2, 0.0, 7, True), Turn(2, 3, 0.0, 9, True))
+    config = GRPOConfig(advantage="gigpo", gamma=0.0)
+    rows = assign(
+        [trajectory("a", "g", 0.0, turns=good, parts=2), trajectory("b", "g", 0.0, turns=bad, parts=2)], config
+    )
+    assert [rows[name].advantage for name in ("a-0", "b-0")] == [0.0, 0.0]
+    assert rows["a-1"].advantage == pytest.approx(0.5**0.5, abs=1e-5)
+    assert rows["b-1"].advantage == pytest.approx(-(0.5**0.5), abs=1e-5)
+
+
+def test_pending_assignments_train_where_any_channel_varies() -> None:
+    batch = [
+        trajectory("a", "g", 0.0, progress=0.5), trajectory("b", "g", 0.0), trajectory("c", "h", 1.0),
+        trajectory("d", "h", 1.0),
+    ]  # fmt: skip
+    episodes, sequences = schema.to_tables(batch)
+    pending = pending_assignments(sequences, reward_batch(episodes))
+    rows = by_id(pending)
+    assert [(rows[f"{name}-0"].route, rows[f"{name}-0"].rl_weight) for name in "abcd"] == [
+        (Route.GRPO, 1.0), (Route.GRPO, 1.0), (Route.DROP, 0.0), (Route.DROP, 0.0),
+    ]  # fmt: skip
+    assert all(row.advantage == 0.0 for row in rows.values())
+    complete = by_id(completed_assignments(pending, {"a-0": 0.5, "b-0": -0.5}, version=3))
+    assert [(complete[f"{name}-0"].advantage, complete[f"{name}-0"].reward_weights_version) for name in "abc"] == [
+        (0.5, 3), (-0.5, 3), (0.0, 0),
+    ]  # fmt: skip
+
+
+def test_no_sequences_give_no_assignments() -> None:
+    assert len(sft_assignments(schema.to_tables([])[1])) == 0
+
+
+def test_sft_assignments_send_everything_to_sft() -> None:
+    _, sequences = schema.to_tables([trajectory("a", "g", 1.0, parts=2)])
+    rows = schema.assignments_from_table(sft_assignments(sequences, 0.5))
+    assert [(row.sequence_id, row.route, row.ce_weight, row.rl_weight) for row in rows] == [
+        ("a-0", Route.SFT, 0.5, 0.0), ("a-1", Route.SFT, 0.5, 0.0),
+    ]  # fmt: skip

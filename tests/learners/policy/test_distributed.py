@@ -1,0 +1,106 @@
+"""Two gloo workers give what one worker gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from learners.learner_config import GRPOConfig, LearnerConfig
+from learners.objectives.assign import pending_assignments
+from learners.rewards.channels import Reading
+from learners.rewards.weigher import Weighed
+from learners.workers.worker import LearnerWorker
+from router.geometry import gini
+from router.probe import ProbeResult
+from tests.learners.rewards.test_weigher import check_same, conducted, single_sequence_episodes
+from tests.learners.samples import learner_config, make_sequences, make_tables
+from trajectories import schema
+
+COUNTS = (7, 1, 4)
+"""Sequences of each step; with one, a worker has none."""
+PROBED = (7, 1)
+"""Sequences of each probe: shares of different size, and of none."""
+
+
+@dataclass
+class Run:
+    metrics: list[dict[str, float]]
+    scores: list[np.ndarray]
+    probes: list[ProbeResult]
+    weighed: Weighed | None
+    reading: Reading
+    weights: dict[str, torch.Tensor] | None
+
+
+def train(config: LearnerConfig, directory: Path) -> Run:
+    """Three mixed steps with a save and a restore before the last, and one in which the workers find the advantages."""
+    worker = LearnerWorker(config)
+    metrics = [
+        worker.train("mixed", *make_tables(make_sequences(count, seed), seed)) for seed, count in enumerate(COUNTS[:2])
+    ]
+    worker.save(directory / "checkpoint")
+    worker.train("mixed", *make_tables(make_sequences(5, 9), 9))
+    worker.restore(directory / "checkpoint")
+    metrics.append(worker.train("mixed", *make_tables(make_sequences(COUNTS[2], 2), 2)))
+    scores = worker.score(make_tables(make_sequences(3, 5))[0])
+    probes = [worker.probe(make_tables(make_sequences(count, 5))[0], token_budget=64) for count in PROBED]
+    rows, batch = single_sequence_episodes(12)  # three groups: one worker runs idle once
+    table = schema.sequences_to_table(rows)
+    step, weighed = worker.train_weighing("mixed", table, pending_assignments(table, batch), batch, conducted())
+    metrics.append(step)
+    reading = worker.read(make_tables(make_sequences(3, 5))[0])
+    worker.save_pretrained(directory / "model")
+    update = worker.export(1)
+    return Run(metrics, scores, probes, weighed, reading, update.load() if update else None)
+
+
+def run_rank(rank: int, world: int, directory: Path, configs: dict[str, LearnerConfig]) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{directory}/rendezvous", rank=rank, world_size=world)
+    for kind, config in configs.items():
+        torch.save(train(config, directory / kind), directory / f"{kind}-{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_workers_train_as_one(untied_model: Path, tied_model: Path, tmp_path: Path) -> None:
+    """Full weights, untied and tied, and adapters; one start of the workers, the slow part, for all."""
+    grpo = GRPOConfig(kl_weight=0.1)
+    configs = {
+        "untied": learner_config(untied_model, grpo=grpo),
+        "tied": learner_config(tied_model, grpo=grpo),
+        "lora": learner_config(untied_model, lora=True, grpo=grpo),
+    }
+    mp.spawn(run_rank, args=(2, tmp_path, configs), nprocs=2)  # pyright: ignore[reportPrivateImportUsage]
+    for kind, config in configs.items():
+        one = train(config, tmp_path / f"{kind}-alone")
+        two, other = (torch.load(tmp_path / f"{kind}-{rank}.pt", weights_only=False) for rank in range(2))
+        for ours, theirs, same in zip(one.metrics, two.metrics, other.metrics, strict=True):
+            assert {**theirs, "seconds": 0} == {**same, "seconds": 0}
+            assert {**theirs, "seconds": 0} == pytest.approx({**ours, "seconds": 0}, rel=1e-4, abs=1e-5)
+        for ours, theirs in zip(one.scores, two.scores, strict=True):
+            np.testing.assert_allclose(theirs, ours, atol=1e-5)
+        for ours, theirs, same in zip(one.probes, two.probes, other.probes, strict=True):
+            assert theirs.sequence_ids == same.sequence_ids == ours.sequence_ids
+            for rank in (theirs, same):
+                torch.testing.assert_close(rank.norms, ours.norms, rtol=1e-3, atol=1e-6)
+                torch.testing.assert_close(gini(rank.norms), gini(ours.norms), rtol=1e-3, atol=0)
+                torch.testing.assert_close(rank.losses, ours.losses, rtol=1e-4, atol=0)
+                torch.testing.assert_close(rank.hidden, ours.hidden, rtol=1e-3, atol=1e-4)
+            for mine, alone in zip(theirs.logprobs, ours.logprobs, strict=True):
+                np.testing.assert_allclose(mine, alone, atol=1e-5)
+        check_same(two.weighed, one.weighed)
+        check_same(two.weighed, other.weighed)
+        for read in zip(two.reading.entropies, other.reading.entropies, one.reading.entropies, strict=True):
+            np.testing.assert_allclose(read[0], read[1], atol=1e-6)
+            np.testing.assert_allclose(read[0], read[2], atol=1e-4)
+        assert one.weights is not None and two.weights is not None and other.weights is None
+        assert one.weights.keys() == two.weights.keys()
+        for name, tensor in one.weights.items():
+            torch.testing.assert_close(two.weights[name], tensor, atol=3e-5, rtol=0)
+        assert (tmp_path / kind / "model" / "model.safetensors").is_file()

@@ -1,0 +1,107 @@
+"""Channels for open-domain text: against plain numpy, and a tiny random reward model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer, Qwen2Config, Qwen2ForSequenceClassification
+
+from learners.errors import RewardError
+from learners.policy.model import ModelError
+from learners.rewards import channels
+from learners.rewards.preference import PreferenceModel
+from tests.learners.samples import SIZES
+from tests.trajectories.samples import CHATML, byte_tokenizer
+
+tokens = st.lists(st.floats(-20, 0), min_size=1, max_size=6).map(np.array)
+responses = st.lists(st.tuples(tokens, st.integers(0, 5000)), min_size=1, max_size=5)
+
+
+def ids(count: int) -> list[str]:
+    return [f"e-{index}" for index in range(count)]
+
+
+@given(responses)
+@settings(max_examples=60, deadline=None)
+def test_reference_is_minus_the_log_of_novers_perplexity(rows: list) -> None:
+    perplexity = [
+        np.exp(-logprobs.sum() / (len(logprobs) * max(1.0, 1.0 + (np.log(length) if length else -np.inf))))
+        for logprobs, length in rows
+    ]
+    actual = channels.reference([logprobs for logprobs, _ in rows], [length for _, length in rows], ids(len(rows)))
+    np.testing.assert_allclose(np.exp(-actual.numpy()), perplexity, rtol=1e-9)
+
+
+def test_reference_rises_with_what_the_policy_foresees_and_with_the_normaliser() -> None:
+    sure, unsure = np.array([-0.1, -0.2]), np.array([-3.0, -2.0])
+    better, worse, longer = channels.reference([sure, unsure, unsure], [10, 10, 1000], ids(3)).tolist()
+    assert 0 >= better > longer > worse
+    assert channels.reference([np.array([-1e4])], [0], ids(1)).tolist() == [-1e4]
+
+
+@given(st.lists(tokens, min_size=1, max_size=5))
+@settings(max_examples=40, deadline=None)
+def test_certainty_is_minus_the_mean_entropy(rows: list) -> None:
+    np.testing.assert_allclose(channels.certainty(rows, ids(len(rows))).numpy(), [-np.mean(row) for row in rows])
+
+
+def test_brevity_falls_to_zero_at_the_limit() -> None:
+    assert channels.brevity([0, 25, 100], limit=100).tolist() == [1.0, 0.75, 0.0]
+
+
+def test_what_has_no_tokens_is_named() -> None:
+    with pytest.raises(RewardError, match="'reference' has no token in episode e-1"):
+        channels.reference([np.array([-1.0]), np.array([])], [1, 1], ids(2))
+    with pytest.raises(RewardError, match="'entropy' has values for 1 of 2 episodes, which begin with e-0"):
+        channels.certainty([np.array([1.0])], ids(2))
+
+
+@pytest.fixture(scope="module", params=[CHATML, None], ids=["chat template", "segments"])
+def reward_model(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    return write_reward_model(tmp_path_factory.mktemp("reward-model"), 1, request.param)
+
+
+def write_reward_model(directory: Path, outputs: int, template: str | None) -> Path:
+    torch.manual_seed(0)
+    config = Qwen2Config(**SIZES, num_labels=outputs, pad_token_id=0)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    Qwen2ForSequenceClassification(config).save_pretrained(directory)
+    byte_tokenizer(template).save_pretrained(directory)
+    return directory
+
+
+def test_preference_is_the_models_output_for_each_pair(reward_model: Path) -> None:
+    prompts, answers = ["Why?", "What is a mug?", "go"], ["Because it is so.", "A cup.", ""]
+    model = PreferenceModel(str(reward_model))
+    scores = model.score(prompts, answers)
+    assert scores.dtype == torch.float64
+    assert len(set(scores.tolist())) == 3
+
+    reference = Qwen2ForSequenceClassification.from_pretrained(reward_model).eval()
+    tokenizer = AutoTokenizer.from_pretrained(reward_model)
+    for prompt, answer, score in zip(prompts, answers, scores.tolist(), strict=True):
+        chat = f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n{answer}<|im_end|>\n"
+        encoded = tokenizer(*((chat,) if tokenizer.chat_template else (prompt, answer)), return_tensors="pt")
+        with torch.no_grad():
+            assert reference(**encoded).logits.item() == pytest.approx(score, abs=1e-5)
+    torch.testing.assert_close(model.score(prompts, answers, at_once=1), scores, atol=1e-5, rtol=0)
+    assert model.score([], []).shape == (0,)
+
+
+def test_what_is_too_long_loses_its_beginning(reward_model: Path) -> None:
+    model = PreferenceModel(str(reward_model))
+    long = "x " * 500
+    ends = model.score([long, long], ["good mug", "bad desk"])
+    assert ends.isfinite().all()
+    assert ends[0] != ends[1]
+
+
+def test_a_model_that_cannot_judge_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"holds no sequence-classification model .* set reward\.preference_model"):
+        PreferenceModel(str(tmp_path / "nothing"))
+    with pytest.raises(ModelError, match="has 3 outputs; a reward model has one"):
+        PreferenceModel(str(write_reward_model(tmp_path / "three", 3, CHATML)))

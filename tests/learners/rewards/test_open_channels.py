@@ -1,0 +1,101 @@
+"""Channels for open answers: what the policy is given to read, and what is made of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import AutoTokenizer
+
+from actors.router import RouterActor
+from envs import load_panel, make_environment
+from learners.errors import RewardError
+from learners.learner_config import GRPOConfig
+from learners.rewards.channels import Reading
+from learners.rewards.open_channels import OpenChannels
+from learners.rewards.reward_config import RewardConfig
+from learners.tiny import embedded_model_path
+from tests.learners.rewards.test_channels import write_reward_model
+from tests.trajectories.samples import CHATML
+from trajectories.chat import ChatTokenizer
+from trajectories.schema import sequences_from_table, to_tables
+from trajectories.types import Episode, Sequence, StopReason, Trajectory
+
+CHAT = ChatTokenizer(AutoTokenizer.from_pretrained(embedded_model_path()))
+TASK = load_panel("questions/train").task_ids[0]
+EPISODE = Episode("e", "g", 0, "questions", "train", TASK, 0, 0, 0, StopReason.DONE, False, {}, 1, 0.0, 0.0, 0.0)
+
+
+def answered(name: str, response: str, stop: StopReason = StopReason.DONE) -> Trajectory:
+    """A whole episode of one question."""
+    question = make_environment("questions").reset(TASK).text
+    prompt = CHAT.encode(CHAT.render([{"role": "user", "content": question}]))
+    ids = np.array([*prompt, *CHAT.encode_response(response)], np.int32)
+    trained = np.arange(len(ids)) >= len(prompt)
+    logprobs = np.where(trained, -1.0, 0.0).astype(np.float32)
+    episode = replace(EPISODE, episode_id=name, rewards={"success": 0.0, "format": 1.0}, stop_reason=stop)
+    return Trajectory(episode, (Sequence(f"{name}-0", name, "g", ids, trained, logprobs, (), (), 1.0),))
+
+
+PLAYED = to_tables(
+    [
+        answered("plain", "7"),
+        answered("broken", "8", StopReason.ERROR),
+        answered("reasoned", "I count.\nAnswer: 7"),
+    ]
+)
+
+
+def test_the_reference_is_read_after_the_reasoning_in_place_of_the_answer() -> None:
+    rows = sequences_from_table(OpenChannels(("reference",), CHAT, 24).to_read(*PLAYED))
+    environment = make_environment("questions")
+    prompt = environment.reset(TASK).text
+    solution = environment.expert().act(environment.reset(TASK))  # type: ignore[attr-defined]
+    texts = [CHAT.decode(row.token_ids.tolist()) for row in rows]
+    start = CHAT.render([{"role": "user", "content": prompt}])
+    assert texts == [f"{start}{solution}", f"{start}I count.\nAnswer: {solution}"]
+    assert [CHAT.decode(row.token_ids[row.trained].tolist()) for row in rows] == [solution, f" {solution}"]
+    written = CHAT.encode(f"I count.\nAnswer: {solution}")
+    assert rows[1].token_ids[-len(written) :].tolist() == written, "split into tokens as the policy would write it"
+
+
+def test_every_sound_episode_gets_a_value_in_each_channel() -> None:
+    given = OpenChannels(("entropy", "length", "reference"), CHAT, response_limit=24)
+    rows = sequences_from_table(given.to_read(*PLAYED))
+    assert [row.sequence_id for row in rows] == ["plain-0", "reasoned-0", "plain-0/reference", "reasoned-0/reference"]
+    counts = [int(row.trained.sum()) for row in rows]
+    reading = Reading(
+        tuple(np.full(count, -0.5 * at) for at, count in enumerate(counts)),
+        tuple(np.full(count, 0.1 * at) for at, count in enumerate(counts)),
+    )
+    found = given.values(*PLAYED, reading)
+    assert found["length"] == pytest.approx([1 - counts[0] / 24, 1 - counts[1] / 24])
+    assert found["entropy"] == pytest.approx([0.0, -0.1])
+    reasoning = len(CHAT.encode("I count.\nAnswer:"))
+    assert found["reference"] == pytest.approx([-1.0, -1.5 / (1 + np.log(reasoning))])
+
+
+def test_an_episode_without_a_response_is_named() -> None:
+    full = replace(answered("full", "7", StopReason.LENGTH_LIMIT), sequences=())
+    with pytest.raises(
+        RewardError, match=rf"^episode full \(task {TASK}\) has no response, since its prompt leaves no"
+    ):
+        OpenChannels(("length",), CHAT, 24).values(*to_tables([answered("plain", "7"), full]), None)
+
+
+def test_a_reward_model_reads_question_and_response(tmp_path: Path) -> None:
+    given = OpenChannels(("preference",), CHAT, 24, preference_model=str(write_reward_model(tmp_path, 1, CHATML)))
+    assert given.to_read(*PLAYED).num_rows == 0
+    plain, reasoned = given.values(*PLAYED, None)["preference"]
+    assert plain != reasoned
+
+
+def test_the_router_actor_weighs_open_channels_beside_those_of_the_environment() -> None:
+    reward = RewardConfig(scalariser="uniform", channels=("format", "length"))
+    router = RouterActor(GRPOConfig(), reward, reward.channels, 0, lambda: OpenChannels(("length",), CHAT, 24))
+    _, batch, metrics = router.assign((), None, *PLAYED)
+    assert batch is not None and batch.names == ("format", "length")
+    assert batch.rewards[0, 1] > batch.rewards[1, 1]  # the shorter answer
+    assert metrics["reward/length/spread"] > 0

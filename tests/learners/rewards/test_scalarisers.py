@@ -1,0 +1,187 @@
+"""Scalarisers: what each makes of one batch, and how a batch comes from a table."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from learners.errors import RewardError
+from learners.learner_config import GRPOConfig
+from learners.objectives import advantages
+from learners.objectives.assign import scalarised_assignments
+from learners.rewards import maths
+from learners.rewards.reward_batch import ConstantWatch, RewardBatch, reward_batch
+from learners.rewards.reward_config import RewardConfig
+from learners.rewards.scalarisers import (
+    GDPO,
+    Random,
+    Single,
+    Static,
+    Uniform,
+    channel_metrics,
+    pure_scalariser,
+    weight_metrics,
+)
+from tests.learners.objectives.test_assign import trajectory
+from trajectories import schema
+from trajectories.types import StopReason, Turn
+
+
+def batch(rows: list[tuple[float, float]], groups: list[int] | None = None) -> RewardBatch:
+    """Channels `success` and `progress`."""
+    values = torch.tensor(rows, dtype=torch.float64)
+    return RewardBatch(
+        names=("success", "progress"),
+        episode_ids=tuple(f"e-{index}" for index in range(len(rows))),
+        rewards=values,
+        groups=torch.tensor(groups or [0] * len(rows)),
+        outcome=values[:, 0],
+    )
+
+
+FOUR = batch([(1.0, 0.2), (0.0, 0.9), (0.0, 0.1), (0.0, 0.5)])
+
+
+def test_single_is_plain_grpo() -> None:
+    result = Single("success")(FOUR)
+    assert result.advantages.tolist() == pytest.approx([1.5, -0.5, -0.5, -0.5], abs=1e-5)
+    assert result.weights.tolist() == [[1.0, 0.0]] * 4
+
+
+def test_uniform_averages_the_ranks() -> None:
+    result = Uniform()(FOUR)
+    # success 1, 1/3, 1/3, 1/3 (three tie); progress 1/3, 1, 0, 2/3
+    assert result.rewards.tolist() == pytest.approx([2 / 3, 2 / 3, 1 / 6, 1 / 2])
+    torch.testing.assert_close(result.advantages, advantages.grpo(result.rewards, FOUR.groups))
+
+
+def test_static_weighs_by_name_and_raw_rewards_if_asked() -> None:
+    result = Static({"progress": 2.0}, maths.NORMALISATIONS["none"])(FOUR)
+    assert result.rewards.tolist() == pytest.approx([0.4, 1.8, 0.2, 1.0])
+    with pytest.raises(RewardError, match="'score' has a weight but is missing in episode e-0"):
+        Static({"score": 1.0})(FOUR)
+
+
+def test_random_weights_are_a_function_of_seed_and_episode() -> None:
+    first, again, other = Random(1)(FOUR), Random(1)(FOUR), Random(2)(FOUR)
+    assert torch.equal(first.weights, again.weights)
+    assert not torch.equal(first.weights, other.weights)
+    np.testing.assert_allclose(first.weights.sum(1).numpy(), 1.0)
+    swapped = replace(FOUR, episode_ids=FOUR.episode_ids[::-1])
+    assert torch.equal(Random(1)(swapped).weights, first.weights.flip(0))
+    many = batch([(0.0, 0.0)] * 2000)
+    np.testing.assert_allclose(Random(0)(many).weights.mean(0).numpy(), 0.5, atol=0.02)  # uniform on the simplex
+
+
+def test_gdpo_keeps_apart_what_a_sum_hides() -> None:
+    two = batch([(1.0, 0.0), (0.0, 1.0), (0.0, 0.0), (0.0, 0.0), (0.0, 1.0), (0.0, 1.0)], [0, 0, 0, 0, 0, 0])
+    result = GDPO()(two)
+    assert result.advantages[0] > result.advantages[1]  # the rarer reward earns more; their sums are equal
+    expected = maths.gdpo(two.rewards, torch.tensor([0.5, 0.5]), two.groups)
+    torch.testing.assert_close(result.advantages, expected)
+    assert result.advantages.std().item() == pytest.approx(1.0, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["single", "uniform", "static", "random", "gdpo"])
+def test_a_batch_without_any_difference_gives_no_advantage(name: str) -> None:
+    config = RewardConfig.model_validate({"scalariser": name, "weights": {"success": 1.0}})
+    result = pure_scalariser(config, seed=0)(batch([(0.0, 1.0)] * 6, [0, 0, 0, 1, 1, 1]))
+    np.testing.assert_allclose(result.advantages.numpy(), 0.0, atol=1e-6)
+
+
+def test_the_configuration_names_the_class() -> None:
+    kinds = {"single": Single, "uniform": Uniform, "static": Static, "random": Random, "gdpo": GDPO}
+    for name, kind in kinds.items():
+        config = RewardConfig.model_validate({"scalariser": name, "weights": {"success": 1.0}})
+        assert isinstance(pure_scalariser(config, seed=0), kind)
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"scalariser": "static"}, r"needs weights, such as reward\.weights\.success=1"),
+        ({"scalariser": "gdpo", "weights": {"a": 0.0}}, "weights are all 0"),
+        ({"channels": ("a",), "weights": {"b": 1.0}}, "weights name 'b', which is not among channels a"),
+        ({"scalariser": "random", "normalisation": "none"}, "needs normalisation rank or z_score"),
+        ({"scalariser": "conductor", "normalisation": "z_score"}, "needs normalisation rank"),
+        ({"scalariser": "conducter"}, "single"),
+    ],
+)
+def test_a_section_that_cannot_work_is_refused(section: dict, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        RewardConfig.model_validate(section)
+
+
+def test_a_batch_holds_the_sound_episodes_of_a_table() -> None:
+    rows = [trajectory("a", "g", 1.0, 0.5), trajectory("x", "g", 9.0), trajectory("b", "h", 0.0, 0.25)]
+    rows[1] = replace(rows[1], episode=replace(rows[1].episode, stop_reason=StopReason.ERROR))
+    episodes, _ = schema.to_tables(rows)
+    found = reward_batch(episodes, names=("length", "progress"), more={"length": [3.0, 4.0]})
+    assert found.episode_ids == ("a", "b")
+    assert found.rewards.tolist() == [[3.0, 0.5], [4.0, 0.25]]
+    assert found.groups.tolist() == [0, 1]
+    assert found.outcome.tolist() == [1.0, 0.0]
+    assert reward_batch(episodes).names == ("success", "progress")
+    with pytest.raises(RewardError, match="'score' is missing in episode a; its channels are success, progress"):
+        reward_batch(episodes, outcome="score")
+    with pytest.raises(RewardError, match="'length' has 3 values for 2 episodes"):
+        reward_batch(episodes, more={"length": [1.0, 2.0, 3.0]})
+
+
+def test_a_channel_that_never_changes_ends_the_run_but_not_at_once() -> None:
+    watch = ConstantWatch(limit=8)
+    watch.observe(FOUR)
+    dead = batch([(0.0, 0.5)] * 4)
+    watch.observe(dead)  # success has changed before, in the first batch
+    fresh = ConstantWatch(limit=8)
+    fresh.observe(dead)
+    with pytest.raises(RewardError, match="'success' is 0 in all of 8 episodes up to e-3"):
+        fresh.observe(dead)
+
+
+def test_metrics_per_channel() -> None:
+    metrics = channel_metrics(FOUR) | weight_metrics(FOUR.names, Uniform()(FOUR))
+    assert metrics["reward/success/mean"] == 0.25
+    assert metrics["reward/success/spread"] == 0.5
+    assert metrics["reward/progress/weight"] == 0.5
+    assert "reward/progress/sampled" not in metrics
+
+
+def test_some_rollouts_of_a_batch_keep_their_groups() -> None:
+    rows = batch([(0.0, 1.0)] * 5, [0, 0, 2, 3, 3])
+    some = rows.take(torch.tensor([1, 3, 4]))
+    assert (some.episode_ids, some.groups.tolist(), len(some.rewards)) == (("e-1", "e-3", "e-4"), [0, 1, 1], 3)
+
+
+def test_a_channel_that_one_environment_lacks_is_named() -> None:
+    rows = trajectory("a", "g", 1.0), trajectory("b", "h", 0.0)
+    shopping = replace(rows[1], episode=replace(rows[1].episode, rewards={"success": 0.0, "score": 0.5}))
+    episodes = schema.concat_tables([schema.to_tables([one])[0] for one in (rows[0], shopping)])
+    assert reward_batch(episodes, names=("success",)).rewards.tolist() == [[1.0], [0.0]]
+    with pytest.raises(RewardError, match="'score' is missing in episode a, whose environment does not have it"):
+        reward_batch(episodes, names=("score",))
+
+
+def rollouts() -> list:
+    turns = (Turn(0, 2, 0.0, 7, True), Turn(2, 4, 1.0, 8, True))
+    rows = [
+        trajectory("a", "g", 1.0, 0.5, turns, parts=2), trajectory("b", "g", 0.0, 0.25, turns, parts=2),
+        trajectory("c", "h", 1.0), trajectory("d", "h", 1.0), trajectory("x", "h", 0.0),
+    ]  # fmt: skip
+    rows[4] = replace(rows[4], episode=replace(rows[4].episode, stop_reason=StopReason.ERROR))
+    return rows
+
+
+def test_assignments_carry_the_version_of_the_weights() -> None:
+    episodes, sequences = schema.to_tables(rollouts())
+    rows = reward_batch(episodes)
+    scalarised = replace(Uniform()(rows), version=5)
+    by_id = {a.sequence_id: a for a in schema.assignments_from_table(
+        scalarised_assignments(sequences, rows, scalarised, GRPOConfig()))}  # fmt: skip
+    assert by_id["a-0"].reward_weights_version == 5
+    assert by_id["a-0"].advantage == pytest.approx(float(scalarised.advantages[0]))
+    assert by_id["x-0"].rl_weight == 0.0

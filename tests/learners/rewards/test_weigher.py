@@ -1,0 +1,128 @@
+"""Advantages that are found in the training pass are those that a pass before it would have given."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from learners.learner_config import GRPOConfig
+from learners.objectives import advantages
+from learners.objectives.assign import completed_assignments, pending_assignments, scalarised_assignments
+from learners.rewards.conductor_head import Conducted, ConductorHead
+from learners.rewards.reward_batch import RewardBatch
+from learners.rewards.reward_config import ConductorConfig
+from learners.rewards.weigher import Weighed
+from learners.workers.worker import LearnerWorker
+from tests.learners.samples import learner_config, make_sequences
+from trajectories import schema
+from trajectories.types import Sequence, Turn
+
+HIDDEN = 32
+
+
+def conducted() -> Conducted:
+    generator = torch.Generator().manual_seed(5)
+    head = ConductorHead(torch.randn(3, HIDDEN, generator=generator), torch.zeros(3), torch.ones(1), version=4)
+    return Conducted(head, ConductorConfig(), advantages.grpo, seed=1)
+
+
+def rewards_of(episodes: tuple[str, ...], groups: tuple[int, ...], seed: int = 0) -> RewardBatch:
+    values = torch.rand(len(episodes), 3, generator=torch.Generator().manual_seed(seed)).double()
+    return RewardBatch(("a", "b", "c"), episodes, values, torch.tensor(groups), values[:, 0])
+
+
+def single_sequence_episodes(count: int, seed: int = 0) -> tuple[list[Sequence], RewardBatch]:
+    sequences = make_sequences(count, seed)
+    return sequences, rewards_of(tuple(s.episode_id for s in sequences), tuple(i // 4 for i in range(count)), seed)
+
+
+def windowed_episodes() -> tuple[list[Sequence], RewardBatch]:
+    """Three sequences an episode, one a turn; two groups of two episodes, and a demonstration of no group."""
+    rows = [
+        replace(row, episode_id=f"e{index // 3}", turns=(Turn(1, 2, 0.1 * index, index % 2, True),))
+        for index, row in enumerate(make_sequences(13))
+    ]
+    return rows, rewards_of(("e0", "e1", "e2", "e3"), (0, 0, 1, 1))
+
+
+def states_of(model: Path, sequences: list[Sequence], episodes: tuple[str, ...]) -> torch.Tensor:
+    """The final layer's state after the last token of each episode, by a plain forward pass each."""
+    reference = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    last = {s.episode_id: torch.tensor(s.token_ids)[None].long() for s in sequences}
+    with torch.no_grad():
+        hidden = [reference(last[name], output_hidden_states=True).hidden_states[-1][0, -1] for name in episodes]
+    return torch.stack(hidden)
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["full weights", "lora"])
+@pytest.mark.parametrize("advantage", ["grpo", "gigpo"])
+@pytest.mark.parametrize("token_budget", [8, 64, 10_000])
+def test_one_pass_trains_as_two_do(untied_model: Path, lora: bool, advantage: str, token_budget: int) -> None:
+    grpo = GRPOConfig.model_validate({"advantage": advantage})
+    config = learner_config(untied_model, lora=lora, grpo=grpo, token_budget=token_budget)
+    rows, batch = windowed_episodes() if advantage == "gigpo" else single_sequence_episodes(8)
+    table = schema.sequences_to_table(rows)
+
+    two = LearnerWorker(config)
+    contexts = states_of(untied_model, rows, batch.episode_ids)
+    scalarised = conducted()(replace(batch, contexts=contexts))
+    known = scalarised_assignments(table, batch, scalarised, grpo)
+    expected = two.train("grpo", table, known)
+
+    one = LearnerWorker(config)
+    pending = pending_assignments(table, batch)
+    metrics, weighed = one.train_weighing("grpo", table, pending, batch, conducted())
+    assert weighed is not None
+    assert {**metrics, "seconds": 0} == pytest.approx({**expected, "seconds": 0}, rel=1e-4, abs=1e-5)
+    for (name, ours), theirs in zip(one.policy.model.named_parameters(), two.policy.model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-3, msg=name)
+    torch.testing.assert_close(weighed.contexts, contexts, atol=1e-5, rtol=1e-4)
+    assert weighed.scalarised.choices is not None and scalarised.choices is not None
+    assert torch.equal(weighed.scalarised.choices, scalarised.choices)
+    complete = completed_assignments(pending, weighed.advantages, version=4)
+    both = (schema.assignments_from_table(table) for table in (complete, known))
+    for mine, reference in zip(*both, strict=True):
+        assert (mine.sequence_id, mine.route) == (reference.sequence_id, reference.route)
+        assert mine.advantage == pytest.approx(reference.advantage, abs=1e-5)
+
+
+def test_demonstrations_train_beside_weighed_groups(untied_model: Path) -> None:
+    """A mixed step: what is imitated needs no advantage and stays out of the groups."""
+    rows, batch = single_sequence_episodes(8)
+    shown = [
+        replace(row, sequence_id=f"d{index}", episode_id=f"d{index}") for index, row in enumerate(make_sequences(3))
+    ]
+    table = schema.sequences_to_table([*rows, *shown])
+    pending = schema.assignments_from_table(pending_assignments(table, batch))
+    assignments = schema.assignments_to_table(
+        replace(row, route="sft", ce_weight=1.0) if row.sequence_id.startswith("d") else row for row in pending
+    )
+    worker = LearnerWorker(learner_config(untied_model))
+    metrics, weighed = worker.train_weighing("mixed", table, assignments, batch, conducted())
+    assert (metrics["sft/sequences"], metrics["grpo/sequences"]) == (3.0, 8.0)
+    assert weighed is not None and weighed.advantages.keys() == {row.sequence_id for row in rows}
+
+
+def test_groups_in_which_nothing_varies_are_neither_trained_nor_told_to_the_conductor(untied_model: Path) -> None:
+    rows, batch = single_sequence_episodes(8)
+    batch.rewards[4:] = 0.5
+    table = schema.sequences_to_table(rows)
+    worker = LearnerWorker(learner_config(untied_model))
+    _, weighed = worker.train_weighing("grpo", table, pending_assignments(table, batch), batch, conducted())
+    assert weighed is not None and weighed.rows.tolist() == [0, 1, 2, 3]
+    batch.rewards[:] = 0.5
+    metrics, nothing = worker.train_weighing("grpo", table, pending_assignments(table, batch), batch, conducted())
+    assert nothing is None and metrics["trained_tokens"] == 0
+
+
+def check_same(one: Weighed | None, other: Weighed | None) -> None:
+    """Equal up to rounding; for runs on one and on several workers."""
+    assert one is not None and other is not None
+    assert torch.equal(one.rows, other.rows)
+    torch.testing.assert_close(one.contexts, other.contexts, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(one.scalarised.advantages, other.scalarised.advantages, atol=1e-4, rtol=1e-3)
+    assert one.advantages == pytest.approx(other.advantages, abs=1e-4)
