@@ -120,7 +120,7 @@ class EnvironmentPool:
 
     @asynccontextmanager
     async def lease(self, environment: str) -> AsyncIterator[Session]:
-        """See `actors.group.Environments.lease`."""
+        """See `actors.rollout_group.Environments.lease`."""
         slot = await self._free.get()
         try:
             place = (slot.name, environment)

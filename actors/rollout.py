@@ -19,7 +19,7 @@ from ray.actor import ActorHandle
 
 from actors.engine import Engine, EngineDied, EngineStats
 from actors.environment_host import EnvironmentPool
-from actors.group import GroupRequest, RolloutSettings, play_group
+from actors.rollout_group import GroupRequest, RolloutSettings, play_group
 from learners.policy.weight_update import WeightUpdate
 from trajectories.builder import make_builder
 from trajectories.chat import ChatTokenizer
@@ -74,7 +74,8 @@ class RolloutActor:
     async def run_group(self, request: GroupRequest) -> tuple[pa.Table, pa.Table]:
         """A group's tables: episodes, sequences. Two references for the caller, who may leave the second unfetched.
 
-        The caller owns both objects, so what was finished outlives this actor. Raises as `actors.group.play_group`.
+        The caller owns both objects, so what was finished outlives this actor. Raises as
+        `actors.rollout_group.play_group`.
         """
         parts = await self._ready()
         with self._dying_with_engine():

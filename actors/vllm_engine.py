@@ -35,8 +35,16 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
-from actors.child import die_with_parent, environment, last_words, log_file, one_line, private_directory, written
 from actors.engine import EngineDied, EngineError, EngineSettings, EngineStats, Generation, SamplingConfig
+from actors.engine_process import (
+    die_with_parent,
+    environment,
+    last_words,
+    log_file,
+    one_line,
+    private_directory,
+    written,
+)
 from actors.gate import Gate
 from learners.policy.weight_update import WeightUpdate
 

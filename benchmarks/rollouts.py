@@ -25,7 +25,7 @@ import ray
 from actors.engine import Engine, EngineSettings, SamplingConfig
 from actors.environment_host import EnvironmentPool, start_environment_host
 from actors.episode import EpisodeTask, Limits, Session, play
-from actors.group import RolloutSettings
+from actors.rollout_group import RolloutSettings
 from envs import load_panel, make_environment
 from trajectories.builder import PromptBuilder, make_builder
 from trajectories.chat import ChatTokenizer

@@ -12,7 +12,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from actors.group import RolloutSettings
+from actors.rollout_group import RolloutSettings
 from cluster.errors import UserError, did_you_mean
 from cluster.models import TINY
 from cluster.settings import (

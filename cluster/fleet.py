@@ -19,7 +19,7 @@ import ray
 from ray.exceptions import ObjectLostError, RayActorError
 
 from actors.engine import EngineError
-from actors.group import GroupRequest
+from actors.rollout_group import GroupRequest
 from cluster.errors import last_line
 from cluster.interfaces import FinishedGroup, GroupTask, Scores, finished_group
 from cluster.stream import RunError

@@ -17,8 +17,8 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.engine import LoRASettings
 from actors.environment_host import start_environment_host
-from actors.group import RolloutSettings
 from actors.rollout import start_rollout_actor
+from actors.rollout_group import RolloutSettings
 from cluster.config import RunConfig
 from cluster.errors import UserError
 from cluster.fleet import RolloutFleet

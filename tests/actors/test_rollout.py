@@ -12,8 +12,8 @@ import torch
 from ray.exceptions import RayActorError
 
 from actors.environment_host import start_environment_host
-from actors.group import GroupRequest, RolloutSettings
 from actors.rollout import start_rollout_actor
+from actors.rollout_group import GroupRequest, RolloutSettings
 from learners.policy.weight_update import WeightUpdate, serialize
 from tests.actors.conftest import SETTINGS
 from tests.actors.scripted import Countdown

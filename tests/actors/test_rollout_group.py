@@ -8,7 +8,7 @@ import pytest
 
 from actors.engine import EngineDied, EngineError, EngineSettings
 from actors.episode import EnvironmentFailure
-from actors.group import GroupRequest, RolloutSettings, play_group
+from actors.rollout_group import GroupRequest, RolloutSettings, play_group
 from envs.base import UnknownTaskError
 from tests.actors.scripted import Countdown, LocalEnvironments, LocalSession, ScriptedEngine
 from trajectories.builder import PromptConfig, make_builder

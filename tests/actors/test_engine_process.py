@@ -2,7 +2,7 @@
 
 import shutil
 
-from actors.child import private_directory
+from actors.engine_process import private_directory
 
 
 def test_a_directory_left_behind_is_removed_by_the_next_one_in_use_stay():
