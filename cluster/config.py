@@ -25,7 +25,7 @@ from cluster.settings import (
 from envs import ENVIRONMENTS
 from learners.learner_config import GRPOConfig, OptimizerConfig, PolicyConfig, SFTConfig
 from learners.rewards.reward_config import RewardConfig
-from router.config import RouterConfig
+from router.router_config import RouterConfig
 
 
 class RunConfig(Settings):

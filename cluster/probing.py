@@ -30,10 +30,10 @@ from cluster.models import resolve_model
 from cluster.session import ray_cluster
 from cluster.settings import PlacementSettings
 from router import tables
-from router.config import MIXES, Metric, PolicyName, RouterConfig
+from router.arbitration import make_arbiter
 from router.errors import RouterError
 from router.geometry import CONCENTRATION
-from router.policies import make_arbiter
+from router.router_config import MIXES, Metric, PolicyName, RouterConfig
 from trajectories.schema import SEQUENCES, sequences_from_table
 
 METRIC = b"metric"

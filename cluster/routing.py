@@ -23,10 +23,10 @@ from cluster.settings import ScheduleSettings
 from cluster.stream import RunError
 from cluster.tasks import TaskMixture, member_seeds
 from router import tables
+from router.arbitration import make_arbiter
 from router.batch import check
-from router.config import MIXES, RouterConfig
-from router.policies import make_arbiter
 from router.probe import ProbeResult, concatenated
+from router.router_config import MIXES, RouterConfig
 from router.scores import Candidates
 from trajectories.demonstrations import demonstrated_task
 from trajectories.schema import sequences_from_table

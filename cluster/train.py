@@ -44,8 +44,8 @@ from learners.rewards.open_channels import READ
 from learners.rewards.reward_batch import ConstantWatch
 from learners.rewards.scalarisers import ADVANTAGES
 from learners.workers.pool import LearnerError, LearnerGroup
+from router.arbitration import make_arbiter
 from router.online import OnlineRouter
-from router.policies import make_arbiter
 from trajectories.schema import sequences_from_table
 
 PROBE_SEQUENCES = 2

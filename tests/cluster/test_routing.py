@@ -17,9 +17,9 @@ from cluster.routing import MEASURED_FILE, ROUTES_FILE, CorpusRouter, Routing, c
 from cluster.settings import ScheduleSettings
 from cluster.tasks import TaskMixture
 from envs.panels import Panel
-from router.config import RouterConfig
 from router.errors import RouterError
 from router.probe import ProbeResult
+from router.router_config import RouterConfig
 from tests.cluster.simulation import TASKS, SimulatedRollouts
 from tests.router.samples import make_sequence
 from trajectories.demonstrations import demonstration_id

@@ -20,7 +20,7 @@ PolicyName = Literal[
     "all_grpo",
     "sequential",
 ]
-"""Keys of `router.policies.POLICIES`, and `none`."""
+"""Keys of `router.arbitration.POLICIES`, and `none`."""
 Metric = Literal["gini", "kurtosis", "cv", "hoyer", "entropy", "top_share"]
 """Keys of `router.geometry.CONCENTRATION`."""
 

@@ -4,10 +4,9 @@ from typing import get_args
 
 import pytest
 
-from router.arbitration import MedianSplit, RunningQuantile
-from router.config import MIXES, NEED_PROBE, Metric, PolicyName, RouterConfig
+from router.arbitration import POLICIES, MedianSplit, RunningQuantile, make_arbiter
 from router.geometry import CONCENTRATION
-from router.policies import POLICIES, make_arbiter
+from router.router_config import MIXES, NEED_PROBE, Metric, PolicyName, RouterConfig
 
 
 def test_every_name_that_a_configuration_takes_is_a_policy_or_a_statistic() -> None:
