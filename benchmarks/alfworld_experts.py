@@ -18,7 +18,7 @@ from envs.alfworld.environment import AlfworldEnvironment
 from envs.alfworld.games import OFFICIAL_SPLITS, Game, GameLibrary
 from envs.alfworld.native.engine import NativeEngine, NativeGame
 from envs.alfworld.native.planner import PlannerTimeout, Unsolvable, shortest_plan
-from envs.demonstrations import play_expert
+from envs.experts import play_expert
 
 
 @dataclass(frozen=True)

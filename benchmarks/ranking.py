@@ -24,7 +24,7 @@ from learners.policy.model import load_policy
 from router.analysis import Column, agreement, goes_along, rank_stability, spearman
 from router.geometry import CONCENTRATION, per_entry
 from router.probe import projections
-from trajectories.demonstrations import demonstration_id
+from trajectories.ids import demonstration_id
 from trajectories.store import TrajectoryStore
 from trajectories.types import StopReason
 

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from envs.demonstrations import play_expert
+from envs.experts import play_expert
 from envs.webshop import Catalogue, WebShopEnvironment
 from envs.webshop.catalogue import build_catalogue
 from envs.webshop.expert import search_wordings

@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 from cluster.errors import UserError
 from cluster.tasks import TaskMixture, index_at
 from envs import make_environment
-from envs.demonstrations import Demonstration, play_expert
+from envs.experts import Demonstration, play_expert
 from trajectories.builder import DemonstratedStep, PromptConfig, add_demonstration, make_builder
 from trajectories.chat import ChatTokenizer
-from trajectories.demonstrations import PREFIX
+from trajectories.ids import PREFIX
 from trajectories.schema import sequences_to_table
 from trajectories.types import Sequence
 

@@ -21,7 +21,7 @@ from envs import Panel
 from envs.recordings import import_recordings
 from trajectories.builder import PromptConfig
 from trajectories.chat import ChatTokenizer
-from trajectories.demonstrations import demonstrated_task
+from trajectories.ids import demonstrated_task
 from trajectories.schema import SEQUENCES, sequences_to_table
 
 TOKENIZER, PROMPT = b"concerto.tokenizer", b"concerto.prompt"

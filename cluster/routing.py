@@ -28,7 +28,7 @@ from router.batch import check
 from router.probe import ProbeResult, concatenated
 from router.router_config import MIXES, RouterConfig
 from router.scores import Candidates
-from trajectories.demonstrations import demonstrated_task
+from trajectories.ids import demonstrated_task
 from trajectories.schema import sequences_from_table
 from trajectories.types import Route
 

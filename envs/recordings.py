@@ -21,7 +21,7 @@ from typing import Any
 
 from envs import make_environment
 from envs.base import DataError, Environment
-from envs.demonstrations import Demonstration
+from envs.experts import Demonstration
 
 READERS = {"alfworld": "envs.alfworld.recordings", "webshop": "envs.webshop.recordings"}
 """Modules with a function `read_recordings(path, data)` that yields a `Recording` for each episode of a file."""

@@ -19,7 +19,7 @@ from router import tables
 from router.arbitration import ALIKE, Arbiter, Decision
 from router.probe import ProbeResult
 from router.scores import Candidates
-from trajectories.demonstrations import demonstration_id
+from trajectories.ids import demonstration_id
 from trajectories.schema import assignments_from_table, assignments_to_table, sequences_from_table
 from trajectories.types import Assignment, Route, StopReason
 

@@ -116,7 +116,7 @@ class AlfworldEnvironment:
         return StepResult(self._observation(text), rewards, done=won, info=info)
 
     def expert(self, seed: int = 0) -> Explorer:
-        """The text-only expert for `envs.demonstrations.play_expert`."""
+        """The text-only expert for `envs.experts.play_expert`."""
         return Explorer(seed)
 
     def close(self) -> None:

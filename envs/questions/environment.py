@@ -69,7 +69,7 @@ class QuestionEnvironment:
         return StepResult(Observation(_reply(question, verdict)), rewards, done=True, info=info)
 
     def expert(self, seed: int = 0) -> SolutionExpert:
-        """The expert for `envs.demonstrations.play_expert`; it knows the question that `reset` has asked."""
+        """The expert for `envs.experts.play_expert`; it knows the question that `reset` has asked."""
         return SolutionExpert(self)
 
     def close(self) -> None:

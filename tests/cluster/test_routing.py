@@ -22,7 +22,7 @@ from router.probe import ProbeResult
 from router.router_config import RouterConfig
 from tests.cluster.simulation import TASKS, SimulatedRollouts
 from tests.router.samples import make_sequence
-from trajectories.demonstrations import demonstration_id
+from trajectories.ids import demonstration_id
 from trajectories.schema import sequences_from_table, sequences_to_table
 
 SCHEDULE = ScheduleSettings(sft_steps=2, grpo_steps=2)

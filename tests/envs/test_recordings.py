@@ -11,7 +11,7 @@ import pytest
 
 from envs import load_panel, make_environment
 from envs.base import DataError
-from envs.demonstrations import play_expert
+from envs.experts import play_expert
 from envs.recordings import Imported, Refusal, import_recordings
 from tests.data import SHARED, require
 from tests.envs.alfworld.test_games import TASK, write_games

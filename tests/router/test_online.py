@@ -28,7 +28,7 @@ from router.online import Group, OnlineRouter, one_each, reference_id, routed_as
 from router.scores import Loss, Random
 from tests.cluster.simulation import trajectory
 from tests.router.samples import make_sequence
-from trajectories.demonstrations import demonstration_id
+from trajectories.ids import demonstration_id
 from trajectories.schema import assignments_from_table, sequences_to_table, to_tables
 from trajectories.types import Route
 

@@ -8,7 +8,7 @@ from envs import load_panel, make_environment
 from envs.alfworld.environment import AlfworldEnvironment
 from envs.alfworld.explorer import Explorer, Task, read_task
 from envs.base import Observation
-from envs.demonstrations import play_expert
+from envs.experts import play_expert
 from tests.data import ALFWORLD_MINI, require
 
 TURNS = 50

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from envs import load_panel, make_environment
 from envs.base import Environment, UnknownTaskError
-from envs.demonstrations import play_expert
+from envs.experts import play_expert
 from envs.questions import QuestionEnvironment
 from envs.questions.generator import COUNTS, MAKERS
 from tests.envs.questions.files import write_lines

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from envs import make_environment
 from envs.base import DataError, Environment, Observation, UnknownTaskError
-from envs.demonstrations import play_expert
+from envs.experts import play_expert
 from envs.webshop import REWARD_NAMES, Catalogue, WebShopEnvironment
 from envs.webshop.expert import search_wordings
 from envs.webshop.goals import Goal
