@@ -22,7 +22,7 @@ import torch
 from transformers import AutoConfig
 
 from actors.conductor import RemoteConductor, start_conductor
-from cluster.metrics import read_metrics
+from cluster.reporting.metrics import read_metrics
 from learners.learner_config import GRPOConfig, LearnerConfig, OptimizerConfig, PolicyConfig
 from learners.objectives import advantages
 from learners.objectives.assign import pending_assignments, scalarised_assignments

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 
-from cluster.models import resolve_model
+from cluster.inputs.models import resolve_model
 from learners.learner_config import PolicyConfig
 from learners.policy.model import PolicyModel, load_policy
 from router import probe

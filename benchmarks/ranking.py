@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cluster.models import resolve_model
+from cluster.inputs.models import resolve_model
 from learners.learner_config import PolicyConfig
 from learners.policy.model import load_policy
 from router.analysis import Column, agreement, goes_along, rank_stability, spearman

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cluster.metrics import read_metrics
+from cluster.reporting.metrics import read_metrics
 
 WEIGHT = re.compile(r"reward/(.+)/weight")
 COLOURS = ("#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#8a8a8a")

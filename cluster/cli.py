@@ -42,11 +42,11 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")] = False,
 ) -> None:
     """Train an agent: SFT, mixed and GRPO stages as the schedule says."""
-    from cluster.config import load_config
+    from cluster.config.loading import load_config
 
     run_config = load_config(preset, config, set_ or [])  # before the imports that take seconds
-    from cluster.report import evaluation_tables, run_evaluations
-    from cluster.train import plan_run, run_training
+    from cluster.commands.train import plan_run, run_training
+    from cluster.reporting.evaluation_tables import evaluation_tables, run_evaluations
 
     plan = plan_run(run_config, out, resume)
     run_training(plan, CONSOLE)
@@ -68,12 +68,12 @@ def evaluate(
     set_: Overrides = None,
 ) -> None:
     """Play a whole panel twice, greedily and sampled, and report success with 95 % intervals."""
-    from cluster.config import load_config
+    from cluster.config.loading import load_config
 
     settings = _with_data([f"policy.model={model}", *(set_ or [])], panel.partition("/")[0], data)
     run_config = load_config(preset, config, settings)
-    from cluster.report import type_table
-    from cluster.standalone import run_evaluation
+    from cluster.commands.evaluate import run_evaluation
+    from cluster.reporting.evaluation_tables import type_table
 
     results = run_evaluation(run_config, panel, limit, temperature, out, CONSOLE)
     for result in results:
@@ -92,10 +92,10 @@ def probe(
     address: Annotated[str | None, typer.Option(help="Ray cluster to join; none starts a private one.")] = None,
 ) -> None:
     """Score the trajectories of a corpus by how their gradients are spread over the model's matrices."""
-    from cluster.config import check_router_settings
+    from cluster.config.loading import check_router_settings
 
     settings = check_router_settings(metric=metric)
-    from cluster.probing import run_probe
+    from cluster.commands.probe import run_probe
 
     scores = run_probe(model, corpus, settings.metric, out, workers, token_budget, address, CONSOLE)
     CONSOLE.print(f"Scored {scores.num_rows} trajectories by {metric}; written to {out}.")
@@ -109,10 +109,10 @@ def route(
     seed: Annotated[int, typer.Option(help="Of chance.")] = 0,
 ) -> None:
     """Split scored trajectories: the lower half to SFT, the tasks of the upper half to GRPO."""
-    from cluster.config import check_router_settings
+    from cluster.config.loading import check_router_settings
 
     settings = check_router_settings(policy=policy)
-    from cluster.probing import run_route
+    from cluster.commands.route import run_route
 
     routes = run_route(scores, settings.policy, seed, out)["route"].to_pylist()
     CONSOLE.print(f"{routes.count('sft')} trajectories to SFT, {routes.count('grpo')} to GRPO; written to {out}.")
@@ -124,8 +124,8 @@ def compare(
     out: Annotated[Path, typer.Option(help="Folder of the runs and the results; the same command goes on with it.")],
 ) -> None:
     """Train every arm of a matrix with every seed, and write one table with intervals, seconds and speed-up."""
-    from cluster.compare import run_compare
-    from cluster.summary import markdown
+    from cluster.commands.compare import run_compare
+    from cluster.reporting.summary import markdown
 
     CONSOLE.print(markdown(run_compare(matrix, out, CONSOLE)), highlight=False, markup=False)
     CONSOLE.print(f"Written to {out}: table.md, comparison.json, success.svg, seconds.svg, runs/.")
@@ -134,8 +134,8 @@ def compare(
 @app.command()
 def plan(preset: Preset = "cluster", config: ConfigFile = None, set_: Overrides = None) -> None:
     """Print where each actor would go on the running cluster; exit 2 with the shortfall when it is too small."""
-    from cluster.config import load_config
-    from cluster.standalone import show_plan
+    from cluster.commands.plan import show_plan
+    from cluster.config.loading import load_config
 
     show_plan(load_config(preset, config, set_ or []), CONSOLE)
 
@@ -147,7 +147,7 @@ def play(
     data: Data = None,
 ) -> None:
     """Play one task yourself."""
-    from cluster.play import play_task
+    from cluster.commands.play import play_task
 
     play_task(environment, task_id, data, Console())
 
@@ -171,7 +171,7 @@ def data_alfworld(
     ] = None,
 ) -> None:
     """Install the official ALFWorld games, from a file or by download; later commands find them."""
-    from cluster.data import install_alfworld
+    from cluster.commands.data import install_alfworld
 
     install_alfworld(source, CONSOLE)
 
@@ -184,7 +184,7 @@ def data_webshop(
     full: Annotated[bool, typer.Option("--full", help="Download all 1.18 million products, not 1,000.")] = False,
 ) -> None:
     """Install the original WebShop products, from a folder or by download; later commands find them."""
-    from cluster.data import install_webshop
+    from cluster.commands.data import install_webshop
 
     install_webshop(source, "full" if full else "1000", CONSOLE)
 
@@ -200,10 +200,10 @@ def data_import(
     set_: Overrides = None,
 ) -> None:
     """Play recorded demonstrations again and keep those that win, but none of tasks in a test or dev split."""
-    from cluster.config import load_config
+    from cluster.config.loading import load_config
 
     run_config = load_config(preset, config, _with_data(set_, environment, data))
-    from cluster.recorded import import_demonstrations
+    from cluster.inputs.recorded import import_demonstrations
 
     import_demonstrations(run_config, environment, recordings, out, CONSOLE)
 
@@ -214,7 +214,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="Of everything.")] = 0,
 ) -> None:
     """Watch the small embedded model learn ALFWorld on this machine: base, SFT, GRPO, and a table."""
-    from cluster.demo import run_demo
+    from cluster.commands.demo import run_demo
 
     run_demo(out, seed, CONSOLE)
 
@@ -239,7 +239,7 @@ def _exit_code() -> int:
         print(f"concerto: {getattr(error, 'cause', error)}", file=sys.stderr)  # what an actor raised has Ray's report
         return 2
     except (Exception, asyncio.CancelledError, KeyboardInterrupt) as error:
-        from cluster.outcomes import explain
+        from cluster.commands.exit_codes import explain
 
         outcome = explain(error)
         if outcome is None:

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from cluster.checkpoint import Manifest
-from cluster.coordinator import Coordinator
-from cluster.interfaces import FinishedGroup, GroupTask, Scores, Trained, finished_group
-from cluster.settings import CheckpointSettings, EvaluationSettings, ScheduleSettings, Stage
-from cluster.tasks import TaskMixture
+from cluster.config.sections import CheckpointSettings, EvaluationSettings, ScheduleSettings, Stage
+from cluster.loop.checkpoint import Manifest
+from cluster.loop.coordinator import Coordinator
+from cluster.loop.ports import FinishedGroup, GroupTask, Scores, Trained, finished_group
+from cluster.loop.tasks import TaskMixture
 from envs.panels import Panel
 from trajectories.schema import to_tables
 from trajectories.types import Episode, StopReason, Trajectory, Turn, VersionSpan

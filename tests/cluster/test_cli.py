@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cluster.cli import main
-from cluster.config import load_config
+from cluster.config.loading import load_config
 from router.tables import MEASURED
 from tests.envs.webshop.rows import annotation, product_row, write_data
 

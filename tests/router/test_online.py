@@ -8,7 +8,7 @@ from dataclasses import replace
 import pyarrow as pa
 import pytest
 
-from cluster.interfaces import GroupTask
+from cluster.loop.ports import GroupTask
 from learners.learner_config import GRPOConfig
 from learners.objectives.assign import scalarised_assignments
 from learners.rewards.reward_batch import reward_batch

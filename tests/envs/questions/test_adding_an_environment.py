@@ -13,9 +13,9 @@ import pytest
 from rich.console import Console
 
 import envs
-from cluster.config import load_config
-from cluster.play import play_task
-from cluster.train import plan_run
+from cluster.commands.play import play_task
+from cluster.commands.train import plan_run
+from cluster.config.loading import load_config
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "adding-an-environment.md"
 

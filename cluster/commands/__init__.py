@@ -1,0 +1,1 @@
+"""The commands of `concerto`, a module each; `cluster.cli` imports one when it is called."""

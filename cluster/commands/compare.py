@@ -1,0 +1,104 @@
+"""`concerto compare`: the runs of a matrix one after the other, then one table and two pictures.
+
+Each run is a `concerto train` of its own process, in `OUT/runs/<arm>-<seed>`. When the command is given again, what is
+finished stays and what was cut off is resumed. Each run has the whole machine or cluster, so that seconds compare.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+
+from cluster.config.loading import check_config
+from cluster.config.matrix import load_matrix
+from cluster.config.run import RunConfig
+from cluster.errors import UserError
+from cluster.loop.checkpoint import has_checkpoint
+from cluster.loop.stream import RunError
+from cluster.reporting.charts import write_charts
+from cluster.reporting.summary import Comparison, RunSummary, compare_runs, markdown, summarise_run
+
+INTERRUPTED = 130
+
+
+def run_compare(matrix_file: Path, out: Path, console: Console) -> Comparison:
+    """Train what is not trained yet, then write `OUT/table.md`, `comparison.json`, `success.svg` and `seconds.svg`.
+
+    Raises:
+        UserError: a wrong matrix, or `out` holds runs of another one.
+        RunError: a run failed; the message names its log.
+        KeyboardInterrupt: the run under way was interrupted; the same command goes on.
+    """
+    matrix = load_matrix(matrix_file)
+    runs = matrix.runs()
+    for name, config in runs.items():
+        _check_same(out / "runs" / name, config, matrix_file)
+    summaries: dict[str, RunSummary] = {}
+    for number, (name, config) in enumerate(runs.items(), start=1):
+        run_dir = out / "runs" / name
+        if not _finished(run_dir):
+            console.print(f"{number} of {len(runs)}: {name}", highlight=False)
+            started = time.monotonic()
+            _train(run_dir, config)
+            console.print(f"  took {time.monotonic() - started:.0f} s", highlight=False)
+        summaries[name] = summarise_run(run_dir)
+    comparison = compare_runs(summaries, list(matrix.arms), matrix.seeds, matrix.reference)
+    (out / "table.md").write_text(markdown(comparison), encoding="utf-8")
+    (out / "comparison.json").write_text(comparison.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    write_charts(comparison, out)
+    return comparison
+
+
+def _train(run_dir: Path, config: RunConfig) -> None:
+    """One run as a process of its own. Raises RunError when it fails."""
+    run_dir.parent.mkdir(parents=True, exist_ok=True)
+    file, log = run_dir.with_suffix(".yaml"), run_dir.with_suffix(".log")
+    file.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+    command = [sys.executable, "-m", "cluster", "train", "--config", str(file), "--out", str(run_dir)]
+    if has_checkpoint(run_dir):
+        command.append("--resume")
+    else:
+        shutil.rmtree(run_dir, ignore_errors=True)
+    code = run_process(command, log)
+    if code == INTERRUPTED:
+        raise KeyboardInterrupt
+    if code or not _finished(run_dir):
+        raise RunError(f"the run {run_dir.name} ended with exit code {code}: see {log}, then give the command again")
+
+
+def run_process(command: Sequence[str], log: Path) -> int:
+    """Exit code of a command that writes to `log`. It does not outlive this process: SIGINT and SIGTERM are passed on,
+    the first to let it end its step, a second to end it at once; then the code is that of an interruption."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with log.open("ab") as stream:
+            process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True)
+        interrupted = False
+        while True:
+            try:
+                code = process.wait()
+                return INTERRUPTED if interrupted else code
+            except KeyboardInterrupt:
+                process.send_signal(signal.SIGINT)
+                interrupted = True
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _finished(run_dir: Path) -> bool:
+    """The model is the last that a run writes, and the learning curve follows it."""
+    return (run_dir / "learning_curve.svg").exists()
+
+
+def _check_same(run_dir: Path, config: RunConfig, matrix_file: Path) -> None:
+    file = run_dir / "config.yaml"
+    if file.exists() and check_config(yaml.safe_load(file.read_text(encoding="utf-8"))) != config:
+        raise UserError(f"{run_dir} was trained by other settings than those of {matrix_file}: name another --out.")

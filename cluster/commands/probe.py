@@ -1,0 +1,194 @@
+"""`concerto probe`: score the trajectories of a corpus that need not fit in memory.
+
+The corpus is a sequences table in Parquet, as a run writes it (`RUN/demonstrations.parquet`, `RUN/trajectories/…`).
+Ray Data streams it through actors that hold the model. What is done lies in `<out>.parts/`, so a probe that was stopped
+goes on where it was; the scores appear under their name when all is done.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import ray
+import ray.data
+from rich.console import Console
+from rich.progress import Progress
+
+from cluster.config.sections import PlacementSettings
+from cluster.errors import UserError
+from cluster.inputs.models import resolve_model
+from cluster.runtime.session import ray_cluster
+from router import tables
+from router.errors import RouterError
+from router.geometry import CONCENTRATION
+from router.router_config import Metric
+from trajectories.schema import SEQUENCES, sequences_from_table
+
+METRIC = b"metric"
+"""Schema metadata key of a scores table: the statistic that made its column `score`."""
+BATCH = 64
+NEEDED = ("sequence_id", "episode_id", "token_ids", "trained", "temperature")
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeJob:
+    """What is probed by what; parts on disk belong to exactly one job."""
+
+    model: str
+    corpus: str
+    rows: int
+
+
+def run_probe(
+    model: str,
+    corpus: Path,
+    metric: Metric,
+    out: Path,
+    workers: int,
+    token_budget: int,
+    address: str | None,
+    console: Console,
+) -> pa.Table:
+    """Score every trajectory of the corpus and write the scores table to `out`.
+
+    Raises:
+        UserError: no such model or file, or `out` is taken.
+        RouterError: an empty corpus, a trajectory without trained tokens, a gradient that is zero or not finite.
+    """
+    check_free(out)
+    job = ProbeJob(resolve_model(model), str(corpus.resolve()), check_corpus(corpus))
+    parts = _open_parts(out, job)
+    done = sum(pq.read_metadata(part).num_rows for part in parts.glob("*.parquet"))
+    if done < job.rows:
+        with ray_cluster(PlacementSettings(address=address)), Progress(console=console) as progress:
+            task = progress.add_task(f"probe {corpus.name}", total=job.rows, completed=done)
+            for part in _probe_rest(job, parts, workers, token_budget):
+                write_aside(parts / f"{len(list(parts.glob('*.parquet'))):06d}.parquet", part)
+                progress.advance(task, part.num_rows)
+    scores = _scored(_read_parts(parts), metric)
+    write_aside(out, scores)
+    shutil.rmtree(parts)
+    return scores
+
+
+def check_corpus(corpus: Path) -> int:
+    """Read through the corpus, a piece at a time; the number of its sequences.
+
+    Raises:
+        UserError: it cannot be read.
+        RouterError: it is no sequences table, is empty, or a sequence trains no token.
+    """
+    try:
+        file = pq.ParquetFile(corpus)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(f"cannot read the corpus {corpus}: {first_line(error)}") from None
+    if missing := [name for name in NEEDED if name not in file.schema_arrow.names]:
+        raise RouterError(f"{corpus} lacks the column {missing[0]!r}: give a sequences table, as runs write them")
+    rows = 0
+    for batch in file.iter_batches(columns=["sequence_id", "trained"]):
+        rows += batch.num_rows
+        for name, trained in zip(batch["sequence_id"].to_pylist(), batch["trained"], strict=True):
+            if not np.any(trained.values.to_numpy(zero_copy_only=False)[1:]):
+                raise RouterError(f"trajectory {name} has no trained token that others precede; drop it from {corpus}")
+    if not rows:
+        raise RouterError(f"there is nothing to probe: {corpus} holds no sequence")
+    return rows
+
+
+class ProbeActor:
+    """Holds the model and measures batches of sequences; Ray Data runs several."""
+
+    def __init__(self, model: str, token_budget: int) -> None:
+        from learners.learner_config import PolicyConfig
+        from learners.policy.distributed import device
+        from learners.policy.model import load_policy
+
+        self._policy = load_policy(PolicyConfig(model=model), seed=0).to(device())
+        self._token_budget = token_budget
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        from router.probe import batched
+
+        sequences = sequences_from_table(batch.select(SEQUENCES.names).cast(SEQUENCES))
+        return tables.probed(batched(self._policy, sequences, self._token_budget), sequences)
+
+
+def _probe_rest(job: ProbeJob, parts: Path, workers: int, token_budget: int) -> Iterator[pa.Table]:
+    """`PROBED` tables of what no part holds yet, as they become ready."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    context.execution_options.preserve_order = False
+    data = ray.data.read_parquet(job.corpus)
+    if done := set(_read_parts(parts)["sequence_id"].to_pylist()):
+        data = data.map_batches(partial(_not_in, done), batch_format="pyarrow", batch_size=None)
+    gpus = 1 if ray.cluster_resources().get("GPU") else 0
+    data = data.map_batches(
+        ProbeActor,
+        fn_constructor_kwargs={"model": job.model, "token_budget": token_budget},
+        batch_format="pyarrow",
+        batch_size=BATCH,
+        compute=ray.data.ActorPoolStrategy(size=workers),
+        num_gpus=gpus,
+    )
+    batches: Any = data.iter_batches(batch_format="pyarrow", batch_size=None)
+    for batch in batches:
+        yield batch.select(tables.PROBED.names).cast(tables.PROBED)
+
+
+def _not_in(done: set[str], batch: pa.Table) -> pa.Table:
+    return batch.filter(~pc.field("sequence_id").isin(list(done)))
+
+
+def _scored(probed: pa.Table, metric: Metric) -> pa.Table:
+    """The scores table: what was measured of every trajectory in order of name, and its score."""
+    measured = tables.measured(probed).sort_by("trajectory")
+    candidates = tables.candidates(measured, [""] * measured.num_rows)
+    assert candidates.norms is not None
+    scores = CONCENTRATION[metric](candidates.norms, candidates.ids).tolist()
+    table = measured.append_column("score", pa.array(scores, pa.float64()))
+    return table.replace_schema_metadata({METRIC: metric.encode()})
+
+
+def _open_parts(out: Path, job: ProbeJob) -> Path:
+    """The folder of finished parts. Raises UserError when it belongs to another probe."""
+    folder = out.with_name(f"{out.name}.parts")
+    file = folder / "job.json"
+    if file.exists() and json.loads(file.read_text(encoding="utf-8")) != asdict(job):
+        raise UserError(f"{folder} holds parts of another probe: remove it, or name another --out.")
+    folder.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(asdict(job)), encoding="utf-8")
+    return folder
+
+
+def _read_parts(folder: Path) -> pa.Table:
+    found = [pq.read_table(part) for part in sorted(folder.glob("*.parquet"))]
+    return pa.concat_tables([tables.PROBED.empty_table(), *found])
+
+
+def check_free(out: Path) -> None:
+    if out.exists():
+        raise UserError(f"{out} exists: remove it, or name another --out.")
+
+
+def write_aside(path: Path, table: pa.Table) -> None:
+    """Aside, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.tmp")
+    pq.write_table(table, aside, compression="zstd")
+    aside.replace(path)
+
+
+def first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

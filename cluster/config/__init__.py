@@ -1,0 +1,1 @@
+"""The run configuration: its sections, the presets, and how both are loaded, overridden and checked."""

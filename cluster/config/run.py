@@ -1,0 +1,88 @@
+"""The typed run configuration: `RunConfig` puts the sections of all packages together and checks what spans several."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, field_validator, model_validator
+
+from actors.rollout_group import RolloutSettings
+from cluster.config.sections import (
+    CheckpointSettings,
+    EvaluationSettings,
+    PlacementSettings,
+    ScheduleSettings,
+    Settings,
+)
+from cluster.errors import did_you_mean
+from envs import ENVIRONMENTS
+from learners.learner_config import GRPOConfig, OptimizerConfig, PolicyConfig, SFTConfig
+from learners.rewards.reward_config import RewardConfig
+from router.router_config import RouterConfig
+
+
+class RunConfig(Settings):
+    """All of a run. `concerto train --set section.key=value` changes any of it."""
+
+    seed: int = 0
+    """Of task order, sampling and learner."""
+    tasks: tuple[str, ...] = Field(default=("alfworld",), min_length=1)
+    """What to train on, in equal shares: environments, as in [alfworld, webshop], or panels, as in [alfworld/train]."""
+    data: dict[str, str] = Field(default_factory=dict)
+    """Path of an environment's data, as in data.webshop=DIR; without one, what is installed or embedded is played."""
+    policy: PolicyConfig
+    learner: OptimizerConfig = OptimizerConfig()
+    sft: SFTConfig = SFTConfig()
+    grpo: GRPOConfig = GRPOConfig()
+    reward: RewardConfig = RewardConfig()
+    router: RouterConfig = RouterConfig()
+    rollout: RolloutSettings = RolloutSettings()
+    schedule: ScheduleSettings = ScheduleSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    checkpoint: CheckpointSettings = CheckpointSettings()
+    placement: PlacementSettings = PlacementSettings()
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _one_or_several(cls, tasks: Any) -> Any:
+        return (tasks,) if isinstance(tasks, str) else tasks
+
+    @field_validator("tasks", "data")
+    @classmethod
+    def _known_environments(cls, names: Any) -> Any:
+        for name in names:
+            environment = name.partition("/")[0]
+            if environment not in ENVIRONMENTS:
+                known = ", ".join(ENVIRONMENTS)
+                hint = did_you_mean(environment, ENVIRONMENTS)
+                raise ValueError(f"unknown environment {environment!r}: choose one of {known}.{hint}")
+        if len(set(names)) < len(names):
+            raise ValueError("each environment or panel can be named once; shares are equal")
+        return names
+
+    @model_validator(mode="after")
+    def _gdpo_is_an_advantage_itself(self) -> RunConfig:
+        if self.reward.scalariser == "gdpo" and self.grpo.advantage != "grpo":
+            raise ValueError(
+                f"reward.scalariser=gdpo makes the advantages itself, so grpo.advantage={self.grpo.advantage} would "
+                "have no say: leave it at grpo"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _compared_turns_are_sequences(self) -> RunConfig:
+        if self.grpo.advantage == "gigpo" and self.rollout.prompt.mode != "windowed":
+            raise ValueError(
+                "grpo.advantage=gigpo gives every turn its own advantage, but a transcript has one for the whole "
+                "episode: set rollout.prompt.mode=windowed"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _conducted_sequences_cannot_wait(self) -> RunConfig:
+        if self.reward.scalariser == "conductor" and self.grpo.max_sequences:
+            raise ValueError(
+                "grpo.max_sequences lets sequences wait for a later step, but the Conductor weighs whole groups at "
+                "once: leave it at 0"
+            )
+        return self

@@ -1,0 +1,1 @@
+"""What a run is given: models, demonstrations, the routed corpus, and the reward channels that there are."""

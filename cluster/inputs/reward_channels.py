@@ -1,0 +1,85 @@
+"""Which reward channels a run has, checked against its environments before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+from cluster.config.run import RunConfig
+from cluster.errors import UserError, did_you_mean
+from cluster.inputs.models import resolve_model
+from cluster.loop.tasks import TaskMixture
+from envs import make_environment
+from learners.rewards.open_channels import OF_ANY_EPISODE, OF_QUESTIONS, OpenChannels
+from trajectories.chat import ChatTokenizer
+
+
+def reward_channels(config: RunConfig, tasks: TaskMixture) -> tuple[str, ...]:
+    """Those of `reward.channels`, else all that every environment of the run gives by itself; for questions, where
+    several channels are weighed, also those that the policy's view and a reward model add.
+
+    Raises:
+        UserError: an environment does not give a channel, the outcome or a weighed reward.
+    """
+    reward = config.reward
+    given = {
+        panel.environment: make_environment(panel.environment, config.data.get(panel.environment)).reward_names
+        for panel in tasks.panels
+    }
+    wanted = {"channels": reward.channels, "weights": tuple(reward.weights)}
+    for environment, names in given.items():
+        _check("outcome", (reward.outcome,), environment, names)
+        more = OF_QUESTIONS if environment == "questions" else OF_ANY_EPISODE
+        for key, channels in wanted.items():
+            _check(key, channels, environment, (*names, *more))
+    channels = reward.channels or _all_channels(config, given)
+    if left_out := [name for name in reward.weights if name not in channels]:
+        raise UserError(
+            f"reward.weights names {left_out[0]!r}, which is not among the channels of this run "
+            f"({', '.join(channels)}): name all that are weighed in reward.channels."
+        )
+    if "preference" in channels and reward.preference_model is None:
+        raise UserError("reward.channels names 'preference', which needs a reward model: set reward.preference_model.")
+    if reward.preference_model is not None:
+        if "preference" not in channels:
+            raise UserError(
+                "reward.preference_model is not used: name 'preference' in reward.channels, or leave it out."
+            )
+        resolve_model(reward.preference_model)
+    return channels
+
+
+def _all_channels(config: RunConfig, given: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    first, *others = given.values()
+    common = tuple(name for name in first if all(name in names for names in others))
+    if config.reward.scalariser == "single" or set(given) != {"questions"}:
+        return common
+    judged = config.reward.preference_model is not None
+    return common + tuple(name for name in OF_QUESTIONS if judged or name != "preference")
+
+
+def open_channels(config: RunConfig, channels: Sequence[str], model: str) -> Callable[[], OpenChannels] | None:
+    """Makes, in another process, those of the channels that no environment gives; None where there are none."""
+    names = [name for name in channels if name in OF_QUESTIONS]
+    if not names:
+        return None
+    return partial(_make, names, model, config)
+
+
+def _make(names: Sequence[str], model: str, config: RunConfig) -> OpenChannels:
+    return OpenChannels(
+        names,
+        ChatTokenizer.from_pretrained(model),
+        config.rollout.max_response_tokens,
+        config.data.get("questions"),
+        config.reward.preference_model,
+    )
+
+
+def _check(key: str, channels: Sequence[str], environment: str, known: Sequence[str]) -> None:
+    for name in channels:
+        if name not in known:
+            raise UserError(
+                f"reward.{key} names {name!r}, which {environment} does not give: choose among "
+                f"{', '.join(known)}.{did_you_mean(name, known)}"
+            )

@@ -1,0 +1,240 @@
+"""Staged routing: before the first stage, the base model measures the corpus, and every trajectory gets its route.
+
+SFT then draws from the trajectories that are imitated, GRPO from the tasks of those that are explored. Both tables,
+`measured.parquet` (where a probe ran) and `routes.parquet`, stay in the run directory; a resumed run reads its routes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from cluster.config.sections import ScheduleSettings
+from cluster.errors import UserError
+from cluster.loop.ports import GroupTask, Rollouts
+from cluster.loop.stream import RunError
+from cluster.loop.tasks import TaskMixture, member_seeds
+from router import tables
+from router.arbitration import make_arbiter
+from router.batch import check
+from router.probe import ProbeResult, concatenated
+from router.router_config import MIXES, RouterConfig
+from router.scores import Candidates
+from trajectories.ids import demonstrated_task
+from trajectories.schema import sequences_from_table
+from trajectories.types import Route
+
+MEASURED_FILE, ROUTES_FILE = "measured.parquet", "routes.parquet"
+NO_SFT = "set schedule.sft_steps=0 and schedule.mixed_steps=0"
+NO_GRPO = "set schedule.grpo_steps=0 and schedule.mixed_steps=0"
+PROBED_AT_ONCE = 128
+"""Sequences of one request to the learner workers: how often progress shows."""
+
+
+class Prober(Protocol):
+    """The learner workers."""
+
+    async def probe(self, sequences: pa.Table, token_budget: int) -> ProbeResult: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """What the stages may draw.
+
+    Attributes:
+        rows: of the demonstrations that SFT imitates.
+        tasks: those on which GRPO explores.
+        metrics: of the routing itself, for the record of step 0; empty where nothing was routed now.
+    """
+
+    rows: tuple[int, ...]
+    tasks: TaskMixture
+    metrics: dict[str, float]
+
+
+def check_router(router: RouterConfig, schedule: ScheduleSettings) -> None:
+    """Raises UserError when policy, mode and stages do not go together."""
+    if not router.active:
+        return
+    if router.routes is not None:
+        if router.online:
+            raise UserError("router.routes holds routes of stages: leave it out, or set router.mode=staged.")
+        read_routes(Path(router.routes))
+    if router.online and not schedule.mixed_steps:
+        raise UserError("router.mode=online routes the mixed stage: set schedule.mixed_steps.")
+    if not router.online and router.policy in MIXES:
+        raise UserError(
+            f"router.policy={router.policy} mixes both objectives in every step: set router.mode=online and "
+            "schedule.mixed_steps."
+        )
+    if not router.online and schedule.demonstrates and router.policy == "all_grpo":
+        raise UserError(f"router.policy=all_grpo sends nothing to SFT: {NO_SFT}.")
+    if not router.online and schedule.plays and router.policy == "all_sft":
+        raise UserError(f"router.policy=all_sft sends nothing to GRPO: {NO_GRPO}.")
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """Of the corpus."""
+
+    candidates: Candidates
+    measured: pa.Table | None
+    probe_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class CorpusRouter:
+    """Routes the corpus of a run.
+
+    Attributes:
+        seed: of chance, and of the episodes that `pass_rate` plays.
+        progress: is told what is going on, how much of it is done, and how much there is.
+    """
+
+    run_dir: Path
+    router: RouterConfig
+    schedule: ScheduleSettings
+    seed: int
+    tasks: TaskMixture
+    learner: Prober
+    rollouts: Rollouts
+    progress: Callable[[str, int, int], None]
+
+    async def route(self, demonstrations: pa.Table) -> Routing:
+        """Read the routes of the run, or decide them by the weights that the learner holds now: the base model's.
+
+        Raises:
+            RouterError: the corpus cannot be measured or split; nothing is written.
+            UserError: a stage is left without data.
+        """
+        path, metrics = self.run_dir / ROUTES_FILE, {}
+        if path.exists():
+            routes = pq.read_table(path)
+        elif self.router.routes is not None:
+            routes = read_routes(Path(self.router.routes))
+            _write(path, routes)
+        else:
+            started = time.monotonic()
+            known = await self._measure(demonstrations)
+            decisions = make_arbiter(self.router, self.seed).decide(known.candidates)
+            routes = tables.routes(known.candidates.ids, decisions)
+            if known.measured is not None:
+                _write(self.run_dir / MEASURED_FILE, known.measured)
+            _write(path, routes)
+            metrics = route_metrics(routes) | {"probe_s": known.probe_s, "routing_s": time.monotonic() - started}
+        return _routing(routes, demonstrations, self.tasks, self.schedule, metrics)
+
+    async def _measure(self, demonstrations: pa.Table) -> _Known:
+        """What the policy needs to know of the corpus, and no more."""
+        sequences = sequences_from_table(demonstrations)
+        check(sequences)
+        names = tuple(dict.fromkeys(sequence.episode_id for sequence in sequences))
+        places = ("",) * len(names)  # one threshold for the whole corpus
+        if self.router.probes:
+            started = time.monotonic()
+            measured = tables.measured(tables.probed(await self._probe(demonstrations), sequences))
+            return _Known(tables.candidates(measured, places), measured, time.monotonic() - started)
+        rates = None
+        if self.router.policy == "pass_rate":
+            rates = await self._pass_rates([demonstrated_task(name) for name in names])
+        return _Known(Candidates(names, places, pass_rates=rates), None, 0.0)
+
+    async def _probe(self, demonstrations: pa.Table) -> ProbeResult:
+        parts, count = [], demonstrations.num_rows
+        for first in range(0, count, PROBED_AT_ONCE):
+            rows = demonstrations.slice(first, PROBED_AT_ONCE)
+            parts.append(await self.learner.probe(rows, self.router.token_budget))
+            self.progress("probe", min(first + PROBED_AT_ONCE, count), count)
+        return concatenated(parts)
+
+    async def _pass_rates(self, tasks: Sequence[tuple[str, str]]) -> torch.Tensor:
+        """float64 [n], the share of its episodes in which each task is solved. One that cannot be played counts 0."""
+        free, done = asyncio.Semaphore(self.rollouts.room(self.router.gate_episodes)), 0
+        splits = {(panel.environment, task): panel.split for panel in self.tasks.panels for task in panel.task_ids}
+        if unknown := [task for task in tasks if task not in splits]:
+            raise UserError(
+                f"router.policy=pass_rate plays the task of every demonstration, but {'/'.join(unknown[0])} is in no "
+                "panel of this run: name its panel in tasks, or leave it out of schedule.demonstrations_file."
+            )
+
+        async def rate(position: int, environment: str, task_id: str) -> float:
+            nonlocal done
+            seeds = member_seeds(self.seed, position, self.router.gate_episodes)
+            split, temperature = splits[environment, task_id], self.schedule.temperature
+            async with free:
+                task = GroupTask(f"gate-{position}", environment, task_id, seeds, temperature, split)
+                finished = await self.rollouts.run_group(task)
+            done += 1
+            self.progress("pass rates", done, len(tasks))
+            return finished.successes / max(finished.members, 1)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                running = [group.create_task(rate(position, *task)) for position, task in enumerate(tasks)]
+        except* RunError as errors:
+            raise errors.exceptions[0] from None
+        return torch.tensor([task.result() for task in running], dtype=torch.float64)
+
+
+def read_routes(path: Path) -> pa.Table:
+    """The file that `concerto route` wrote. Raises UserError when there is none."""
+    try:
+        routes = pq.read_table(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(f"cannot read router.routes={path}: {str(error).strip().splitlines()[0]}") from None
+    tables.check_columns(routes, tables.ROUTES, str(path), "give a file that `concerto route` wrote")
+    return routes
+
+
+def route_metrics(routes: pa.Table) -> dict[str, float]:
+    """How many went where, and by which threshold."""
+    kinds = routes["route"].to_pylist()
+    metrics = {f"router/{kind}": float(kinds.count(str(kind))) for kind in (Route.SFT, Route.GRPO)}
+    scores = [score for score in routes["score"].to_pylist() if score is not None]
+    if scores:
+        metrics |= {
+            "router/threshold": routes["threshold"][0].as_py(),
+            "router/score_mean": sum(scores) / len(scores),
+            "router/score_min": min(scores),
+            "router/score_max": max(scores),
+        }
+    return metrics
+
+
+def _routing(
+    routes: pa.Table,
+    demonstrations: pa.Table,
+    tasks: TaskMixture,
+    schedule: ScheduleSettings,
+    metrics: dict[str, float],
+) -> Routing:
+    by_name = {row["trajectory"]: row for row in routes.to_pylist()}
+    names = demonstrations["episode_id"].to_pylist()
+    if unknown := [name for name in names if name not in by_name]:
+        raise UserError(f"the routes lack {unknown[0]}: probe and route the corpus that this run trains on.")
+    rows = tuple(row for row, name in enumerate(names) if by_name[name]["ce_weight"] > 0)
+    explored = {demonstrated_task(name) for name, route in by_name.items() if route["rl_weight"] > 0}
+    panels = (
+        replace(panel, task_ids=tuple(task for task in panel.task_ids if (panel.environment, task) in explored))
+        for panel in tasks.panels
+    )
+    left = TaskMixture(tuple(panel for panel in panels if panel.task_ids))
+    if schedule.demonstrates and not rows:
+        raise UserError(f"the router sends no trajectory to SFT: {NO_SFT}, or another router.policy.")
+    if schedule.plays and not left.panels:
+        raise UserError(f"the router sends no task to GRPO: {NO_GRPO}, or another router.policy.")
+    return Routing(rows, left, metrics)
+
+
+def _write(path: Path, table: pa.Table) -> None:
+    aside = path.with_suffix(".tmp")
+    pq.write_table(table, aside, compression="zstd")
+    aside.replace(path)

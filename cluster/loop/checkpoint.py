@@ -1,0 +1,159 @@
+"""Checkpoints of a run: one folder a step, written aside and renamed, with a manifest that says where the run stands.
+
+    RUN/checkpoints/step-000012/manifest.json      counters, versions and the task frontier
+    RUN/checkpoints/step-000012/learner/           weights, optimiser and random states (LearnerWorker.save)
+    RUN/checkpoints/step-000012/ready/<id>.*.arrow groups that are finished but not yet trained
+
+On a cluster the run directory lies on storage that every node sees.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.ipc
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from cluster.errors import UserError
+
+FORMAT = 2
+STEP_FOLDER = re.compile(r"step-(\d{6,})")
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PendingGroup(Frozen):
+    """A group that must be issued again: it was in flight, or its data grew too old. `position` names its task."""
+
+    position: int
+    attempts: int = 0
+
+
+class Frontier(Frozen):
+    """Which tasks of the current stage are behind the learner and which are still ahead of it.
+
+    Attributes:
+        cursor: position in the task order (`cluster.loop.tasks.index_at`) of the next task never issued.
+        trained, filtered: positions trained, and given up for good.
+        pending: to be issued again before new ones.
+        ready: finished but not yet trained; their tables lie beside the manifest.
+    """
+
+    cursor: int = 0
+    trained: tuple[int, ...] = ()
+    filtered: tuple[int, ...] = ()
+    pending: tuple[PendingGroup, ...] = ()
+    ready: tuple[int, ...] = ()
+
+
+class Manifest(Frozen):
+    """Where a run stands after `step` learner steps.
+
+    Attributes:
+        version: of the weights in this checkpoint.
+        stage, stage_step: index of the stage in the schedule, and learner steps done in it.
+        parts: of the trajectory store that belong to these steps.
+        evaluated: names of evaluations already done.
+        panels: hash of each training panel by its name; a resumed run must see the same tasks.
+    """
+
+    format: int = FORMAT
+    step: int = 0
+    version: int = 0
+    stage: int = 0
+    stage_step: int = 0
+    parts: int = 0
+    evaluated: tuple[str, ...] = ()
+    panels: dict[str, str] = {}
+    frontier: Frontier = Frontier()
+
+
+def step_dir(run_dir: Path, step: int) -> Path:
+    return run_dir / "checkpoints" / f"step-{step:06d}"
+
+
+async def save_checkpoint(
+    run_dir: Path,
+    manifest: Manifest,
+    ready: dict[int, tuple[pa.Table, pa.Table]],
+    save_learner: Callable[[Path], Awaitable[None]],
+    keep: int,
+) -> Path:
+    """Write the checkpoint of `manifest.step`, then delete all but the newest `keep`.
+
+    `ready` holds the (episodes, sequences) tables by position. `save_learner` writes the learner's part to a folder.
+    A folder is complete as soon as it has its name: a crash before leaves only one that starts with `.tmp-`.
+    """
+    target = step_dir(run_dir, manifest.step)
+    aside = target.with_name(f".tmp-{target.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    (aside / "ready").mkdir(parents=True)
+    for position, (episodes, sequences) in ready.items():
+        _write_table(aside / "ready" / f"{position}.episodes.arrow", episodes)
+        _write_table(aside / "ready" / f"{position}.sequences.arrow", sequences)
+    await save_learner(aside / "learner")
+    (aside / "manifest.json").write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
+    if target.exists():
+        shutil.rmtree(target)
+    aside.replace(target)
+    for old in _complete_steps(run_dir)[:-keep]:
+        shutil.rmtree(step_dir(run_dir, old))
+    return target
+
+
+def has_checkpoint(run_dir: Path) -> bool:
+    """Whether there is anything to go on from; a run that ended before its first checkpoint begins anew."""
+    return bool(_complete_steps(run_dir))
+
+
+def latest_checkpoint(run_dir: Path) -> Path:
+    """The newest complete checkpoint of a run. Raises UserError when there is none."""
+    steps = _complete_steps(run_dir)
+    if not steps:
+        raise UserError(f"{run_dir} has no checkpoint to resume from: leave out --resume, or name another --out.")
+    return step_dir(run_dir, steps[-1])
+
+
+def load_manifest(checkpoint: Path) -> Manifest:
+    """Raises UserError when the manifest is missing, damaged or of another format."""
+    try:
+        manifest = Manifest.model_validate_json((checkpoint / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValidationError) as error:
+        raise UserError(
+            f"{checkpoint} is no readable checkpoint: delete that folder to resume from an earlier one."
+        ) from error
+    if manifest.format != FORMAT:
+        raise UserError(
+            f"{checkpoint} has checkpoint format {manifest.format}, not {FORMAT}: use the version that wrote it."
+        )
+    return manifest
+
+
+def load_ready(checkpoint: Path, position: int) -> tuple[pa.Table, pa.Table]:
+    """The (episodes, sequences) tables of a finished, untrained group."""
+    folder = checkpoint / "ready"
+    return _read_table(folder / f"{position}.episodes.arrow"), _read_table(folder / f"{position}.sequences.arrow")
+
+
+def _complete_steps(run_dir: Path) -> list[int]:
+    folder = run_dir / "checkpoints"
+    if not folder.is_dir():
+        return []
+    matches = (STEP_FOLDER.fullmatch(entry.name) for entry in folder.iterdir())
+    return sorted(int(match[1]) for match in matches if match)
+
+
+def _write_table(path: Path, table: pa.Table) -> None:
+    with pa.ipc.new_file(path, table.schema) as writer:
+        writer.write_table(table)
+
+
+def _read_table(path: Path) -> pa.Table:
+    with pa.memory_map(str(path)) as source:
+        return pa.ipc.open_file(source).read_all()

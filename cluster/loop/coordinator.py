@@ -1,0 +1,270 @@
+"""The control loop: starts groups, trains on finished ones, publishes weights, and checkpoints, stage after stage.
+
+It passes handles and small structs, never token data, and knows neither Ray nor vLLM: see `cluster.loop.ports`.
+While the learner steps, rollouts go on; the staleness gate bounds by how much they may fall behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import pyarrow as pa
+
+from cluster.config.sections import CheckpointSettings, EvaluationSettings, ScheduleSettings, Stage
+from cluster.loop.checkpoint import Frontier, Manifest, load_manifest, load_ready, save_checkpoint
+from cluster.loop.frontier import GroupFrontier
+from cluster.loop.ports import FinishedGroup, GroupTask, Learner, Rollouts, finished_group
+from cluster.loop.staleness import StalenessGate
+from cluster.loop.stream import GroupStream
+from cluster.loop.tasks import TaskMixture, index_at, member_seeds
+from trajectories.schema import concat_tables
+from trajectories.store import TrajectoryStore
+
+Result = TypeVar("Result")
+
+
+class Interrupted(Exception):
+    """The run was asked to stop and has written a checkpoint."""
+
+
+class Observer(Protocol):
+    """Is told what happens: the metrics files, the terminal."""
+
+    def stage(self, stage: Stage, done: int) -> None: ...
+
+    def step(self, step: int, stage: str, metrics: dict[str, float]) -> None: ...
+
+    def say(self, line: str) -> None: ...
+
+
+class Coordinator:
+    """Runs the schedule from a manifest to its end.
+
+    Args:
+        tasks: to train on.
+        demonstrations: the learner's rows that may be imitated.
+        publish: puts the learner's weights of this version into the engines and returns the parity error.
+        evaluate: plays the evaluation panels and writes the result under this name.
+    """
+
+    def __init__(
+        self,
+        *,
+        run_dir: Path,
+        seed: int,
+        schedule: ScheduleSettings,
+        evaluation: EvaluationSettings,
+        checkpoint: CheckpointSettings,
+        tasks: TaskMixture,
+        demonstrations: Sequence[int],
+        rollouts: Rollouts,
+        learner: Learner,
+        publish: Callable[[int], Awaitable[float]],
+        evaluate: Callable[[str], Coroutine[Any, Any, None]],
+        observer: Observer,
+        manifest: Manifest,
+    ) -> None:
+        self.manifest = manifest
+        self._run_dir, self._seed = run_dir, seed
+        self._schedule, self._evaluation, self._checkpoint = schedule, evaluation, checkpoint
+        self._tasks, self._demonstrations = tasks, demonstrations
+        self._rollouts, self._learner = rollouts, learner
+        self._publish, self._evaluate, self._observer = publish, evaluate, observer
+        self._store = TrajectoryStore(run_dir / "trajectories")
+        self._stop = asyncio.Event()
+        self._stream: GroupStream | None = None
+        self._published, self._parity_error = -1, 0.0
+        self._resumed_from: Path | None = None
+
+    def stop(self) -> None:
+        """Ask for a clean stop: a step under way is finished, a checkpoint is written, `run` raises Interrupted."""
+        self._stop.set()
+
+    async def restore(self, checkpoint: Path) -> None:
+        """Go on from a checkpoint; call before `run`."""
+        self._resumed_from = checkpoint
+        self.manifest = load_manifest(checkpoint)
+        await self._learner.restore(checkpoint / "learner")
+
+    async def run(self) -> None:
+        """Every stage of the schedule that the manifest has not behind it."""
+        self._store.truncate(self.manifest.parts)
+        try:
+            stages = self._schedule.stages
+            if self._evaluation.stages and not self.manifest.step:
+                await self._evaluate_once("base")
+            await self._evaluate_if_due()  # a run that was stopped while it evaluated has this before it
+            while self.manifest.stage < len(stages):
+                await self._run_stage(stages[self.manifest.stage])
+        except Interrupted:
+            await self._save()
+            raise
+        finally:
+            if self._stream is not None:
+                await self._stream.close()
+
+    async def _run_stage(self, stage: Stage) -> None:
+        self._observer.stage(stage, self.manifest.stage_step)
+        if stage.plays:
+            await self._publish_weights()
+            self._stream = self._open_stream(stage)
+        while self.manifest.stage_step < stage.steps:
+            await self._run_step(stage)
+        if self._stream is not None:
+            self._move(frontier=self._stream.frontier.snapshot())
+            self._stream = None
+        if self._evaluation.stages or stage == self._schedule.stages[-1]:
+            await self._evaluate_once(f"after_{stage.name}")
+        self._move(stage=self.manifest.stage + 1, stage_step=0, frontier=Frontier())
+        await self._save()
+
+    async def _run_step(self, stage: Stage) -> None:
+        """One learner step on a batch of groups, of demonstrations, or both; then publish, record, and checkpoint."""
+        started = time.monotonic()
+        groups = await self._next_groups()
+        waited = time.monotonic() - started
+        trained = await self._learner.train(stage.name, [group.data for group in groups], self._batch_rows(stage))
+        metrics = dict(trained.metrics)
+        at = self.manifest
+        self._move(step=at.step + 1, stage_step=at.stage_step + 1, version=at.version + 1)
+        if self._stream is not None:
+            metrics["parity_error"] = await self._publish_weights()
+            self._stream.advance(self.manifest.stage_step)
+            metrics |= group_metrics(groups, self._stream.frontier.gate)
+            await self._dump(groups, trained.assignments)
+        metrics |= {"waited_s": waited, "step_s": time.monotonic() - started}
+        if "probe_s" in metrics:
+            metrics["probe_share"] = metrics["probe_s"] / metrics["step_s"]
+        self._observer.step(self.manifest.step, stage.name, metrics)
+        if self.manifest.step % self._checkpoint.every == 0:
+            await self._save()
+        await self._evaluate_if_due()
+
+    async def _next_groups(self) -> list[FinishedGroup]:
+        self._check_stop()
+        if self._stream is None:
+            return []
+        timeout_s = self._schedule.group_timeout_s
+        batch = await self._unless_stopped(self._stream.next_batch(self.manifest.version, timeout_s))
+        return list(batch.values())
+
+    def _batch_rows(self, stage: Stage) -> list[int]:
+        """The demonstrations of this step, by row: a walk through all of them in a seeded order."""
+        if not stage.demonstrates:
+            return []
+        first, count = self.manifest.step * self._schedule.sft_batch, self._schedule.sft_batch
+        rows = self._demonstrations
+        return [rows[index_at(len(rows), self._seed, first + offset)] for offset in range(count)]
+
+    def _open_stream(self, stage: Stage) -> GroupStream:
+        gate = StalenessGate(
+            concurrency=self._rollouts.room(self._schedule.group_size),
+            max_staleness=self._schedule.max_staleness,
+            batch=self._schedule.groups_per_step,
+            total=stage.steps * self._schedule.groups_per_step,
+        )
+        frontier = GroupFrontier(gate, self._schedule.min_group, self._schedule.max_attempts)
+        saved = self.manifest.frontier
+        frontier.restore(saved, {position: self._read_ready(position) for position in saved.ready})
+        return GroupStream(self._rollouts, frontier, lambda at: self._task(stage, at), self.manifest.stage_step)
+
+    def _task(self, stage: Stage, position: int) -> GroupTask:
+        seed = self._seed + self.manifest.stage
+        panel, task_id = self._tasks.at(seed, position)
+        return GroupTask(
+            group_id=f"{stage.name}-{position}",
+            environment=panel.environment,
+            task_id=task_id,
+            seeds=member_seeds(seed, position, self._schedule.group_size),
+            temperature=self._schedule.temperature,
+            split=panel.split,
+        )
+
+    def _read_ready(self, position: int) -> FinishedGroup:
+        assert self._resumed_from is not None, "only a checkpoint has ready groups"
+        episodes, sequences = load_ready(self._resumed_from, position)
+        return finished_group(episodes, self._rollouts.put(episodes, sequences))
+
+    async def _publish_weights(self) -> float:
+        """Puts the present weights into the engines, once a version; the parity error."""
+        if self._published != self.manifest.version:
+            self._parity_error = await self._publish(self.manifest.version)
+            self._published = self.manifest.version
+        return self._parity_error
+
+    async def _evaluate_if_due(self) -> None:
+        step, every = self.manifest.step, self._evaluation.every
+        if every and step and step % every == 0:
+            await self._evaluate_once(f"step_{step:06d}")
+
+    async def _evaluate_once(self, name: str) -> None:
+        """Evaluate unless the manifest says that it was done."""
+        if self._evaluation.panels == () or name in self.manifest.evaluated:
+            return
+        await self._publish_weights()
+        await self._unless_stopped(self._evaluate(name))
+        self._move(evaluated=(*self.manifest.evaluated, name))
+
+    async def _dump(self, groups: Sequence[FinishedGroup], assignments: pa.Table | None) -> None:
+        tables = [await self._rollouts.fetch(group.data) for group in groups]
+        episodes, sequences = (concat_tables(column) for column in zip(*tables, strict=True))
+        self._store.append(episodes, sequences, assignments)
+        self._move(parts=len(self._store))
+
+    async def _save(self) -> None:
+        ready: dict[int, tuple[pa.Table, pa.Table]] = {}
+        if self._stream is not None:
+            frontier = self._stream.frontier
+            self._move(frontier=frontier.snapshot())
+            finished = tuple(frontier.ready.items())  # as the snapshot has it: more may finish during the fetches
+            ready = {position: await self._rollouts.fetch(group.data) for position, group in finished}
+        await save_checkpoint(self._run_dir, self.manifest, ready, self._learner.save, self._checkpoint.keep)
+
+    def _move(self, **changes: Any) -> None:
+        self.manifest = self.manifest.model_copy(update=changes)
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """The result of `work`; when a stop is asked for before it is there, cancels it and raises Interrupted."""
+        task, stop = asyncio.create_task(work), asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for pending in (task, stop):
+                pending.cancel()
+            await asyncio.gather(task, stop, return_exceptions=True)
+        if task.cancelled():
+            raise Interrupted(f"stopped after step {self.manifest.step}")
+        return task.result()  # also when it ended as it was cancelled: a batch that was handed out must be trained
+
+    def _check_stop(self) -> None:
+        if self._stop.is_set():
+            raise Interrupted(f"stopped after step {self.manifest.step}")
+
+
+def group_metrics(groups: Sequence[FinishedGroup], gate: StalenessGate) -> dict[str, float]:
+    """Success, in all and by environment, turns and failures of a batch, and the gate's counters."""
+    members = sum(group.members for group in groups)
+    mixed = sum(0 < group.successes < group.members for group in groups)
+    by_environment = {
+        environment: [group for group in groups if group.environment == environment]
+        for environment in sorted({group.environment for group in groups})
+    }
+    return {
+        "success": _success(groups),
+        **{f"success/{environment}": _success(played) for environment, played in by_environment.items()},
+        "turns": sum(group.turns for group in groups) / members,
+        "failed_episodes": float(sum(group.failed for group in groups)),
+        "informative_groups": mixed / len(groups),
+        "groups_submitted": float(gate.submitted),
+        "groups_accepted": float(gate.accepted),
+        "groups_filtered": float(gate.filtered),
+        "groups_running": float(gate.running),
+    }
+
+
+def _success(groups: Sequence[FinishedGroup]) -> float:
+    return sum(group.successes for group in groups) / sum(group.members for group in groups)

@@ -1,0 +1,110 @@
+"""The task frontier of a stage: which groups are to be issued, are running, wait for the learner, or are done with.
+
+A group is named by its position in the stage's task order. Every position below `cursor` is in exactly one of
+`pending`, `running`, `ready`, `trained` and `filtered`. Nothing here waits or knows of actors.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from cluster.loop.checkpoint import Frontier, PendingGroup
+from cluster.loop.ports import FinishedGroup
+from cluster.loop.staleness import StalenessGate, is_stale
+
+
+@dataclass(slots=True)
+class GroupFrontier:
+    """Moves groups from issue to training, through the staleness gate.
+
+    Attributes:
+        min_group: members that a group needs to be accepted.
+        max_attempts: how often a group that closes with fewer members is issued before it is filtered for good.
+    """
+
+    gate: StalenessGate
+    min_group: int
+    max_attempts: int
+    cursor: int = 0
+    pending: deque[PendingGroup] = field(default_factory=deque)
+    running: dict[int, PendingGroup] = field(default_factory=dict)
+    ready: dict[int, FinishedGroup] = field(default_factory=dict)
+    trained: list[int] = field(default_factory=list)
+    filtered: list[int] = field(default_factory=list)
+
+    def issue(self, stage_step: int) -> int | None:
+        """The position to start now, or None while the gate is shut."""
+        if self.gate.capacity(stage_step) == 0:
+            return None
+        if self.pending:
+            group = self.pending.popleft()
+        else:
+            group = PendingGroup(position=self.cursor)
+            self.cursor += 1
+        self.gate.submit()
+        self.running[group.position] = group
+        return group.position
+
+    def close(self, position: int, finished: FinishedGroup) -> None:
+        """A running group has ended: ready, to be issued again, or filtered."""
+        group = self.running.pop(position)
+        if finished.members >= self.min_group:
+            self.gate.accept()
+            self.ready[position] = finished
+        elif group.attempts + 1 < self.max_attempts:
+            self.gate.filter()
+            self.pending.append(PendingGroup(position=position, attempts=group.attempts + 1))
+        else:
+            self.gate.filter()
+            self.filtered.append(position)
+        self.check()
+
+    def take(self, version: int) -> dict[int, FinishedGroup] | None:
+        """One batch for the learner at `version`, the oldest data first; None when too few groups are ready.
+
+        Groups that are too old are put back first: their tasks are played again by newer weights.
+        """
+        for position, group in list(self.ready.items()):
+            if is_stale(group.oldest_version, version, self.gate.max_staleness):
+                del self.ready[position]
+                self.gate.drop_stale()
+                self.pending.append(PendingGroup(position=position))
+        if len(self.ready) < self.gate.batch:
+            return None
+        order = sorted(self.ready, key=lambda position: (self.ready[position].oldest_version, position))
+        batch = {position: self.ready.pop(position) for position in order[: self.gate.batch]}
+        self.trained.extend(batch)
+        self.check()
+        return batch
+
+    def snapshot(self) -> Frontier:
+        """The frontier as a checkpoint keeps it: what runs now will have to be issued again."""
+        return Frontier(
+            cursor=self.cursor,
+            trained=tuple(self.trained),
+            filtered=tuple(self.filtered),
+            pending=(*self.running.values(), *self.pending),
+            ready=tuple(self.ready),
+        )
+
+    def restore(self, frontier: Frontier, ready: Mapping[int, FinishedGroup]) -> None:
+        """Go on from a snapshot; `ready` holds the finished groups read back, by position."""
+        self.cursor = frontier.cursor
+        self.trained, self.filtered = list(frontier.trained), list(frontier.filtered)
+        self.pending = deque(frontier.pending)
+        self.ready = dict(ready)
+        self.gate.accepted = len(self.trained) + len(self.ready)
+        self.gate.filtered = len(self.filtered)
+        self.gate.submitted = self.gate.accepted + self.gate.filtered
+        self.check()
+
+    def check(self) -> None:
+        """Raises AssertionError when a position was lost or is in two places."""
+        waiting = [group.position for group in self.pending]
+        held = sorted([*waiting, *self.running, *self.ready, *self.trained, *self.filtered])
+        assert held == list(range(self.cursor)), f"positions {held} of {self.cursor} issued"
+        assert self.gate.running == len(self.running), f"{self.gate.running} counted, {len(self.running)} running"
+        assert self.gate.accepted == len(self.ready) + len(self.trained), f"accepted groups were lost: {self.gate}"
+        self.gate.check()

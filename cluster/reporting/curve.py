@@ -1,0 +1,71 @@
+"""The learning curve of a run: success in its rollouts, and of its evaluations, as plain SVG."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+from cluster.reporting.evaluation import Evaluation
+from cluster.reporting.evaluation_tables import run_evaluations
+from cluster.reporting.metrics import read_metrics
+
+WIDTH, HEIGHT, MARGIN = 720, 300, 44
+COLOURS = {"sft": "#8a8a8a", "mixed": "#b07aa1", "grpo": "#4e79a7"}
+ROLLING = 10
+COLOURS_OF_PANELS = ("#e15759", "#59a14f", "#f28e2b", "#76b7b2")
+
+
+def write_learning_curve(run_dir: Path) -> Path:
+    """Draw `RUN/learning_curve.svg`: rollout success (rolling mean), and evaluations as points with bars."""
+    records = read_metrics(run_dir)
+    last = max((record["step"] for record in records), default=1)
+    marks = [_curve(stage, records, last) for stage in COLOURS]
+    evaluations = [result for results in run_evaluations(run_dir).values() for result in results]
+    panels = list(dict.fromkeys(result.panel for result in evaluations))
+    colours = dict(zip(panels, cycle(COLOURS_OF_PANELS), strict=False))
+    marks += [_point(result, last, colours[result.panel]) for result in evaluations]
+    axes = [
+        f'<text x="{MARGIN - 8}" y="{_y(level) + 4:.1f}" text-anchor="end">{level:g}</text>'
+        f'<line x1="{MARGIN}" x2="{WIDTH - 8}" y1="{_y(level):.1f}" y2="{_y(level):.1f}" stroke="#ddd"/>'
+        for level in (0, 0.25, 0.5, 0.75, 1)
+    ]
+    axes.append(f'<text x="{WIDTH - 8}" y="{HEIGHT - 8}" text-anchor="end">learner step {last}</text>')
+    axes.append(f'<text x="{MARGIN}" y="16">success: rollouts (line), evaluations with 95 % interval (points)</text>')
+    axes += [
+        f'<text x="{WIDTH - 8}" y="{16 + 14 * at}" text-anchor="end" fill="{colours[panel]}">{panel}</text>'
+        for at, panel in enumerate(panels)
+    ]
+    path = run_dir / "learning_curve.svg"
+    path.write_text(
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" '
+        f'font-size="12"><rect width="100%" height="100%" fill="white"/>{"".join(axes + marks)}</svg>\n',
+        encoding="utf-8",
+    )
+    return path
+
+
+def _x(step: float, last: int) -> float:
+    return MARGIN + (WIDTH - MARGIN - 8) * step / last
+
+
+def _y(success: float) -> float:
+    return HEIGHT - 28 - (HEIGHT - 60) * success
+
+
+def _curve(stage: str, records: Sequence[dict[str, Any]], last: int) -> str:
+    played = [record for record in records if record["stage"] == stage and "success" in record]
+    points = []
+    for index, record in enumerate(played):
+        recent = [earlier["success"] for earlier in played[max(0, index - ROLLING + 1) : index + 1]]
+        points.append(f"{_x(record['step'], last):.1f},{_y(sum(recent) / len(recent)):.1f}")
+    return f'<polyline points="{" ".join(points)}" fill="none" stroke="{COLOURS[stage]}" stroke-width="2"/>'
+
+
+def _point(result: Evaluation, last: int, colour: str) -> str:
+    x, rate = _x(result.version or 0, last), result.success
+    return (
+        f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{_y(rate.low):.1f}" y2="{_y(rate.high):.1f}" stroke="{colour}"/>'
+        f'<circle cx="{x:.1f}" cy="{_y(rate.rate):.1f}" r="4" fill="{colour}"/>'
+    )

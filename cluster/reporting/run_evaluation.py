@@ -1,0 +1,46 @@
+"""The evaluations that a run makes of its own weights, before, between and after the stages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.config.run import RunConfig
+from cluster.reporting.evaluation import Evaluation, Sampling, evaluate_panel, write_evaluations
+from cluster.reporting.progress import RunObserver
+from cluster.runtime.fleet import RolloutFleet
+from envs import Panel
+
+
+@dataclass(frozen=True, slots=True)
+class RunEvaluation:
+    """Plays a run's evaluation panels with the weights that were published last."""
+
+    run_dir: Path
+    config: RunConfig
+    panels: tuple[Panel, ...]
+    fleet: RolloutFleet
+    observer: RunObserver
+
+    async def play(self, name: str) -> None:
+        """Play the panels and write `RUN/evaluations/<name>.json`."""
+        results = tuple([await self._play_panel(name, panel) for panel in self.panels])
+        write_evaluations(self.run_dir / "evaluations" / f"{name}.json", results)
+
+    async def _play_panel(self, name: str, panel: Panel) -> Evaluation:
+        settings = self.config.evaluation
+        title = name if len(self.panels) == 1 else f"{name} on {panel.name}"
+        result = await evaluate_panel(
+            self.fleet,
+            panel,
+            Sampling(settings.temperature, self.config.seed),
+            model=self.config.policy.model,
+            limit=settings.limit,
+            version=self.fleet.version,
+            progress=lambda done, total: self.observer.activity(f"eval {title}", done, total),
+        )
+        solved = f"{result.success.wins} of {result.success.tasks}"
+        self.observer.say(
+            f"evaluation {title}: {solved} solved, success {result.success}, {result.mean_turns:.1f} turns"
+        )
+        return result

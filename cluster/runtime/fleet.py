@@ -1,0 +1,276 @@
+"""The rollout actors, seen as one: `RolloutFleet` is the control loop's `Rollouts` on Ray.
+
+Each group runs as a whole on one actor. An actor that dies or hangs is restarted by Ray and given the latest weights;
+its groups are played again. Tokens stay in the object store: the loop holds references.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import ray
+from ray.exceptions import ObjectLostError, RayActorError
+
+from actors.engine import EngineError
+from actors.rollout_group import GroupRequest
+from cluster.errors import last_line
+from cluster.loop.ports import FinishedGroup, GroupTask, Scores, finished_group
+from cluster.loop.stream import RunError
+
+logger = logging.getLogger(__name__)
+
+RETRY_S = 0.5
+GROUP_ATTEMPTS = 4
+"""Actors that may die under a group before the run is stopped."""
+
+
+REVIVALS = 3
+"""Times that an engine which ran before may fail to start again, before its actor is given up."""
+
+
+class EngineNotStarted(RunError):
+    """The engine of an actor does not start; the message has its own words."""
+
+
+class WeightsLost(RunError):
+    """An actor came back and there are no weights to give it: with a learner worker dies what it exported."""
+
+
+@dataclass(slots=True, eq=False)
+class Member:
+    """One rollout actor.
+
+    Attributes:
+        load: episodes that run on it now.
+        healthy: set while it answers and holds the latest weights.
+    """
+
+    name: str
+    actor: Any
+    load: int = 0
+    healthy: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class RolloutFleet:
+    """Runs every group on the least loaded healthy actor and keeps all actors alive and up to date.
+
+    Args:
+        actors: by name; Ray restarts them when they die.
+        episodes_per_actor: episodes that run on one actor at the same time; a larger group runs alone.
+        start_timeout_s: an actor must be ready within this time of its start.
+        probe_s: an actor that gives no sign of life for so long is restarted.
+    """
+
+    def __init__(
+        self,
+        actors: dict[str, Any],
+        episodes_per_actor: int,
+        start_timeout_s: float,
+        probe_s: float = 60.0,
+    ) -> None:
+        self.restarts = 0
+        self._members = [Member(name, actor) for name, actor in actors.items()]
+        self._episodes_per_actor = episodes_per_actor
+        self._start_timeout_s, self._probe_s = start_timeout_s, probe_s
+        self._update: Any = None
+        self._version = self._published = 0
+        self._turn = asyncio.Condition()
+        self._failure: RunError | None = None
+        self._background: set[asyncio.Task[None]] = set()
+
+    @property
+    def version(self) -> int:
+        """Of the weights published last."""
+        return self._version
+
+    def room(self, members: int) -> int:
+        return max(1, self._episodes_per_actor // members) * len(self._members)
+
+    async def start(self) -> None:
+        """Wait until every actor is ready. Raises RunError with the actor's own words when one is not in time."""
+        await asyncio.gather(*(self._make_ready(member) for member in self._members))
+        for member in self._members:
+            self._spawn(self._probe(member))
+
+    async def run_group(self, task: GroupTask) -> FinishedGroup:
+        for _ in range(GROUP_ATTEMPTS):
+            member = await self._reserve(len(task.seeds))
+            try:
+                episodes, sequences = member.actor.run_group.options(num_returns=2).remote(self._request(task))
+                return finished_group(await episodes, (episodes, sequences))
+            except (RayActorError, EngineError) as error:
+                logger.warning("group %s is played again: %s", task.group_id, last_line(error))
+                self._lost(member)
+            finally:
+                await self._release(member, len(task.seeds))
+        raise RunError(f"{GROUP_ATTEMPTS} rollout actors died under group {task.group_id}: look at their logs")
+
+    async def publish(self, update: Any, version: int) -> None:
+        self._update, self._version = update, version
+        try:
+            await self._from_all("publish", update)
+        except ObjectLostError as error:
+            raise self._weights_lost() from error
+        self._published = version
+
+    async def score(self, token_ids: Sequence[npt.NDArray[np.int32]], temperature: float) -> list[Scores]:
+        for _ in range(GROUP_ATTEMPTS):
+            async with self._turn:
+                await self._turn.wait_for(lambda: self._failure or self._healthy())
+            if self._failure:
+                raise self._failure
+            if scores := await self._from_all("score_logprobs", list(token_ids), temperature):
+                return scores
+        raise RunError(f"no rollout actor could score the parity probe in {GROUP_ATTEMPTS} tries: look at their logs")
+
+    async def fetch(self, data: Any) -> tuple[pa.Table, pa.Table]:
+        episodes, sequences = data
+        return await episodes, await sequences
+
+    def put(self, episodes: pa.Table, sequences: pa.Table) -> Any:
+        return ray.put(episodes), ray.put(sequences)
+
+    async def close(self) -> None:
+        """Stop the probes; the actors are the owner's."""
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+
+    async def _from_all(self, method: str, *arguments: Any) -> list[Any]:
+        """What every healthy actor answers; those that die over it are revived and left out."""
+        healthy = self._healthy()
+        calls = (getattr(member.actor, method).remote(*arguments) for member in healthy)
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        for member, answer in zip(healthy, answers, strict=True):
+            if isinstance(answer, (RayActorError, EngineError)):
+                logger.warning("%s did not %s: %s", member.name, method, last_line(answer))
+                self._lost(member)
+            elif isinstance(answer, BaseException):
+                raise answer
+        return [answer for answer in answers if not isinstance(answer, BaseException)]
+
+    def _request(self, task: GroupTask) -> GroupRequest:
+        return GroupRequest(
+            group_id=task.group_id,
+            environment=task.environment,
+            task_id=task.task_id,
+            seeds=task.seeds,
+            weights_version=self._published,  # what is on its way to the engines must not be asked of them yet
+            temperature=task.temperature,
+            split=task.split,
+        )
+
+    async def _reserve(self, members: int) -> Member:
+        """The least loaded healthy actor with room for so many. Raises RunError when the fleet is beyond repair."""
+        async with self._turn:
+            await self._turn.wait_for(lambda: self._failure or self._free(members))
+            if self._failure:
+                raise self._failure
+            member = min(self._free(members), key=lambda member: member.load)
+            member.load += members
+            return member
+
+    def _healthy(self) -> list[Member]:
+        return [member for member in self._members if member.healthy.is_set()]
+
+    def _free(self, members: int) -> list[Member]:
+        room = self._episodes_per_actor
+        return [member for member in self._healthy() if not member.load or member.load + members <= room]
+
+    async def _release(self, member: Member, members: int) -> None:
+        async with self._turn:
+            member.load -= members
+            self._turn.notify_all()
+
+    def _lost(self, member: Member) -> None:
+        """An actor has died: send it no groups until it is back with the latest weights."""
+        if member.healthy.is_set():
+            member.healthy.clear()
+            self.restarts += 1
+            self._spawn(self._revive(member))
+
+    async def _revive(self, member: Member) -> None:
+        try:
+            await self._start_again(member)
+            logger.warning("%s is back with weights of version %d", member.name, self._version)
+        except Exception as error:  # nobody awaits this task: whoever waits for an actor must learn that none comes
+            logger.error("%s is given up: %s", member.name, last_line(error))
+            if not self._healthy():
+                self._failure = error if isinstance(error, RunError) else RunError(f"{member.name}: {last_line(error)}")
+        async with self._turn:
+            self._turn.notify_all()
+
+    async def _start_again(self, member: Member) -> None:
+        """Unlike the first start, one that fails is tried again: what worked before was killed or found no memory."""
+        for attempt in range(1, REVIVALS + 1):
+            try:
+                return await self._make_ready(member)
+            except EngineNotStarted as error:
+                if attempt == REVIVALS:
+                    raise
+                logger.warning("%s; trying again", error)
+                ray.kill(member.actor, no_restart=False)
+
+    async def _make_ready(self, member: Member) -> None:
+        """Wait for an actor's answer, then give it the latest weights. Raises RunError when time is up."""
+        try:
+            async with asyncio.timeout(self._start_timeout_s):
+                loaded = None
+                while loaded != self._version:
+                    loaded = await self._answer(member)
+        except TimeoutError:
+            raise RunError(
+                f"{member.name} was not ready within {self._start_timeout_s:g} s: raise placement.start_timeout_s, "
+                "or look at its log"
+            ) from None
+        member.healthy.set()
+
+    async def _answer(self, member: Member) -> int | None:
+        """One try to reach an actor and bring it up to date; the version that it holds now."""
+        try:
+            health = await member.actor.ping.remote()
+            if health.version == self._version:
+                return self._version
+            version = self._version
+            await self._load(member)
+            return version
+        except RayActorError:
+            await asyncio.sleep(RETRY_S)
+            return None
+        except EngineError as error:
+            raise EngineNotStarted(f"{member.name} does not start: {last_line(error)}") from error
+        except ObjectLostError as error:
+            raise self._weights_lost() from error
+
+    def _weights_lost(self) -> WeightsLost:
+        return WeightsLost(f"the weights of version {self._version} are gone: their learner worker died")
+
+    async def _load(self, member: Member) -> None:
+        await member.actor.publish.remote(self._update)
+
+    async def _probe(self, member: Member) -> None:
+        """Ping again and again; kill an actor that hangs, so that Ray restarts it."""
+        while True:
+            await asyncio.sleep(self._probe_s)
+            if not member.healthy.is_set():
+                continue
+            try:
+                await asyncio.wait_for(member.actor.ping.remote(), self._probe_s)
+            except TimeoutError:
+                logger.warning("%s gave no sign of life for %g s and is restarted", member.name, self._probe_s)
+                ray.kill(member.actor, no_restart=False)
+                self._lost(member)
+            except RayActorError:
+                self._lost(member)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)

@@ -1,0 +1,226 @@
+"""The learner workers, seen as one: `RayLearner` is the control loop's `Learner` on a Ray Train worker group."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.exceptions import RayTaskError
+
+from actors.conductor import RemoteConductor
+from cluster.loop.ports import Scores, Trained
+from learners.errors import RewardError
+from learners.objectives.assign import completed_assignments
+from learners.rewards.conductor_head import Conducted
+from learners.rewards.reward_batch import ConstantWatch, RewardBatch
+from learners.rewards.reward_config import ConductorConfig
+from learners.rewards.scalarisers import Advantage, weight_metrics
+from learners.workers.pool import LearnerGroup
+from router.errors import RouterError
+from router.online import OnlineRouter
+from router.probe import ProbeResult
+
+ROUTER_FILE, CONDUCTOR_FILE = "router.pickle", "conductor.pickle"
+
+
+@dataclass(slots=True)
+class OnlineRouting:
+    """Mixed steps are routed group by group.
+
+    Attributes:
+        token_budget: of one pass of the probe; None where the policy needs no probe.
+        demonstrations: reference to the table of those that a group's task may have.
+    """
+
+    router: OnlineRouter
+    token_budget: int | None
+    demonstrations: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Conducting:
+    """Rewards are weighed by the Conductor.
+
+    Attributes:
+        advantage: how the weighed rewards of a group compare.
+        seed: of the channels that are sampled.
+    """
+
+    conductor: RemoteConductor
+    config: ConductorConfig
+    advantage: Advantage
+    seed: int
+
+
+class RayLearner:
+    """Turns references to groups and rows of demonstrations into learner steps; token data never comes here.
+
+    Args:
+        router: handle of the router actor.
+        demonstrations: sequences table, kept row by row in the object store.
+        online: None where mixed steps train on groups and demonstrations as they come.
+        conducting: None where the router actor gives the advantages.
+        watch: finds reward channels that never change, where several are weighed.
+        reads: some reward channels depend on the policy's view, so it reads the rollouts before every step.
+    """
+
+    def __init__(
+        self,
+        group: LearnerGroup,
+        router: Any,
+        demonstrations: pa.Table,
+        online: OnlineRouting | None = None,
+        conducting: Conducting | None = None,
+        watch: ConstantWatch | None = None,
+        reads: bool = False,
+    ) -> None:
+        self._group, self._router, self._watch = group, router, watch
+        self._reads = reads
+        self.online, self.conducting = online, conducting
+        self._starting: asyncio.Future[None] | None = None
+        self._rows = [ray.put(demonstrations.take([row])) for row in range(demonstrations.num_rows)]
+        self._row_ids = demonstrations["sequence_id"].to_pylist()
+
+    def start(self, timeout_s: float) -> None:
+        """Begin to start the workers; `ready` waits for them."""
+        self._starting = asyncio.ensure_future(asyncio.to_thread(self._group.start, timeout_s))
+
+    async def ready(self) -> None:
+        """Raises LearnerError when the workers do not start, with what was waited for."""
+        assert self._starting is not None, "call start first"
+        await self._starting
+
+    async def stop(self) -> None:
+        """End the workers, also when they are still starting."""
+        if self._starting is not None:
+            await asyncio.gather(self._starting, return_exceptions=True)
+        await asyncio.to_thread(self._group.stop)
+
+    async def train(self, stage: str, groups: Sequence[Any], demonstrations: Sequence[int]) -> Trained:
+        """Where mixed steps are routed online, each group brings its own demonstration, and those given stay out.
+
+        Raises:
+            RewardError: an episode lacks a reward channel, or a channel never changes.
+            ConductorError: the Conductor died.
+        """
+        with _own_words():
+            if stage == "mixed" and self.online is not None:
+                return await self._train_online(self.online, groups)
+            sequences = [tokens for _, tokens in groups] + [self._rows[row] for row in demonstrations]
+            demonstrated = [self._row_ids[row] for row in demonstrations]
+            assign = self._router.assign.options(num_returns=3)
+            reading, read_s = await self._read(groups)
+            assignments, batch, metrics = assign.remote(demonstrated, reading, *_flat(groups))
+            if groups:
+                return await self._train_groups(stage, sequences, assignments, await batch, await metrics | read_s)
+            (trained, *_) = await self._group.call("train", stage, sequences, assignments)
+            return Trained(trained)
+
+    async def _read(self, groups: Sequence[Any]) -> tuple[Any, dict[str, float]]:
+        """Reference to what the policy makes of the groups, and the time that took."""
+        if not self._reads or not groups:
+            return None, {}
+        started = time.monotonic()
+        (reading, *_) = await self._group.call_refs("read", self._router.to_read.remote(*_flat(groups)))
+        return reading, {"read_s": time.monotonic() - started}
+
+    async def _train_online(self, online: OnlineRouting, groups: Sequence[Any]) -> Trained:
+        started, probed, probe_s = time.monotonic(), None, {}
+        asked = self._router.references.options(num_returns=3).remote(online.demonstrations, *_flat(groups))
+        experts, own, count = asked
+        if online.token_budget is not None and await count:
+            (probed, *_) = await self._group.call_refs("probe", [experts, own], online.token_budget)
+            probe_s = {"probe_s": time.monotonic() - started}
+        reading, read_s = await self._read(groups)
+        route = self._router.route.options(num_returns=4)
+        routed = route.remote(online.router, probed, experts, own, reading, *_flat(groups))
+        assignments, batch, metrics, router = routed
+        online.router = await router
+        sequences = [tokens for _, tokens in groups] + [experts]
+        metrics = await metrics | probe_s | read_s
+        return await self._train_groups("mixed", sequences, assignments, await batch, metrics)
+
+    async def _train_groups(
+        self, stage: str, sequences: list[Any], assignments: Any, batch: RewardBatch, metrics: dict[str, float]
+    ) -> Trained:
+        if self._watch is not None:
+            self._watch.observe(batch)
+        if self.conducting is None:
+            (trained, *_) = await self._group.call("train", stage, sequences, assignments)
+            return Trained(trained | metrics, await assignments)
+        return await self._train_conducted(self.conducting, stage, sequences, assignments, batch, metrics)
+
+    async def _train_conducted(
+        self,
+        conducting: Conducting,
+        stage: str,
+        sequences: list[Any],
+        assignments: Any,
+        batch: RewardBatch,
+        metrics: dict[str, float],
+    ) -> Trained:
+        """The workers weigh by the Conductor's present parameters; what that earned goes back to the Conductor."""
+        head = await conducting.conductor.head()
+        scalarise = Conducted(head, conducting.config, conducting.advantage, conducting.seed)
+        answers = await self._group.call("train_weighing", stage, sequences, assignments, batch, scalarise)
+        trained, weighed = answers[0]
+        if weighed is None:
+            return Trained(trained | metrics, await assignments)
+        metrics = metrics | weight_metrics(batch.names, weighed.scalarised)
+        earned = scalarise.meta_rewards(batch.take(weighed.rows), weighed.scalarised.advantages)
+        choices = weighed.scalarised.choices
+        metrics |= await conducting.conductor.observe(weighed.contexts, choices, earned)
+        complete = completed_assignments(await assignments, weighed.advantages, head.version)
+        return Trained(trained | metrics, complete)
+
+    async def probe(self, sequences: pa.Table, token_budget: int) -> ProbeResult:
+        """See `LearnerWorker.probe`."""
+        return (await self._group.call("probe", sequences, token_budget))[0]
+
+    async def score(self, sequences: pa.Table) -> Scores:
+        return (await self._group.call("score", sequences))[0]
+
+    async def export(self, version: int) -> Any:
+        return (await self._group.call_refs("export", version))[0]
+
+    async def save(self, folder: Path) -> None:
+        await self._group.call("save", str(folder.resolve()))
+        if self.online is not None:
+            (folder / ROUTER_FILE).write_bytes(pickle.dumps(self.online.router))
+        if self.conducting is not None:
+            (folder / CONDUCTOR_FILE).write_bytes(pickle.dumps(await self.conducting.conductor.state()))
+
+    async def restore(self, folder: Path) -> None:
+        await self._group.call("restore", str(folder.resolve()))
+        if self.online is not None:
+            self.online.router = pickle.loads((folder / ROUTER_FILE).read_bytes())
+        if self.conducting is not None:
+            await self.conducting.conductor.restore(pickle.loads((folder / CONDUCTOR_FILE).read_bytes()))
+
+    async def save_pretrained(self, folder: Path) -> None:
+        """A Hugging Face model directory, for `concerto eval` and for users."""
+        await self._group.call("save_pretrained", str(folder.resolve()))
+
+
+def _flat(groups: Sequence[Any]) -> list[Any]:
+    """Episodes and sequences of each group, in turn: arguments of their own, so that Ray resolves them."""
+    return [reference for group in groups for reference in group]
+
+
+@contextmanager
+def _own_words() -> Iterator[None]:
+    """An error of ours that an actor raised, as it was raised there: one line, not Ray's report."""
+    try:
+        yield
+    except RayTaskError as error:
+        if isinstance(error.cause, RewardError | RouterError):
+            raise error.cause from None
+        raise

@@ -1,0 +1,185 @@
+"""What a run or an evaluation needs of Ray: opens the cluster, places the actors, and takes all down again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from typing import Any
+
+import ray
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from actors.engine import LoRASettings
+from actors.environment_host import start_environment_host
+from actors.rollout import start_rollout_actor
+from actors.rollout_group import RolloutSettings
+from cluster.config.run import RunConfig
+from cluster.config.sections import PlacementSettings
+from cluster.errors import UserError
+from cluster.loop.stream import RunError
+from cluster.runtime.fleet import RolloutFleet
+from cluster.runtime.placement import Demand, Node, preflight
+from envs import make_environment
+
+NAMESPACE = "concerto"
+CLOSE_TIMEOUT_S = 20.0
+
+logger = logging.getLogger(__name__)
+
+
+def rollout_demands(placement: PlacementSettings) -> list[Demand]:
+    """What the rollout actors and the environment hosts need, one entry an actor."""
+    rollouts = [
+        Demand(f"rollout-{at}", placement.rollout_cpus, placement.rollout_gpus)
+        for at in range(placement.rollout_actors)
+    ]
+    hosts = [Demand(f"env-{at}", placement.environment_cpus, 0.0) for at in range(placement.environment_hosts)]
+    return rollouts + hosts
+
+
+def learner_demands(placement: PlacementSettings) -> list[Demand]:
+    """What the learner workers need."""
+    return [
+        Demand(f"learner-{at}", placement.learner_cpus, placement.learner_gpus)
+        for at in range(placement.learner_workers)
+    ]
+
+
+@contextmanager
+def ray_cluster(placement: PlacementSettings) -> Iterator[None]:
+    """Join the cluster of `placement.address` (or of a submitted job), else start a private one; always leave it.
+
+    Raises UserError when there is no such cluster.
+    """
+    address = placement.address or os.environ.get("RAY_ADDRESS")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING", "0")
+    common: dict[str, Any] = {"namespace": NAMESPACE, "logging_level": logging.ERROR, "log_to_driver": False}
+    try:
+        if address:
+            ray.init(address=address, **common)
+        else:
+            ray.init(address="local", include_dashboard=False, **common)
+    except Exception as error:  # Ray raises bare ones too, e.g. when a busy machine starts it too slowly
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"no Ray cluster at {address or 'this machine'} ({reason}): start one with `ray start --head`, "
+            "or leave out placement.address."
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def cluster_nodes() -> list[Node]:
+    """What is free now on every living node."""
+    from ray._private.state import available_resources_per_node
+
+    free = available_resources_per_node()
+    nodes = []
+    for node in ray.nodes():
+        if node["Alive"]:
+            resources = free.get(node["NodeID"], {})
+            name = f"{node['NodeManagerHostname']}/{node['NodeID'][:6]}"
+            nodes.append(Node(name, resources.get("CPU", 0.0), resources.get("GPU", 0.0)))
+    return nodes
+
+
+async def check_resources(placement: PlacementSettings, with_learner: bool, say: Callable[[str], None]) -> None:
+    """Wait a bounded time for room for all actors. Raises UserError with the table of demanded against free."""
+    demands = rollout_demands(placement) + (learner_demands(placement) if with_learner else [])
+    await preflight(demands, cluster_nodes, placement.wait_s, say)
+
+
+@asynccontextmanager
+async def open_fleet(
+    config: RunConfig, model: str, environments: Iterable[str], run: str
+) -> AsyncIterator[RolloutFleet]:
+    """Rollout actors and environment hosts in one placement group, ready to play; all gone afterwards.
+
+    Args:
+        environments: what the hosts can play.
+        run: in the names of the actors, `concerto:<run>:rollout-0`.
+    """
+    placement = config.placement
+    demands = rollout_demands(placement)
+    group = placement_group([_bundle(demand) for demand in demands], strategy="PACK", name=f"concerto:{run}")
+    actors: dict[str, Any] = {}
+    hosts: dict[str, Any] = {}
+    try:
+        await _reserved(group, placement.wait_s + CLOSE_TIMEOUT_S)
+        openers = {name: partial(make_environment, name, config.data.get(name)) for name in environments}
+        for bundle, demand in enumerate(demands):
+            if demand.name.startswith("env-"):
+                hosts[_name(run, demand)] = start_environment_host(openers, _options(run, group, bundle, demand))
+        settings = rollout_settings(config)
+        for bundle, demand in enumerate(demands):
+            if demand.name.startswith("rollout-"):
+                options = _options(run, group, bundle, demand)
+                actors[options["name"]] = start_rollout_actor(settings, model, tuple(hosts), options)
+        fleet = RolloutFleet(actors, settings.episodes, placement.start_timeout_s)
+        await fleet.start()
+        try:
+            yield fleet
+        finally:
+            await fleet.close()
+    finally:
+        await _take_down(actors, hosts, group)
+
+
+async def _reserved(group: Any, timeout_s: float) -> None:
+    """Wait for the room that `check_resources` found. Raises RunError when others have taken it."""
+    try:
+        await asyncio.wait_for(group.ready(), timeout_s)
+    except TimeoutError:
+        raise RunError(
+            f"the room that was planned for the rollout actors was not free within {timeout_s:g} s, since others took "
+            "it: `concerto plan` shows what is free; raise placement.wait_s, or ask for less"
+        ) from None
+
+
+def rollout_settings(config: RunConfig) -> RolloutSettings:
+    """The configured settings, with what follows from the policy: precision, and room for its adapters."""
+    engine = config.rollout.engine
+    changes: dict[str, Any] = {}
+    if engine.dtype == "auto":
+        changes["dtype"] = config.policy.dtype
+    if config.policy.lora is not None and engine.lora is None:
+        changes["lora"] = LoRASettings(max_rank=config.policy.lora.rank)
+    return config.rollout.model_copy(update={"engine": engine.model_copy(update=changes)})
+
+
+def _bundle(demand: Demand) -> dict[str, float]:
+    # A bundle without resources is refused; a thousandth of a CPU is none.
+    return {"CPU": max(demand.cpus, 0.001)} | ({"GPU": demand.gpus} if demand.gpus else {})
+
+
+def _name(run: str, demand: Demand) -> str:
+    return f"concerto:{run}:{demand.name}"
+
+
+def _options(run: str, group: PlacementGroup, bundle: int, demand: Demand) -> dict[str, Any]:
+    return {
+        "name": _name(run, demand),
+        "num_cpus": demand.cpus,
+        "num_gpus": demand.gpus,
+        "scheduling_strategy": PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=bundle),
+    }
+
+
+async def _take_down(actors: dict[str, Any], hosts: dict[str, Any], group: PlacementGroup) -> None:
+    """Close the engines in order, then end every actor, whatever state it is in."""
+    closing = [actor.close.remote() for actor in actors.values()]
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(CLOSE_TIMEOUT_S):
+            await asyncio.gather(*closing, return_exceptions=True)
+    for actor in (*actors.values(), *hosts.values()):
+        ray.kill(actor)
+    remove_placement_group(group)

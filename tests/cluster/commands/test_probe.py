@@ -1,0 +1,94 @@
+"""`concerto probe`: on real Ray Data, stopped and resumed, and with bad input."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+from cluster.commands import probe
+from cluster.errors import UserError
+from learners.learner_config import PolicyConfig
+from learners.policy.model import load_policy
+from router.errors import DegenerateGradientError, RouterError
+from router.geometry import gini
+from router.probe import sequential
+from tests.learners.samples import make_sequences
+from trajectories.schema import sequences_to_table
+
+CONSOLE = Console(quiet=True)
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    sequences = [replace(s, episode_id=f"e{number // 2}") for number, s in enumerate(make_sequences(7, 1))]
+    pq.write_table(sequences_to_table(sequences), tmp_path / "corpus.parquet")
+    return tmp_path / "corpus.parquet"
+
+
+@pytest.mark.real
+def test_a_stopped_probe_goes_on_and_gives_the_scores_of_the_reference(
+    corpus, tiny_model_dir, ray_session, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(probe, "ray_cluster", lambda placement: nullcontext())  # the shared session is open already
+    out = tmp_path / "scores.parquet"
+    model = str(tiny_model_dir)
+    sequences = [replace(s, episode_id=f"e{number // 2}") for number, s in enumerate(make_sequences(7, 1))]
+    reference = sequential(load_policy(PolicyConfig(model=model), seed=0), sequences)
+    parts = probe._open_parts(out, probe.ProbeJob(model, str(corpus), 7))
+    pq.write_table(probe.tables.probed(reference.take([0, 1, 2]), sequences[:3]), parts / "000000.parquet")
+    probed, write = [], probe.write_aside
+    monkeypatch.setattr(probe, "write_aside", lambda path, table: (probed.append(table.num_rows), write(path, table)))
+
+    scores = probe.run_probe(model, corpus, "gini", out, 1, 64, None, CONSOLE)
+    assert sum(probed[:-1]) == 4, "what was done before is not done again"
+    assert scores["trajectory"].to_pylist() == ["e0", "e1", "e2", "e3"]
+    expected = np.stack([reference.norms[[at, at + 1]].double().mean(0).numpy() for at in (0, 2, 4)])
+    np.testing.assert_allclose(np.stack(scores["norms"].to_numpy())[:3], expected, rtol=1e-4)
+    np.testing.assert_allclose(scores["score"].to_numpy()[:3], gini(expected).numpy(), rtol=1e-3)
+    assert not parts.exists() and pq.read_table(out).equals(scores)
+
+
+def test_a_corpus_that_cannot_be_probed_is_refused_and_nothing_is_written(tmp_path, tiny_model_dir):
+    silent = replace(make_sequences(1)[0], trained=np.zeros(len(make_sequences(1)[0].trained), np.bool_))
+    pq.write_table(sequences_to_table([]), tmp_path / "empty.parquet")
+    pq.write_table(sequences_to_table([silent]), tmp_path / "silent.parquet")
+    pq.write_table(pa.table({"x": [1]}), tmp_path / "other.parquet")
+    (tmp_path / "text.parquet").write_text("no parquet")
+    before = sorted(tmp_path.iterdir())
+    for name, message in {
+        "empty": "nothing to probe",
+        "silent": "trajectory s0 has no trained token",
+        "other": "lacks the column 'sequence_id'",
+        "text": "cannot read the corpus",
+        "nowhere": "cannot read the corpus",
+    }.items():
+        with pytest.raises((RouterError, UserError), match=message):
+            probe.run_probe(
+                str(tiny_model_dir), tmp_path / f"{name}.parquet", "gini", tmp_path / "x", 1, 64, None, CONSOLE
+            )
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_probe_whose_gradient_is_broken_writes_no_scores(tmp_path):
+    probed = pa.Table.from_pylist(
+        [
+            {"sequence_id": name, "trajectory": name, "tokens": 3, "trained_tokens": 1, "loss": 1.0, "norms": norms}
+            for name, norms in (("a", [1.0, 2.0]), ("b", [float("inf"), 1.0]))
+        ],
+        schema=probe.tables.PROBED,
+    )
+    with pytest.raises(DegenerateGradientError, match="trajectory b has a gradient that is not finite"):
+        probe._scored(probed, "gini")
+
+
+def test_parts_of_another_probe_are_refused(tmp_path, corpus, tiny_model_dir):
+    probe._open_parts(tmp_path / "scores.parquet", probe.ProbeJob("other", str(corpus), 7))
+    with pytest.raises(UserError, match="holds parts of another probe: remove it"):
+        probe.run_probe(str(tiny_model_dir), corpus, "gini", tmp_path / "scores.parquet", 1, 64, None, CONSOLE)

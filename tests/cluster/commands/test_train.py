@@ -1,0 +1,135 @@
+"""Whole runs of `concerto train` on real Ray and real vLLM: to the end, through kills, and through an interruption."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from cluster.inputs.models import TINY
+from cluster.loop.checkpoint import latest_checkpoint, load_manifest
+from cluster.reporting.evaluation_tables import run_evaluations
+from cluster.reporting.metrics import read_metrics
+from tests.cluster.runs import RunProcess, train_arguments, trained_tasks
+from trajectories.schema import episodes_from_table
+from trajectories.store import TrajectoryStore
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(1500)]
+
+GRPO_STEPS = 8
+"""Enough for the kills and an interruption on the way."""
+CONDUCTED = {"reward__scalariser": "conductor", "reward__conductor__update_every": 1}
+ROUTED = {"router__policy": "median_split", "schedule__grpo_steps": GRPO_STEPS} | CONDUCTED
+STEPS = list(range(2 + GRPO_STEPS + 1))
+"""Routing, two of SFT, then GRPO."""
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory, tiny_model_dir) -> Path:
+    run_dir = tmp_path_factory.mktemp("whole") / "run"
+    with RunProcess(train_arguments(run_dir, tiny_model_dir, **ROUTED), run_dir.parent / "log") as run:
+        assert run.wait() == 0, run.log()
+        run.assert_nothing_left()
+    return run_dir
+
+
+def test_a_run_trains_evaluates_and_leaves_a_model(finished_run):
+    records = read_metrics(finished_run)
+    assert [record["step"] for record in records] == STEPS
+    assert [record["stage"] for record in records] == ["routing"] + ["sft"] * 2 + ["grpo"] * GRPO_STEPS
+    assert (records[0]["router/sft"], records[0]["router/grpo"]) == (4, 4) and records[0]["probe_s"] > 0
+    explored = {row["trajectory"] for row in _routes(finished_run) if row["route"] == "grpo"}
+    assert {f"demonstration/alfworld/{task}" for task in trained_tasks(finished_run)} == explored
+    assert all(record["parity_error"] <= 1e-3 for record in records if record["stage"] == "grpo")
+    assert set(run_evaluations(finished_run)) == {"base", "after_sft", "after_grpo"}
+    assert sum(trained_tasks(finished_run).values()) == GRPO_STEPS * 2
+    assert (finished_run / "model" / "model.safetensors").exists()
+    assert (finished_run / "learning_curve.svg").read_text().startswith("<svg")
+    assert json.loads((finished_run / "evaluations" / "base.json").read_text())["evaluations"][0]["panel_hash"]
+
+
+def test_kills_and_an_interruption_change_no_task_and_resume_finishes(tmp_path, tiny_model_dir, finished_run):
+    run_dir = tmp_path / "run"
+    arguments = train_arguments(run_dir, tiny_model_dir, **ROUTED)
+    with RunProcess(arguments, tmp_path / "log") as run:
+        run.wait_until("the first GRPO step", lambda: len(read_metrics(run_dir)) >= 4)
+        run.kill_actor("EnvironmentHost")
+        run.kill_actor("RolloutActor")
+        run.kill_actor("RouterActor")
+        run.wait_until("a GRPO step after the kills", lambda: len(read_metrics(run_dir)) >= 5)
+        run.kill_actor("RayTrainWorker")
+        run.wait_until("the restart from a checkpoint", lambda: "resuming after step" in run.log())
+        run.kill_actor("ConductorActor")
+        run.wait_until("the restart without Conductor", lambda: run.log().count("resuming after step") == 2)
+        run.process.send_signal(signal.SIGINT)
+        assert run.wait() == 130, run.log()
+        assert "Traceback" not in run.log()
+        run.assert_nothing_left()
+    assert load_manifest(latest_checkpoint(run_dir)).step == read_metrics(run_dir)[-1]["step"]
+
+    with RunProcess([*arguments, "--resume"], tmp_path / "log-resumed") as resumed:
+        assert resumed.wait() == 0, resumed.log()
+        resumed.assert_nothing_left()
+    assert trained_tasks(run_dir) == trained_tasks(finished_run)
+    assert [row["route"] for row in _routes(run_dir)] == [row["route"] for row in _routes(finished_run)]
+    for record in read_metrics(run_dir):
+        if record["stage"] == "grpo":
+            parts = ("groups_accepted", "groups_filtered", "groups_running")
+            assert record["groups_submitted"] == sum(record[part] for part in parts)
+    assert [record["step"] for record in read_metrics(run_dir)] == STEPS
+
+
+def test_a_mixed_stage_is_routed_group_by_group(tmp_path, tiny_model_dir):
+    run_dir = tmp_path / "run"
+    steps = {"schedule__sft_steps": 0, "schedule__grpo_steps": 0, "schedule__mixed_steps": 2}
+    changes = ROUTED | steps | {"router__mode": "online", "evaluation__panels": "[]"}
+    with RunProcess(train_arguments(run_dir, tiny_model_dir, **changes), tmp_path / "log") as run:
+        assert run.wait() == 0, run.log()
+    records = read_metrics(run_dir)
+    assert [sum(record[f"router/{kind}"] for kind in ("sft", "grpo", "unrouted")) for record in records] == [2, 2]
+    probed = [record for record in records if record["router/unrouted"] < 2]
+    assert probed, "some task has a demonstration"
+    assert all(0 < record["probe_share"] < 1 for record in probed)
+    assert all(record["sft/sequences"] == record["router/sft"] for record in records)
+    store = TrajectoryStore(run_dir / "trajectories")
+    tables = [store.read(number)[2] for number in range(len(store))]
+    scores = [score for table in tables if table is not None for score in table["score"].to_pylist()]
+    assert any(score is not None for score in scores)
+    assert all("reward/action_validity/mean" in record for record in records)
+    for name in ("router", "conductor"):
+        assert (latest_checkpoint(run_dir) / "learner" / f"{name}.pickle").exists()
+
+
+def _routes(run_dir: Path) -> list[dict[str, Any]]:
+    return pq.read_table(run_dir / "routes.parquet").to_pylist()
+
+
+def test_a_mixture_trains_two_environments_at_once(tmp_path):
+    """The embedded model: pages of a shop are too long for the models that other tests make."""
+    run_dir = tmp_path / "run"
+    changes = {
+        "tasks": "[alfworld,webshop]",
+        "data__webshop": "generated",
+        "schedule__grpo_steps": 1,
+        "evaluation__limit": 1,
+    }
+    with RunProcess(train_arguments(run_dir, Path(TINY), **changes), tmp_path / "log") as run:
+        assert run.wait() == 0, run.log()
+        run.assert_nothing_left()
+    assert [record["stage"] for record in read_metrics(run_dir)] == ["sft", "sft", "grpo"]
+    assert {"success/alfworld", "success/webshop"} <= set(read_metrics(run_dir)[-1])
+    for results in run_evaluations(run_dir).values():
+        assert [result.panel for result in results] == ["alfworld/generated/heldout", "webshop/dev"]
+        assert "score" in results[1].rewards
+    episodes, *_ = TrajectoryStore(run_dir / "trajectories").read(0)
+    groups = {(episode.environment, len(episode.rewards)) for episode in episodes_from_table(episodes)}
+    assert groups == {("alfworld", 5), ("webshop", 9)}
+    demonstrations = pq.read_table(run_dir / "demonstrations.parquet")["episode_id"].to_pylist()
+    assert Counter(name.split("/")[1] for name in demonstrations) == {"alfworld": 4, "webshop": 4}
+    manifest = load_manifest(latest_checkpoint(run_dir))
+    assert set(manifest.panels) == {"alfworld/generated/train", "webshop/train"}

@@ -1,0 +1,126 @@
+"""Configuration: merging, typing, and errors that name the fix in one line."""
+
+import pytest
+import yaml
+
+from cluster.config.loading import PRESETS, check_config, keys, load_config, merge
+from cluster.errors import UserError
+from envs import ENVIRONMENTS
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_is_valid(preset):
+    assert load_config(preset).model_dump(mode="json")
+
+
+def test_overrides_win_over_the_file_and_the_file_over_the_preset(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("learner: {lr: 2.0e-5, warmup_steps: 3}\nschedule: {grpo_steps: 7}\n")
+    config = load_config("local", file, ["learner.lr=1e-5", "evaluation.panels=[]", "policy.lora.rank=8"])
+    assert config.learner.lr == 1e-5
+    assert config.learner.warmup_steps == 3
+    assert config.schedule.grpo_steps == 7
+    assert config.evaluation.panels == ()
+    assert config.policy.lora and config.policy.lora.rank == 8
+
+
+def test_a_saved_configuration_loads_back(tmp_path):
+    config = load_config("gpu", None, ["policy.lora.rank=8", "seed=5"])
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    assert load_config("local", file) == config
+
+
+def test_merge_changes_neither_side():
+    base = {"a": {"x": 1}}
+    assert merge(base, {"a": {"y": 2}}) == {"a": {"x": 1, "y": 2}}
+    assert base == {"a": {"x": 1}}
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("learner.lrr=1", "unknown key 'learner.lrr' in the configuration. Did you mean 'learner.lr'?"),
+        ("lr=1", "unknown key 'lr' in the configuration. Did you mean 'learner.lr'?"),
+        ("optimiser.lr=1", "unknown key 'optimiser' in the configuration. Known here: seed"),
+        ("learner.lr=fast", "learner.lr='fast' does not fit: input should be a valid number"),
+        ("learner.lr=-1", "learner.lr=-1 does not fit: input should be greater than 0"),
+        ("schedule.grpo_steps=1.5", "schedule.grpo_steps=1.5 does not fit"),
+        ("tasks=[]", "tasks=[] does not fit"),
+        ("tasks=[webshop,webshop]", "can be named once"),
+        ("tasks=wbshop", "unknown environment 'wbshop': choose one of alfworld, questions, webshop. Did you mean"),
+        ("learner=3", "learner is a section: set its keys one by one, e.g. --set learner.lr=VALUE."),
+        ("learner.lr", "--set learner.lr is no assignment"),
+        ("schedule.min_group=9", "schedule: min_group 9 is more than group_size 8"),
+        ("rollout.max_response_tokens=2048", "rollout: max_response_tokens 2048 leaves no room for a prompt"),
+        ("placement.rollout_gpus=2", "placement.rollout_gpus=2 does not fit"),
+        ("grpo.icepop_band=[2,3]", "grpo: icepop_band must be (low <= 1, high >= 1)"),
+    ],
+)
+def test_a_wrong_override_is_one_line_that_names_the_fix(override, message):
+    with pytest.raises(UserError) as error:
+        load_config("local", None, [override])
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_advantage_that_would_have_no_say_is_refused():
+    with pytest.raises(
+        UserError, match=r"^reward\.scalariser=gdpo .* grpo\.advantage=rloo would have no say: leave it at grpo"
+    ):
+        load_config("local", None, ["reward.scalariser=gdpo", "grpo.advantage=rloo"])
+
+
+def test_advantages_of_turns_need_a_sequence_for_each():
+    with pytest.raises(
+        UserError, match=r"^grpo\.advantage=gigpo gives every turn .*: set rollout\.prompt\.mode=windowed"
+    ):
+        load_config("local", None, ["grpo.advantage=gigpo"])
+    config = load_config("local", None, ["grpo.advantage=gigpo", "rollout.prompt.mode=windowed"])
+    assert config.grpo.advantage == "gigpo"
+
+
+def test_an_unknown_preset_names_the_nearest():
+    with pytest.raises(
+        UserError, match=r"unknown preset 'locl': choose one of local, gpu, cluster\. Did you mean 'local'\?"
+    ):
+        load_config("locl")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(None, "cannot read --config"), ("a: [1", "is no YAML"), ("- 1", "must hold sections")]
+)
+def test_a_bad_file_is_named(tmp_path, content, message):
+    file = tmp_path / "run.yaml"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(UserError, match=message):
+        load_config("local", file)
+
+
+def test_every_key_is_listed_once():
+    listed = list(keys())
+    assert {"seed", "learner.lr", "policy.lora.rank", "schedule.max_staleness"} <= set(listed)
+    assert len(listed) == len(set(listed))
+
+
+@pytest.mark.parametrize(
+    ("override", "tasks"),
+    [
+        ("seed=0", ("alfworld",)),
+        ("tasks=webshop", ("webshop",)),
+        ("tasks=[alfworld,webshop]", ("alfworld", "webshop")),
+        ("tasks=[alfworld/train]", ("alfworld/train",)),
+    ],
+)
+def test_tasks_are_environments_or_panels(override, tasks):
+    assert load_config("local", None, [override]).tasks == tasks
+
+
+def test_every_environment_can_be_trained_on():
+    assert load_config("local", None, [f"tasks=[{','.join(ENVIRONMENTS)}]"]).tasks == tuple(ENVIRONMENTS)
+
+
+def test_configuration_is_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        check_config({}).seed = 1

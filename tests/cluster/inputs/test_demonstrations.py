@@ -1,0 +1,43 @@
+"""Experts' demonstrations: how many, how long, and what is refused."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+
+from cluster.errors import UserError
+from cluster.inputs.demonstrations import load_demonstrations
+from cluster.inputs.models import TINY, load_tokenizer, resolve_model
+from cluster.loop.tasks import TaskMixture
+from envs import training_panel
+from trajectories.builder import PromptConfig
+
+TASKS = TaskMixture((training_panel("alfworld"),))
+
+
+def load(run_dir, count: int, prompt: PromptConfig, max_tokens: int = 2048) -> pa.Table:
+    tokenizer = load_tokenizer(resolve_model(TINY))
+    return load_demonstrations(run_dir, TASKS, {}, count, tokenizer, prompt, max_tokens, 30, 0, lambda *_: None)
+
+
+def test_demonstrations_are_counted_by_task_also_where_every_turn_is_a_sequence(tmp_path):
+    whole = load(tmp_path / "whole", 3, PromptConfig())
+    turns = load(tmp_path / "turns", 3, PromptConfig(mode="windowed"))
+    assert whole.num_rows == 3 < turns.num_rows
+    assert list(dict.fromkeys(turns["episode_id"].to_pylist())) == whole["episode_id"].to_pylist()
+
+
+def test_what_the_engines_do_not_hold_is_left_out(tmp_path):
+    first = load(tmp_path / "first", 1, PromptConfig())
+    (length,) = map(len, first["token_ids"].to_pylist())
+    for limit, kept in ((length, False), (length + 1, True)):
+        found = load(tmp_path / str(limit), 1, PromptConfig(), limit)
+        assert (found["episode_id"].to_pylist() == first["episode_id"].to_pylist()) is kept
+
+
+def test_a_tokenizer_without_chat_template_is_named(tmp_path):
+    tokenizer = load_tokenizer(resolve_model(TINY))._tokenizer
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"the tokenizer of .* cannot be used .*: check the name, or save one that has"):
+        load_tokenizer(str(tmp_path))

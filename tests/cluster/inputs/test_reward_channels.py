@@ -1,0 +1,63 @@
+"""Which reward channels a run has."""
+
+from __future__ import annotations
+
+import pytest
+
+from cluster.config.loading import load_config
+from cluster.config.run import RunConfig
+from cluster.errors import UserError
+from cluster.inputs.reward_channels import open_channels, reward_channels
+from cluster.loop.tasks import TaskMixture
+from envs import training_panel
+from trajectories.schema import to_tables
+
+ALFWORLD = ("success", "progress", "format", "action_validity", "efficiency")
+
+
+def channels_of(*overrides: str) -> tuple[str, ...]:
+    config = load_config("local", overrides=["data.webshop=generated", *overrides])
+    return reward_channels(config, mixture(config))
+
+
+def mixture(config: RunConfig) -> TaskMixture:
+    return TaskMixture(tuple(training_panel(name, config.data.get(name)) for name in config.tasks))
+
+
+def test_a_run_weighs_what_all_its_environments_give():
+    assert channels_of() == ALFWORLD
+    both = channels_of("tasks=[webshop,alfworld]", "reward.scalariser=uniform")
+    assert both == ("success", "format", "action_validity", "efficiency")
+    assert channels_of("reward.channels=[progress,length]") == ("progress", "length")
+
+
+def test_questions_have_open_channels_where_several_are_weighed(tiny_model_dir):
+    assert channels_of("tasks=questions") == ("success", "format")
+    weighed = ["tasks=questions", "reward.scalariser=conductor"]
+    assert channels_of(*weighed) == ("success", "format", "entropy", "length", "reference")
+    judged = channels_of(*weighed, f"reward.preference_model={tiny_model_dir}")
+    assert judged[-1] == "preference"
+
+
+def test_a_channel_must_be_given_by_every_environment():
+    with pytest.raises(UserError, match=r"reward\.channels names 'progress', which webshop does not give"):
+        channels_of("tasks=[alfworld,webshop]", "reward.channels=[progress]")
+    with pytest.raises(UserError, match=r"reward\.outcome names 'length', which alfworld does not give"):
+        channels_of("reward.outcome=length")
+
+
+def test_a_weighed_channel_must_be_one_of_the_run():
+    with pytest.raises(UserError, match=r"reward\.weights names 'length', which is not among the channels of this run"):
+        channels_of("reward.scalariser=static", "reward.weights={success: 1, length: 1}")
+    with pytest.raises(
+        UserError, match=r"reward\.weights names 'preference'.*name all that are weighed in reward\.chan"
+    ):
+        channels_of("tasks=questions", "reward.scalariser=gdpo", "reward.weights={preference: 1}")
+
+
+def test_nothing_is_opened_for_channels_that_the_environment_gives(tiny_model_dir):
+    config = load_config("local")
+    assert open_channels(config, ALFWORLD, str(tiny_model_dir)) is None
+    make = open_channels(config, ("success", "length"), str(tiny_model_dir))
+    assert make is not None
+    assert make().to_read(*to_tables([])).num_rows == 0

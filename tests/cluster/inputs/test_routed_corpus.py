@@ -1,0 +1,203 @@
+"""Staged routing against a simulated prober: what the stages may draw, what is kept, and what is refused."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from cluster.config.sections import ScheduleSettings
+from cluster.errors import UserError
+from cluster.inputs.routed_corpus import MEASURED_FILE, ROUTES_FILE, CorpusRouter, Routing, check_router
+from cluster.loop.tasks import TaskMixture
+from envs.panels import Panel
+from router.errors import RouterError
+from router.probe import ProbeResult
+from router.router_config import RouterConfig
+from tests.cluster.simulation import TASKS, SimulatedRollouts
+from tests.router.samples import make_sequence
+from trajectories.ids import demonstration_id
+from trajectories.schema import sequences_from_table, sequences_to_table
+
+SCHEDULE = ScheduleSettings(sft_steps=2, grpo_steps=2)
+PANEL = Panel("mock/train", TASKS, "c0ffee")
+
+
+def corpus(count: int = 5, turns: int = 1) -> pa.Table:
+    return sequences_to_table(
+        replace(
+            make_sequence(f"{task}-{turn}", 8 + task, seed=task), episode_id=demonstration_id("mock", f"task-{task}")
+        )
+        for task in range(count)
+        for turn in range(turns)
+    )
+
+
+@dataclass
+class SimulatedProber:
+    """The gradient of task i is the more concentrated, the larger i."""
+
+    broken: float | None = None
+    calls: int = 0
+
+    async def probe(self, sequences: pa.Table, token_budget: int) -> ProbeResult:
+        self.calls += 1
+        rows = sequences_from_table(sequences)
+        tasks = torch.tensor([float(row.episode_id[-1]) for row in rows])
+        norms = torch.ones(len(rows), 7)
+        norms[:, 3] += tasks
+        if self.broken is not None:
+            norms[-1] = self.broken
+        names = tuple(row.sequence_id for row in rows)
+        logprobs = tuple(np.zeros(len(row.token_ids), np.float32) for row in rows)
+        return ProbeResult(names, norms, tasks, torch.zeros(len(rows), 4), logprobs)
+
+
+def route(run_dir: Path, policy: str, demonstrations: pa.Table, prober: SimulatedProber, **more) -> Routing:
+    router = RouterConfig.model_validate({"policy": policy, **more})
+    parts = (router, SCHEDULE, 0, TaskMixture((PANEL,)), prober, SimulatedRollouts(), lambda *_: None)
+    return asyncio.run(CorpusRouter(run_dir, *parts).route(demonstrations))
+
+
+def test_the_lower_half_is_imitated_and_the_tasks_of_the_upper_half_are_explored(tmp_path):
+    routing = route(tmp_path, "median_split", corpus(), SimulatedProber())
+    assert routing.rows == (0, 1, 2)
+    assert routing.tasks.panels == (replace(PANEL, task_ids=("task-3", "task-4")),)
+    assert (routing.metrics["router/sft"], routing.metrics["router/grpo"]) == (3, 2)
+    routes = pq.read_table(tmp_path / ROUTES_FILE).to_pylist()
+    assert [row["route"] for row in routes] == ["sft"] * 3 + ["grpo"] * 2
+    assert all(row["threshold"] == routes[2]["score"] for row in routes)
+    assert pq.read_table(tmp_path / MEASURED_FILE)["tokens"].to_pylist() == [8, 9, 10, 11, 12]
+
+
+def test_the_inverse_swaps_the_halves(tmp_path):
+    routing = route(tmp_path, "inverse", corpus(4), SimulatedProber())
+    assert routing.rows == (2, 3)
+    assert routing.tasks.panels[0].task_ids == ("task-0", "task-1")
+
+
+def test_turns_of_a_trajectory_go_one_way(tmp_path):
+    routing = route(tmp_path, "median_split", corpus(4, turns=3), SimulatedProber())
+    assert routing.rows == tuple(range(6))
+    assert routing.tasks.panels[0].task_ids == ("task-2", "task-3")
+
+
+def test_a_resumed_run_keeps_its_routes_and_measures_nothing(tmp_path):
+    first, again = SimulatedProber(), SimulatedProber(broken=9.0)
+    routing = route(tmp_path, "loss", corpus(), first)
+    resumed = route(tmp_path, "loss", corpus(), again)
+    assert (resumed.rows, resumed.tasks) == (routing.rows, routing.tasks)
+    assert (first.calls, again.calls, resumed.metrics) == (1, 0, {})
+
+
+def test_routes_of_another_corpus_are_refused(tmp_path):
+    route(tmp_path, "loss", corpus(4), SimulatedProber())
+    with pytest.raises(UserError, match="the routes lack demonstration/mock/task-4"):
+        route(tmp_path, "loss", corpus(5), SimulatedProber())
+
+
+def test_routes_that_were_made_before_are_taken_as_they_are(tmp_path):
+    (tmp_path / "first").mkdir()
+    given = route(tmp_path / "first", "inverse", corpus(4), SimulatedProber())
+    (tmp_path / "second").mkdir()
+    prober = SimulatedProber()
+    routes = str(tmp_path / "first" / ROUTES_FILE)
+    taken = route(tmp_path / "second", "median_split", corpus(4), prober, routes=routes)
+    assert (taken.rows, taken.tasks, prober.calls) == (given.rows, given.tasks, 0)
+    with pytest.raises(UserError, match=r"cannot read router\.routes="):
+        check_router(RouterConfig(policy="median_split", routes=str(tmp_path / "none")), SCHEDULE)
+
+
+def test_what_needs_no_gradient_runs_no_probe(tmp_path):
+    prober = SimulatedProber()
+    for policy in ("random", "sequential"):
+        (tmp_path / policy).mkdir()
+    chance = route(tmp_path / "random", "random", corpus(6), prober)
+    assert len(chance.rows) == chance.tasks.count == 3
+    both = route(tmp_path / "sequential", "sequential", corpus(6), prober)
+    assert (len(both.rows), both.tasks.count) == (6, 6)
+    assert prober.calls == 0
+
+
+def test_the_pass_rate_gate_refuses_a_demonstration_whose_task_it_cannot_play(tmp_path):
+    strange = replace(make_sequence("s", 8, seed=0), episode_id=demonstration_id("mock", "elsewhere"))
+    with pytest.raises(UserError, match="mock/elsewhere is in no panel of this run"):
+        route(tmp_path, "pass_rate", sequences_to_table([strange]), SimulatedProber())
+
+
+def test_the_pass_rate_gate_lets_the_base_model_play_every_task(tmp_path):
+    routing = route(tmp_path, "pass_rate", corpus(6), SimulatedProber(), gate=0.5, gate_episodes=4)
+    routes = pq.read_table(tmp_path / ROUTES_FILE).to_pylist()
+    assert [row["rl_weight"] > 0 for row in routes] == [row["score"] > 0.5 for row in routes]
+    assert len(routing.rows) + routing.tasks.count == 6
+
+
+@pytest.mark.parametrize(
+    ("demonstrations", "prober", "message"),
+    [
+        (corpus(0), SimulatedProber(), "the corpus holds no sequence"),
+        (corpus(1), SimulatedProber(), "needs two trajectories or more, got 1"),
+        (
+            corpus(3),
+            SimulatedProber(broken=float("nan")),
+            "demonstration/mock/task-2 has a gradient that is not finite",
+        ),
+        (corpus(3), SimulatedProber(broken=0.0), "demonstration/mock/task-2 has a gradient of zero"),
+    ],
+    ids=["empty corpus", "one trajectory", "NaN gradient", "no gradient"],
+)
+def test_what_cannot_be_routed_leaves_nothing_behind(tmp_path, demonstrations, prober, message):
+    with pytest.raises(RouterError, match=message):
+        route(tmp_path, "median_split", demonstrations, prober)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_mixture_explores_in_the_environments_that_keep_tasks(tmp_path):
+    shop = Panel("shop/train", ("task-0", "task-1"), "ee")
+    demonstrations = sequences_to_table(
+        replace(make_sequence(f"{at}", 8 + task, seed=task), episode_id=demonstration_id(environment, f"task-{task}"))
+        for at, (environment, task) in enumerate([("shop", 0), ("shop", 1), ("mock", 3), ("mock", 4)])
+    )
+    router = RouterConfig.model_validate({"policy": "median_split"})
+    parts = (router, SCHEDULE, 0, TaskMixture((PANEL, shop)), SimulatedProber(), SimulatedRollouts(), lambda *_: None)
+    routing = asyncio.run(CorpusRouter(tmp_path, *parts).route(demonstrations))
+    assert routing.rows == (0, 1)
+    assert routing.tasks == TaskMixture((replace(PANEL, task_ids=("task-3", "task-4")),))
+
+
+def test_a_trajectory_without_trained_tokens_is_named(tmp_path):
+    silent = replace(make_sequence("mute", 5, 0), trained=np.zeros(5, np.bool_))
+    with pytest.raises(RouterError, match="trajectory mute has no trained token"):
+        route(tmp_path, "median_split", sequences_to_table([silent]), SimulatedProber())
+
+
+def test_a_stage_without_data_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"no task to GRPO: set schedule\.grpo_steps=0"):
+        route(tmp_path, "all_sft", corpus(), SimulatedProber())
+
+
+@pytest.mark.parametrize(
+    ("settings", "schedule", "message"),
+    [
+        ({"policy": "median_split", "mode": "online"}, {"grpo_steps": 3}, "set schedule.mixed_steps"),
+        ({"policy": "chord"}, {"grpo_steps": 3}, "set router.mode=online"),
+        ({"policy": "all_grpo"}, {"sft_steps": 1, "grpo_steps": 3}, "set schedule.sft_steps=0"),
+        ({"policy": "all_sft"}, {"sft_steps": 1, "grpo_steps": 3}, "set schedule.grpo_steps=0"),
+        ({"policy": "all_grpo"}, {"grpo_steps": 3, "mixed_steps": 1}, "nothing to SFT: .* and schedule.mixed_steps=0"),
+        ({"policy": "all_sft"}, {"sft_steps": 1, "mixed_steps": 1, "grpo_steps": 0}, "and schedule.mixed_steps=0"),
+        (
+            {"policy": "median_split", "mode": "online", "routes": "r.parquet"},
+            {"mixed_steps": 1},
+            "router.routes holds routes of stages",
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_said_before_anything_starts(settings, schedule, message):
+    with pytest.raises(UserError, match=message):
+        check_router(RouterConfig.model_validate(settings), ScheduleSettings.model_validate(schedule))

@@ -1,0 +1,90 @@
+"""Checkpoints are whole or absent, old ones go, and damage is named."""
+
+import asyncio
+
+import pyarrow as pa
+import pytest
+import yaml
+
+from cluster.commands.train import plan_run
+from cluster.config.loading import load_config
+from cluster.errors import UserError
+from cluster.loop.checkpoint import (
+    Frontier,
+    Manifest,
+    PendingGroup,
+    latest_checkpoint,
+    load_manifest,
+    load_ready,
+    save_checkpoint,
+)
+
+READY = {4: (pa.table({"a": [1, 2]}), pa.table({"b": ["x"]}))}
+FRONTIER = Frontier(
+    cursor=6, trained=(0, 1), filtered=(2,), pending=(PendingGroup(position=3, attempts=1),), ready=(4,)
+)
+
+
+async def save_learner(folder):
+    folder.mkdir()
+    (folder / "weights").write_text("w")
+
+
+def save(run_dir, step, learner=save_learner, keep=2):
+    manifest = Manifest(step=step, version=step, frontier=FRONTIER)
+    return asyncio.run(save_checkpoint(run_dir, manifest, READY, learner, keep))
+
+
+def test_what_is_saved_is_read_back(tmp_path):
+    folder = save(tmp_path, 7)
+    assert latest_checkpoint(tmp_path) == folder
+    assert load_manifest(folder) == Manifest(step=7, version=7, frontier=FRONTIER)
+    episodes, sequences = load_ready(folder, 4)
+    assert episodes.equals(READY[4][0]) and sequences.equals(READY[4][1])
+    assert (folder / "learner" / "weights").read_text() == "w"
+
+
+def test_only_the_newest_are_kept(tmp_path):
+    for step in (1, 2, 10, 11):
+        save(tmp_path, step)
+    assert sorted(folder.name for folder in (tmp_path / "checkpoints").iterdir()) == ["step-000010", "step-000011"]
+
+
+def test_a_crash_while_saving_leaves_the_earlier_checkpoint(tmp_path):
+    save(tmp_path, 1)
+
+    async def crash(folder):
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        save(tmp_path, 2, learner=crash)
+    assert load_manifest(latest_checkpoint(tmp_path)).step == 1
+    save(tmp_path, 2)
+    assert load_manifest(latest_checkpoint(tmp_path)).step == 2
+
+
+def test_no_checkpoint_and_a_damaged_one_are_named(tmp_path):
+    with pytest.raises(UserError, match="no checkpoint to resume from"):
+        latest_checkpoint(tmp_path)
+    folder = save(tmp_path, 1)
+    (folder / "manifest.json").write_text("{")
+    with pytest.raises(UserError, match="no readable checkpoint"):
+        load_manifest(folder)
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_begins_anew_when_resumed(tmp_path):
+    config = load_config("local", None, ["evaluation.panels=[]"])
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    with pytest.raises(UserError, match="add --resume"):
+        plan_run(config, tmp_path, resume=False)
+    plan = plan_run(config, tmp_path, resume=True)
+    assert plan.checkpoint is None and plan.manifest.step == 0
+
+
+def test_a_resumed_run_may_change_only_what_does_not_decide_what_is_trained(tmp_path):
+    config = load_config("local", None, ["evaluation.panels=[]"])
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    freely = ["evaluation.panels=[]", "evaluation.every=3", "reward.constant_limit=9", "placement.wait_s=5"]
+    assert plan_run(load_config("local", None, freely), tmp_path, resume=True)
+    with pytest.raises(UserError, match="the section 'reward' differs from that of the run"):
+        plan_run(load_config("local", None, [*freely, "reward.outcome=progress"]), tmp_path, resume=True)

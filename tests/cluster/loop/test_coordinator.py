@@ -1,0 +1,230 @@
+"""The control loop against simulated rollouts and a simulated learner: counters, staleness, resume, failures."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import pytest
+
+from cluster.config.sections import CheckpointSettings, ScheduleSettings
+from cluster.loop.checkpoint import latest_checkpoint, load_manifest
+from cluster.loop.coordinator import Coordinator, Interrupted
+from cluster.loop.stream import RunError
+from envs.panels import Panel
+from tests.cluster.simulation import TASKS, Log, SimulatedLearner, SimulatedRollouts, coordinator
+from trajectories.schema import episodes_from_table
+from trajectories.store import TrajectoryStore
+
+GRPO = ScheduleSettings(grpo_steps=6, groups_per_step=3, group_size=4, max_staleness=1)
+
+
+def run(*parts) -> Coordinator:
+    loop = coordinator(*parts)
+    asyncio.run(loop.run())
+    return loop
+
+
+def test_every_stage_runs_its_steps_and_is_evaluated(tmp_path):
+    schedule = ScheduleSettings(sft_steps=2, mixed_steps=2, grpo_steps=3, groups_per_step=2, sft_batch=4)
+    log, learner = Log(), SimulatedLearner()
+    run(tmp_path, schedule, SimulatedRollouts(), learner, log)
+    assert learner.steps == 7
+    assert log.evaluations == ["base", "after_sft", "after_mixed", "after_grpo"]
+    assert len(learner.rows) == 4 * 4, "SFT and mixed steps take a batch of demonstrations each"
+    assert len(learner.trained) == 5 * 2, "mixed and GRPO steps take a batch of groups each"
+
+
+def test_counters_add_up_at_every_step_and_concurrency_is_kept(tmp_path):
+    log, rollouts = Log(), SimulatedRollouts(concurrency=4)
+    run(tmp_path, GRPO, rollouts, SimulatedLearner(), log)
+    for metrics in log.metrics:
+        parts = ("groups_accepted", "groups_filtered", "groups_running")
+        assert metrics["groups_submitted"] == sum(metrics[part] for part in parts)
+    assert rollouts.most_running == 4
+    assert log.metrics[-1]["groups_accepted"] == 18 and log.metrics[-1]["groups_running"] == 0
+
+
+@pytest.mark.parametrize("max_staleness", [0, 1, 3])
+def test_no_data_older_than_the_bound_is_trained(tmp_path, max_staleness):
+    learner = SimulatedLearner()
+    schedule = GRPO.model_copy(update={"max_staleness": max_staleness})
+    run(tmp_path, schedule, SimulatedRollouts(concurrency=50), learner, Log())
+    assert max(learner.staleness) <= max_staleness
+
+
+def test_the_tasks_trained_do_not_depend_on_timing(tmp_path):
+    trained = []
+    for seed in range(3):
+        learner = SimulatedLearner()
+        run(tmp_path / str(seed), GRPO, SimulatedRollouts(seed=seed), learner, Log())
+        trained.append(Counter(learner.trained))
+    assert trained[0] == trained[1] == trained[2]
+    assert sum(trained[0].values()) == 18
+
+
+MIXTURE = (Panel("mock/train", TASKS, "c0ffee"), Panel("shop/train", ("a", "b", "c"), "ee"))
+
+
+def test_a_mixture_trains_equal_shares_and_tells_success_by_environment(tmp_path):
+    log, learner = Log(), SimulatedLearner()
+    run(tmp_path, GRPO, SimulatedRollouts(), learner, log, MIXTURE)
+    shop = [task for task in learner.trained if task in MIXTURE[1].task_ids]
+    assert (len(shop), len(learner.trained)) == (9, 18)
+    assert Counter(shop) == {"a": 3, "b": 3, "c": 3}
+    for metrics in log.metrics:
+        shares = [metrics[name] for name in ("success/mock", "success/shop") if name in metrics]
+        assert shares and min(shares) <= metrics["success"] <= max(shares)
+    assert {name for metrics in log.metrics for name in metrics if "/" in name} == {"success/mock", "success/shop"}
+
+
+def test_a_mixtures_rewards_lie_in_one_table(tmp_path):
+    run(tmp_path, GRPO, SimulatedRollouts(), SimulatedLearner(), Log(), MIXTURE)
+    store = TrajectoryStore(tmp_path / "trajectories")
+    for number in range(len(store)):
+        for episode in episodes_from_table(store.read(number)[0]):
+            assert set(episode.rewards) == {"mock": {"success"}, "shop": {"success", "score"}}[episode.environment]
+
+
+def test_a_mixture_that_stops_and_resumes_trains_the_same_multiset_of_tasks(tmp_path):
+    whole = SimulatedLearner()
+    run(tmp_path / "whole", GRPO, SimulatedRollouts(), whole, Log(), MIXTURE)
+    log = Log()
+    first = coordinator(tmp_path / "cut", GRPO, SimulatedRollouts(), SimulatedLearner(), log, MIXTURE)
+    log.at_step = lambda step: first.stop() if step == 3 else None
+    with pytest.raises(Interrupted):
+        asyncio.run(first.run())
+    learner = SimulatedLearner()
+    second = coordinator(tmp_path / "cut", GRPO, SimulatedRollouts(seed=9), learner, Log(), MIXTURE)
+    asyncio.run(resume(second, tmp_path / "cut"))
+    assert Counter(learner.trained) == Counter(whole.trained)
+
+
+@pytest.mark.parametrize("stop_at", [1, 2, 5])
+def test_stop_and_resume_train_the_same_multiset_of_tasks(tmp_path, stop_at):
+    whole = SimulatedLearner()
+    run(tmp_path / "whole", GRPO, SimulatedRollouts(), whole, Log())
+
+    log = Log()
+    first = coordinator(tmp_path / "cut", GRPO, SimulatedRollouts(), SimulatedLearner(), log)
+    log.at_step = lambda step: first.stop() if step == stop_at else None
+    with pytest.raises(Interrupted):
+        asyncio.run(first.run())
+    assert first.manifest.step == stop_at
+    assert first.manifest.frontier.pending or first.manifest.frontier.ready, "something was under way"
+
+    learner, log = SimulatedLearner(), Log()
+    second = coordinator(tmp_path / "cut", GRPO, SimulatedRollouts(seed=9), learner, log)
+    asyncio.run(resume(second, tmp_path / "cut"))
+    assert Counter(learner.trained) == Counter(whole.trained)
+    assert log.evaluations == ["after_grpo"], "what was evaluated before the stop is not evaluated again"
+    assert len(TrajectoryStore(tmp_path / "cut" / "trajectories")) == 6
+
+
+def test_a_crash_without_warning_resumes_from_the_last_checkpoint(tmp_path):
+    whole = SimulatedLearner()
+    run(tmp_path / "whole", GRPO, SimulatedRollouts(), whole, Log())
+
+    class CrashingLearner(SimulatedLearner):
+        async def train(self, *parts):
+            if self.steps == 3:
+                raise OSError("killed")
+            return await super().train(*parts)
+
+    with pytest.raises(OSError, match="killed"):
+        run(tmp_path / "cut", GRPO, SimulatedRollouts(), CrashingLearner(), Log())
+    learner = SimulatedLearner()
+    asyncio.run(resume(coordinator(tmp_path / "cut", GRPO, SimulatedRollouts(), learner, Log()), tmp_path / "cut"))
+    assert Counter(learner.trained) == Counter(whole.trained)
+
+
+def test_groups_may_finish_while_a_checkpoint_fetches_those_before(tmp_path):
+    class SlowFetch(SimulatedRollouts):
+        async def fetch(self, data):
+            await asyncio.sleep(self.slowness_s / 5)
+            return await super().fetch(data)
+
+    learner = SimulatedLearner(slowness_s=0.03)
+    run(tmp_path, GRPO, SlowFetch(slowness_s=0.05), learner, Log())
+    assert len(learner.trained) == 18
+
+
+async def resume(loop: Coordinator, run_dir) -> None:
+    await loop.restore(latest_checkpoint(run_dir))
+    await loop.run()
+
+
+def test_a_run_that_begins_anew_forgets_what_was_trained_before(tmp_path):
+    learner = SimulatedLearner()
+    run(tmp_path, GRPO, SimulatedRollouts(), learner, Log())
+    parts = len(TrajectoryStore(tmp_path / "trajectories"))
+    run(tmp_path, GRPO, SimulatedRollouts(), SimulatedLearner(), Log())
+    assert len(TrajectoryStore(tmp_path / "trajectories")) == parts > 0
+
+
+def test_a_task_whose_episodes_keep_failing_is_given_up_and_replaced(tmp_path):
+    log, learner = Log(), SimulatedLearner()
+    loop = run(tmp_path, GRPO, SimulatedRollouts(failing=frozenset({TASKS[2]})), learner, log)
+    assert TASKS[2] not in learner.trained
+    assert len(learner.trained) == 18
+    assert log.metrics[-1]["groups_filtered"] >= 2 * GRPO.max_attempts
+    assert load_manifest(latest_checkpoint(tmp_path)).step == loop.manifest.step == 6
+
+
+def test_an_error_of_a_rollout_ends_the_run_with_that_error(tmp_path):
+    class BrokenRollouts(SimulatedRollouts):
+        async def run_group(self, task):
+            raise RunError("no rollout actor is left")
+
+    with pytest.raises(RunError, match="no rollout actor is left"):
+        run(tmp_path, GRPO, BrokenRollouts(), SimulatedLearner(), Log())
+
+
+def test_groups_that_all_fail_are_no_progress(tmp_path):
+    schedule = GRPO.model_copy(update={"group_timeout_s": 0.05})
+    with pytest.raises(RunError, match=r"no group finished within 0\.05 s .* and \d+ had failed"):
+        run(tmp_path, schedule, SimulatedRollouts(failing=frozenset(TASKS)), SimulatedLearner(), Log())
+
+
+def test_a_stop_while_the_last_evaluation_runs_leaves_a_checkpoint_that_resumes(tmp_path):
+    """The last step is no checkpoint step, so the stop itself must write what the stage has become."""
+    learner, log, keep = SimulatedLearner(), Log(), CheckpointSettings(every=4)
+    first = coordinator(tmp_path, GRPO, SimulatedRollouts(), learner, log, checkpoint=keep)
+
+    async def evaluate(name: str) -> None:
+        if name == "after_grpo":
+            first.stop()
+            await asyncio.sleep(60)
+
+    first._evaluate = evaluate
+    with pytest.raises(Interrupted):
+        asyncio.run(first.run())
+    again, log = SimulatedLearner(), Log()
+    second = coordinator(tmp_path, GRPO, SimulatedRollouts(), again, log, checkpoint=keep)
+    asyncio.run(resume(second, tmp_path))
+    assert (again.steps, again.trained, log.evaluations) == (6, learner.trained, ["after_grpo"])
+
+
+def test_a_batch_that_is_handed_out_while_the_run_is_stopped_is_trained(tmp_path):
+    loop = coordinator(tmp_path, GRPO, SimulatedRollouts(), SimulatedLearner(), Log())
+
+    async def batch() -> str:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            return "handed out"
+        return "never"
+
+    async def stopped() -> str:
+        asyncio.get_running_loop().call_soon(loop.stop)
+        return await loop._unless_stopped(batch())
+
+    assert asyncio.run(stopped()) == "handed out"
+
+
+def test_the_wait_for_groups_is_bounded_and_says_what_it_waited_for(tmp_path):
+    schedule = GRPO.model_copy(update={"group_timeout_s": 0.05})
+    rollouts = SimulatedRollouts(stall=True)
+    with pytest.raises(RunError, match=r"no group finished within 0\.05 s while 4 were running"):
+        run(tmp_path, schedule, rollouts, SimulatedLearner(), Log())
+    assert rollouts.running == 0, "what ran was cancelled"
