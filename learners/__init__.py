@@ -1,1 +1,1 @@
-"""Training: one policy, two objectives (SFT and GRPO), a group of workers, weight publication. No vLLM in here."""
+"""Training: one policy, two objectives (SFT and GRPO), a pool of workers, weight publication. No vLLM in here."""

@@ -44,7 +44,7 @@ from learners.learner_config import LearnerConfig
 from learners.rewards.open_channels import READ
 from learners.rewards.reward_batch import ConstantWatch
 from learners.rewards.scalarisers import ADVANTAGES
-from learners.workers.pool import LearnerError, LearnerGroup
+from learners.workers.pool import LearnerError, LearnerPool
 from router.arbitration import make_arbiter
 from router.online import OnlineRouter
 
@@ -245,7 +245,7 @@ async def _open_learner(plan: Plan, demonstrations: pa.Table) -> AsyncIterator[R
     config = plan.config
     resources = {"CPU": config.placement.learner_cpus, "GPU": config.placement.learner_gpus}
     name = f"concerto:{plan.run_dir.name}"
-    group = LearnerGroup(
+    pool = LearnerPool(
         LearnerConfig(
             policy=config.policy.model_copy(update={"model": plan.model}),
             optimizer=config.learner,
@@ -266,7 +266,7 @@ async def _open_learner(plan: Plan, demonstrations: pa.Table) -> AsyncIterator[R
     conducting = _conducting(plan, f"{name}:conductor")
     watch = None if config.reward.scalariser == "single" else ConstantWatch(config.reward.constant_limit)
     online, reads = _online(config, demonstrations), not READ.isdisjoint(plan.channels)
-    learner = RayLearner(group, router, demonstrations, online, conducting, watch, reads)
+    learner = RayLearner(pool, router, demonstrations, online, conducting, watch, reads)
     try:
         learner.start(config.placement.start_timeout_s)
         yield learner

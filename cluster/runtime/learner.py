@@ -1,4 +1,4 @@
-"""The learner workers, seen as one: `RayLearner` is the control loop's `Learner` on a Ray Train worker group."""
+"""The learner workers, seen as one: `RayLearner` is the control loop's `Learner` on a pool of Ray Train workers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from learners.rewards.conductor_head import Conducted
 from learners.rewards.reward_batch import ConstantWatch, RewardBatch
 from learners.rewards.reward_config import ConductorConfig
 from learners.rewards.scalarisers import Advantage, weight_metrics
-from learners.workers.pool import LearnerGroup
+from learners.workers.pool import LearnerPool
 from router.errors import RouterError
 from router.online import OnlineRouter
 from router.probe import ProbeResult
@@ -74,7 +74,7 @@ class RayLearner:
 
     def __init__(
         self,
-        group: LearnerGroup,
+        pool: LearnerPool,
         router: Any,
         demonstrations: pa.Table,
         online: OnlineRouting | None = None,
@@ -82,7 +82,7 @@ class RayLearner:
         watch: ConstantWatch | None = None,
         reads: bool = False,
     ) -> None:
-        self._group, self._router, self._watch = group, router, watch
+        self._pool, self._router, self._watch = pool, router, watch
         self._reads = reads
         self.online, self.conducting = online, conducting
         self._starting: asyncio.Future[None] | None = None
@@ -91,7 +91,7 @@ class RayLearner:
 
     def start(self, timeout_s: float) -> None:
         """Begin to start the workers; `ready` waits for them."""
-        self._starting = asyncio.ensure_future(asyncio.to_thread(self._group.start, timeout_s))
+        self._starting = asyncio.ensure_future(asyncio.to_thread(self._pool.start, timeout_s))
 
     async def ready(self) -> None:
         """Raises LearnerError when the workers do not start, with what was waited for."""
@@ -102,7 +102,7 @@ class RayLearner:
         """End the workers, also when they are still starting."""
         if self._starting is not None:
             await asyncio.gather(self._starting, return_exceptions=True)
-        await asyncio.to_thread(self._group.stop)
+        await asyncio.to_thread(self._pool.stop)
 
     async def train(self, stage: str, groups: Sequence[Any], demonstrations: Sequence[int]) -> Trained:
         """Where mixed steps are routed online, each group brings its own demonstration, and those given stay out.
@@ -121,7 +121,7 @@ class RayLearner:
             assignments, batch, metrics = assign.remote(demonstrated, reading, *_flat(groups))
             if groups:
                 return await self._train_groups(stage, sequences, assignments, await batch, await metrics | read_s)
-            (trained, *_) = await self._group.call("train", stage, sequences, assignments)
+            (trained, *_) = await self._pool.call("train", stage, sequences, assignments)
             return Trained(trained)
 
     async def _read(self, groups: Sequence[Any]) -> tuple[Any, dict[str, float]]:
@@ -129,7 +129,7 @@ class RayLearner:
         if not self._reads or not groups:
             return None, {}
         started = time.monotonic()
-        (reading, *_) = await self._group.call_refs("read", self._router.to_read.remote(*_flat(groups)))
+        (reading, *_) = await self._pool.call_refs("read", self._router.to_read.remote(*_flat(groups)))
         return reading, {"read_s": time.monotonic() - started}
 
     async def _train_online(self, online: OnlineRouting, groups: Sequence[Any]) -> Trained:
@@ -137,7 +137,7 @@ class RayLearner:
         asked = self._router.references.options(num_returns=3).remote(online.demonstrations, *_flat(groups))
         experts, own, count = asked
         if online.token_budget is not None and await count:
-            (probed, *_) = await self._group.call_refs("probe", [experts, own], online.token_budget)
+            (probed, *_) = await self._pool.call_refs("probe", [experts, own], online.token_budget)
             probe_s = {"probe_s": time.monotonic() - started}
         reading, read_s = await self._read(groups)
         route = self._router.route.options(num_returns=4)
@@ -154,7 +154,7 @@ class RayLearner:
         if self._watch is not None:
             self._watch.observe(batch)
         if self.conducting is None:
-            (trained, *_) = await self._group.call("train", stage, sequences, assignments)
+            (trained, *_) = await self._pool.call("train", stage, sequences, assignments)
             return Trained(trained | metrics, await assignments)
         return await self._train_conducted(self.conducting, stage, sequences, assignments, batch, metrics)
 
@@ -170,7 +170,7 @@ class RayLearner:
         """The workers weigh by the Conductor's present parameters; what that earned goes back to the Conductor."""
         head = await conducting.conductor.head()
         scalarise = Conducted(head, conducting.config, conducting.advantage, conducting.seed)
-        answers = await self._group.call("train_weighing", stage, sequences, assignments, batch, scalarise)
+        answers = await self._pool.call("train_weighing", stage, sequences, assignments, batch, scalarise)
         trained, weighed = answers[0]
         if weighed is None:
             return Trained(trained | metrics, await assignments)
@@ -183,23 +183,23 @@ class RayLearner:
 
     async def probe(self, sequences: pa.Table, token_budget: int) -> ProbeResult:
         """See `LearnerWorker.probe`."""
-        return (await self._group.call("probe", sequences, token_budget))[0]
+        return (await self._pool.call("probe", sequences, token_budget))[0]
 
     async def score(self, sequences: pa.Table) -> Scores:
-        return (await self._group.call("score", sequences))[0]
+        return (await self._pool.call("score", sequences))[0]
 
     async def export(self, version: int) -> Any:
-        return (await self._group.call_refs("export", version))[0]
+        return (await self._pool.call_refs("export", version))[0]
 
     async def save(self, folder: Path) -> None:
-        await self._group.call("save", str(folder.resolve()))
+        await self._pool.call("save", str(folder.resolve()))
         if self.online is not None:
             (folder / ROUTER_FILE).write_bytes(pickle.dumps(self.online.router))
         if self.conducting is not None:
             (folder / CONDUCTOR_FILE).write_bytes(pickle.dumps(await self.conducting.conductor.state()))
 
     async def restore(self, folder: Path) -> None:
-        await self._group.call("restore", str(folder.resolve()))
+        await self._pool.call("restore", str(folder.resolve()))
         if self.online is not None:
             self.online.router = pickle.loads((folder / ROUTER_FILE).read_bytes())
         if self.conducting is not None:
@@ -207,7 +207,7 @@ class RayLearner:
 
     async def save_pretrained(self, folder: Path) -> None:
         """A Hugging Face model directory, for `concerto eval` and for users."""
-        await self._group.call("save_pretrained", str(folder.resolve()))
+        await self._pool.call("save_pretrained", str(folder.resolve()))
 
 
 def _flat(groups: Sequence[Any]) -> list[Any]:

@@ -1,4 +1,4 @@
-"""`LearnerGroup`: a Ray Train worker group whose workers execute commands.
+"""`LearnerPool`: learner workers under Ray Train that execute commands.
 
 Ray Train owns the processes (placement, process group, restarts, dashboard tab). Its train function hosts one
 `LearnerWorker` a rank and takes commands from a mailbox actor, so the coordinator stays in charge of the loop.
@@ -28,7 +28,7 @@ from learners.workers.process import keep_freed_memory
 
 
 class LearnerError(Exception):
-    """The group could not do what was asked; the message holds the worker's own words."""
+    """The pool could not do what was asked; the message holds the worker's own words."""
 
 
 class LearnerRestarted(LearnerError):
@@ -39,7 +39,7 @@ class LearnerRestarted(LearnerError):
         self.checkpoint = checkpoint
 
 
-class LearnerGroup:
+class LearnerPool:
     """Workers under Ray Train. `start`, then `call` any method of LearnerWorker, then `stop`."""
 
     def __init__(
@@ -56,7 +56,7 @@ class LearnerGroup:
         Args:
             storage: directory for Ray Train's own files; seen by all nodes.
             resources_per_worker: Ray resources; a `GPU` share above 0 puts the worker on a GPU.
-            max_failures: how often the workers may die and be restarted from the last `save` of this group.
+            max_failures: how often the workers may die and be restarted from the last `save` of this pool.
         """
         path = Path(config.policy.model)
         if path.exists():  # Ray Train runs its workers in a directory of their own
@@ -100,7 +100,7 @@ class LearnerGroup:
         self._thread.start()
         missing = ray.get(self._mailbox.wait_ready.remote(timeout_s))
         if missing:
-            raise LearnerError(f"the learner group did not start: {missing} (each needs {self._resources})")
+            raise LearnerError(f"the learner pool did not start: {missing} (each needs {self._resources})")
 
     async def call(self, method: str, *arguments: Any, timeout_s: float = 1800.0) -> list[Any]:
         """Run a method of LearnerWorker on every worker; the results in order of rank.
@@ -143,7 +143,7 @@ class LearnerGroup:
 
 def _fit(trainer: TorchTrainer, mailbox: Any) -> None:
     """Run the train function to its end and tell the mailbox why it ended."""
-    reason = "the learner group was stopped"
+    reason = "the learner pool was stopped"
     try:
         trainer.fit()
     except Exception as error:  # whatever ended the run must reach whoever waits for an answer

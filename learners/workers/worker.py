@@ -1,4 +1,4 @@
-"""`LearnerWorker`: one worker's policy shard and the two learners on it. Knows no Ray; runs inline or in a group."""
+"""`LearnerWorker`: one worker's policy shard and the two learners on it. Knows no Ray; runs inline or in a pool."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Tables = pa.Table | list[pa.Table]
 
 
 class LearnerWorker:
-    """Every method is collective: all workers of the group call it with the same arguments and share the work out among
+    """Every method is collective: all workers of the pool call it with the same arguments and share the work out among
     themselves. Where torch.distributed is not initialised the worker is alone.
     """
 

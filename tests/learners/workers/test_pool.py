@@ -1,4 +1,4 @@
-"""The worker group on real Ray Train."""
+"""The pool of workers on real Ray Train."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import ray
 
-from learners.workers.pool import LearnerError, LearnerGroup, LearnerRestarted
+from learners.workers.pool import LearnerError, LearnerPool, LearnerRestarted
 from learners.workers.worker import LearnerWorker
 from tests.learners.samples import learner_config, make_sequences, make_tables
 
@@ -18,9 +18,9 @@ pytestmark = [pytest.mark.real, pytest.mark.usefixtures("ray_session")]
 
 
 @pytest.fixture
-def group(untied_model: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[LearnerGroup]:
+def pool(untied_model: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[LearnerPool]:
     workers, max_failures = getattr(request, "param", (1, 0))
-    group = LearnerGroup(
+    pool = LearnerPool(
         learner_config(untied_model),
         run_name=tmp_path.name,
         storage=tmp_path / "train",
@@ -28,25 +28,25 @@ def group(untied_model: Path, tmp_path: Path, request: pytest.FixtureRequest) ->
         resources_per_worker={"CPU": 0.5},
         max_failures=max_failures,
     )
-    group.start(timeout_s=240)
-    yield group
-    group.stop()
+    pool.start(timeout_s=240)
+    yield pool
+    pool.stop()
 
 
-@pytest.mark.parametrize("group", [(1, 0), (2, 0)], indirect=True, ids=["one worker", "two workers"])
-async def test_commands_run_on_every_worker_as_inline(group: LearnerGroup, untied_model: Path) -> None:
+@pytest.mark.parametrize("pool", [(1, 0), (2, 0)], indirect=True, ids=["one worker", "two workers"])
+async def test_commands_run_on_every_worker_as_inline(pool: LearnerPool, untied_model: Path) -> None:
     inline = LearnerWorker(learner_config(untied_model))
     sequences, assignments = make_tables(make_sequences(7))
-    results = await group.call("train", "mixed", [ray.put(sequences)], ray.put(assignments))
+    results = await pool.call("train", "mixed", [ray.put(sequences)], ray.put(assignments))
     expected = inline.train("mixed", sequences, assignments)
     for result in results:
         assert {**result, "seconds": 0} == pytest.approx({**expected, "seconds": 0}, rel=1e-4, abs=1e-5)
 
-    scores = (await group.call("score", sequences))[0]
+    scores = (await pool.call("score", sequences))[0]
     for ours, theirs in zip(scores, inline.score(sequences), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
-    refs = await group.call_refs("export", 1)
+    refs = await pool.call_refs("export", 1)
     update, expected_update = await refs[0], inline.export(1)
     assert expected_update is not None
     ours, theirs = update.load(), expected_update.load()
@@ -55,35 +55,35 @@ async def test_commands_run_on_every_worker_as_inline(group: LearnerGroup, untie
         np.testing.assert_allclose(tensor.numpy(), theirs[name].numpy(), atol=1e-5)
 
 
-@pytest.mark.parametrize("group", [(1, 1)], indirect=True)
-async def test_workers_that_die_come_back_with_the_last_checkpoint(group: LearnerGroup, tmp_path: Path) -> None:
+@pytest.mark.parametrize("pool", [(1, 1)], indirect=True)
+async def test_workers_that_die_come_back_with_the_last_checkpoint(pool: LearnerPool, tmp_path: Path) -> None:
     sequences, assignments = make_tables(make_sequences(6))
-    await group.call("train", "mixed", sequences, assignments)
-    await group.call("save", str(tmp_path / "checkpoint"))
-    expected = (await group.call("train", "mixed", sequences, assignments))[0]
+    await pool.call("train", "mixed", sequences, assignments)
+    await pool.call("save", str(tmp_path / "checkpoint"))
+    expected = (await pool.call("train", "mixed", sequences, assignments))[0]
     with pytest.raises(LearnerError, match="have no assignment"):
-        await group.call("train", "mixed", sequences, assignments.slice(1))
+        await pool.call("train", "mixed", sequences, assignments.slice(1))
     with pytest.raises(LearnerRestarted) as caught:
-        await asyncio.wait_for(group.call("train", "mixed", sequences, assignments), timeout=240)
+        await asyncio.wait_for(pool.call("train", "mixed", sequences, assignments), timeout=240)
     assert caught.value.checkpoint == str(tmp_path / "checkpoint")
-    again = (await group.call("train", "mixed", sequences, assignments))[0]
+    again = (await pool.call("train", "mixed", sequences, assignments))[0]
     assert {**again, "seconds": 0} == {**expected, "seconds": 0}
 
 
-async def test_without_restarts_left_every_later_call_says_why(group: LearnerGroup) -> None:
+async def test_without_restarts_left_every_later_call_says_why(pool: LearnerPool) -> None:
     with pytest.raises(LearnerError, match="no attribute 'fly'"):
-        await group.call("fly")
+        await pool.call("fly")
     with pytest.raises(LearnerError, match="the learner workers died"):
-        await group.call("export", 1, timeout_s=240)
+        await pool.call("export", 1, timeout_s=240)
 
 
 def test_a_group_that_finds_no_room_says_what_it_waited_for(untied_model: Path, tmp_path: Path) -> None:
     occupied = ray.util.placement_group([{"CPU": 2}])
     ray.get(occupied.ready(), timeout=60)
-    group = LearnerGroup(
+    pool = LearnerPool(
         learner_config(untied_model), run_name="crowded", storage=tmp_path, resources_per_worker={"CPU": 1}
     )
     with pytest.raises(LearnerError, match="0 of 1 workers were ready after 3 s"):
-        group.start(timeout_s=3)
-    group.stop()
+        pool.start(timeout_s=3)
+    pool.stop()
     ray.util.remove_placement_group(occupied)
