@@ -1,4 +1,4 @@
-"""Configuration of the learners: policy, optimiser, and the two objectives."""
+"""Configuration of the learner: policy, optimiser, and the two objectives."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ class OptimizerConfig(_Config):
 
 
 class Schedule(_Config):
-    """Linear from `start` to `end` over `steps` steps of its learner, `end` afterwards."""
+    """Linear from `start` to `end` over `steps` steps of its objective, `end` afterwards."""
 
     start: float = Field(default=1.0, ge=0)
     end: float = Field(default=1.0, ge=0)
     steps: int = Field(default=0, ge=0)
 
     def at(self, step: int) -> float:
-        """Value for the learner's step number `step`, counted from 0: with (1, 0, 4), step 1 gives 0.75."""
+        """Value for the objective's step number `step`, counted from 0: with (1, 0, 4), step 1 gives 0.75."""
         if step >= self.steps:
             return self.end
         return self.start + (self.end - self.start) * step / self.steps
@@ -76,7 +76,7 @@ class ObjectiveConfig(_Config):
     lr_scale: Schedule = Schedule()
     """Factor of the learning rate in steps that this objective leads (GRPO leads mixed steps)."""
     max_sequences: int = Field(default=0, ge=0)
-    """Most sequences per step and worker, oldest first; the rest waits in the learner's queue. 0: all."""
+    """Most sequences per step and worker, oldest first; the rest waits in the objective's queue. 0: all."""
 
 
 class SFTConfig(ObjectiveConfig):

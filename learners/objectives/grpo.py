@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from learners.learner_config import GRPOConfig
 from learners.objectives import losses
-from learners.objectives.objective import Learner, TokenLosses, Tokens
+from learners.objectives.objective import Objective, TokenLosses, Tokens
 
 
-class GRPOLearner(Learner):
+class GRPOObjective(Objective):
     """Policy gradient with given advantages; `Assignment.rl_weight` weighs sequences.
 
     Metrics, averages over tokens: `loss`; `ratio` to the behaviour policy; `clip_fraction` of tokens without gradient;

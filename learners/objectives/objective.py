@@ -1,4 +1,4 @@
-"""What the two learners share: a queue of examples, a schedule, and a loss on single tokens."""
+"""What the two objectives share: a queue of examples, a schedule, and a loss on single tokens."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class TokenLosses:
     metrics: Mapping[str, Tensor]
 
 
-class Learner(ABC):
-    """One objective over the shared policy: its own queue, schedule, step counter and metrics."""
+class Objective(ABC):
+    """What the shared policy is trained for, SFT or GRPO: its own queue, schedule, step counter and metrics."""
 
     name: ClassVar[str]
     metric_names: ClassVar[tuple[str, ...]]

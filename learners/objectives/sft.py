@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from learners.objectives import losses
-from learners.objectives.objective import Learner, TokenLosses, Tokens
+from learners.objectives.objective import Objective, TokenLosses, Tokens
 
 
-class SFTLearner(Learner):
+class SFTObjective(Objective):
     """Averages over tokens; `Assignment.ce_weight` weighs sequences."""
 
     name = "sft"

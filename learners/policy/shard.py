@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.state_dict import (
 from transformers import AutoTokenizer
 
 from learners.learner_config import OptimizerConfig, PolicyConfig
-from learners.objectives.objective import Example, Learner, Tokens
+from learners.objectives.objective import Example, Objective, Tokens
 from learners.policy import distributed, publication
 from learners.policy.micro_batch import MicroBatch, collate, trained_tokens
 from learners.policy.model import PolicyModel, load_policy
@@ -37,7 +37,7 @@ from trajectories.types import Sequence
 class Term:
     """One objective's part in a step: this worker's examples."""
 
-    learner: Learner
+    objective: Objective
     examples: Many[Example]
 
 
@@ -46,7 +46,7 @@ class _Share:
     """A term, ready to be summed: `coefficient` float32 [S] makes the plain sum over the tokens of all workers the
     weighted global mean; 0 where the objective does not train the sequence."""
 
-    learner: Learner
+    objective: Objective
     coefficient: Tensor
     advantage: Tensor
 
@@ -96,14 +96,14 @@ class PolicyShard:
 
         Returns:
             Metrics over all workers: `trained_tokens`, `lr`, `grad_norm`, and per objective `<name>/sequences`,
-            `<name>/tokens` and the learner's own.
+            `<name>/tokens` and the objective's own.
         Raises:
             FloatingPointError: the gradient is not finite; no weight was changed.
         """
         sequences, shares, totals = self._share_out(terms)
         if not totals["trained_tokens"]:
             return totals
-        sums = torch.zeros(sum(len(share.learner.metric_names) for share in shares), device=self._device)
+        sums = torch.zeros(sum(len(share.objective.metric_names) for share in shares), device=self._device)
         together = weigher.together(sequences) if weigher is not None else []
         if weigher is not None:
             sums += self._weigh_and_train(weigher, sequences, together, shares)
@@ -187,7 +187,7 @@ class PolicyShard:
     def _share_out(self, terms: Many[Term]) -> tuple[list[Sequence], list[_Share], dict[str, float]]:
         """The sequences to run, every term's coefficients for them, and the counts over all workers."""
         used = [
-            [e for e in term.examples if e.weight != 0 and trained_tokens(e.sequence)] if term.learner.weight else []
+            [e for e in term.examples if e.weight != 0 and trained_tokens(e.sequence)] if term.objective.weight else []
             for term in terms
         ]
         sequences = {e.sequence.sequence_id: e.sequence for examples in used for e in examples}
@@ -198,20 +198,20 @@ class PolicyShard:
             coefficient, advantage = torch.zeros(2, len(sequences))
             for e in examples:
                 tokens = trained_tokens(e.sequence)
-                factor, weighs = term.learner.aggregation(tokens)
+                factor, weighs = term.objective.aggregation(tokens)
                 index = place[e.sequence.sequence_id]
                 seen = bool(coefficient[index])
-                coefficient[index] += term.learner.weight * e.weight * factor  # drawn twice, it counts twice
+                coefficient[index] += term.objective.weight * e.weight * factor  # drawn twice, it counts twice
                 advantage[index] = e.advantage
                 run = (0.0, 0.0) if seen else (tokens, 1.0)
                 count += torch.tensor([weighs, *run], dtype=torch.float64, device=self._device)
-            shares.append(_Share(term.learner, coefficient.to(self._device), advantage.to(self._device)))
+            shares.append(_Share(term.objective, coefficient.to(self._device), advantage.to(self._device)))
         counts = distributed.sum_over_workers(counts)
         for share, (weighs, _, _) in zip(shares, counts.tolist(), strict=True):
             share.coefficient.div_(max(weighs, 1.0))
         totals = {"trained_tokens": float(counts[:, 1].sum())}
         for term, (_, tokens, number) in zip(terms, counts.tolist(), strict=True):
-            totals |= {f"{term.learner.name}/tokens": tokens, f"{term.learner.name}/sequences": number}
+            totals |= {f"{term.objective.name}/tokens": tokens, f"{term.objective.name}/sequences": number}
         return list(sequences.values()), shares, totals
 
     def _weigh_and_train(
@@ -221,7 +221,7 @@ class PolicyShard:
 
         A group's activations are held at once, which costs memory and spares a second forward pass.
         """
-        sums = torch.zeros(sum(len(share.learner.metric_names) for share in shares), device=self._device)
+        sums = torch.zeros(sum(len(share.objective.metric_names) for share in shares), device=self._device)
         place = {sequence.sequence_id: index for index, sequence in enumerate(sequences)}
         for number in range(distributed.max_over_workers(len(together), self._device)):
             group = together[number] if number < len(together) else []
@@ -259,13 +259,13 @@ class PolicyShard:
         self, logprobs: Tensor, batch: MicroBatch, rows: list[int], shares: list[_Share]
     ) -> tuple[Tensor, Tensor]:
         """Loss and metric sums of one micro-batch, whose log-probabilities [N] are these."""
-        reference = self._reference_logprobs(batch) if any(s.learner.needs_reference for s in shares) else None
+        reference = self._reference_logprobs(batch) if any(s.objective.needs_reference for s in shares) else None
         loss = logprobs.sum() * 0.0  # an idle batch has a gradient too, of zero
         sums = []
         for share in shares:
-            learner = share.learner
+            objective = share.objective
             if not rows:
-                sums.append(logprobs.new_zeros(len(learner.metric_names)))
+                sums.append(logprobs.new_zeros(len(objective.metric_names)))
                 continue
             coefficient = share.coefficient[rows][batch.rows]
             active = coefficient.nonzero().squeeze(1)
@@ -274,11 +274,11 @@ class PolicyShard:
                 behaviour=batch.behaviour[active],
                 advantages=share.advantage[rows][batch.rows[active]],
                 sequence=batch.rows[active],
-                reference=reference[active] if reference is not None and learner.needs_reference else None,
+                reference=reference[active] if reference is not None and objective.needs_reference else None,
             )
-            losses = learner.token_losses(tokens)
+            losses = objective.token_losses(tokens)
             loss = loss + (coefficient[active] * losses.loss).sum()
-            sums.append(torch.stack([losses.metrics[name].sum() for name in learner.metric_names]))
+            sums.append(torch.stack([losses.metrics[name].sum() for name in objective.metric_names]))
         return loss, torch.cat(sums)
 
     @torch.no_grad()
@@ -288,10 +288,10 @@ class PolicyShard:
             return self._reference(batch)
 
     def _averages(self, shares: list[_Share], sums: Tensor, totals: Mapping[str, float]) -> dict[str, float]:
-        names = [(s.learner.name, name) for s in shares for name in s.learner.metric_names]
+        names = [(s.objective.name, name) for s in shares for name in s.objective.metric_names]
         return {
-            f"{learner}/{name}": value / max(totals[f"{learner}/tokens"], 1.0)
-            for (learner, name), value in zip(names, sums.tolist(), strict=True)
+            f"{objective}/{name}": value / max(totals[f"{objective}/tokens"], 1.0)
+            for (objective, name), value in zip(names, sums.tolist(), strict=True)
         }
 
     def _apply_gradient(self, lr_scale: float) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""`LearnerWorker`: one worker's policy shard and the two learners on it. Knows no Ray; runs inline or in a pool."""
+"""`LearnerWorker`: one worker's policy shard and the two objectives on it. Knows no Ray; runs inline or in a pool."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import pyarrow as pa
 import torch
 
 from learners.learner_config import LearnerConfig
-from learners.objectives.grpo import GRPOLearner
-from learners.objectives.objective import Example, Learner
-from learners.objectives.sft import SFTLearner
+from learners.objectives.grpo import GRPOObjective
+from learners.objectives.objective import Example, Objective
+from learners.objectives.sft import SFTObjective
 from learners.policy import distributed
 from learners.policy.micro_batch import split_over_workers
 from learners.policy.shard import PolicyShard, Term
@@ -40,23 +40,23 @@ class LearnerWorker:
     """
 
     def __init__(self, config: LearnerConfig) -> None:
-        self.sft, self.grpo = SFTLearner(config.sft), GRPOLearner(config.grpo)
+        self.sft, self.grpo = SFTObjective(config.sft), GRPOObjective(config.grpo)
         self.policy = PolicyShard(config.policy, config.optimizer, config.seed, reference=self.grpo.needs_reference)
         self._shared_threads, self._all_threads = torch.get_num_threads(), cores_of_worker()
-        self._active: dict[Stage, tuple[Learner, ...]] = {
+        self._active: dict[Stage, tuple[Objective, ...]] = {
             "sft": (self.sft,),
             "grpo": (self.grpo,),
             "mixed": (self.grpo, self.sft),
         }
 
     def train(self, stage: Stage, sequences: Tables, assignments: Tables) -> dict[str, float]:
-        """Queue the sequences with the learners that their assignments name, then take one optimiser step.
+        """Queue the sequences with the objectives that their assignments name, then take one optimiser step.
 
-        `rl_weight` queues with GRPO, `ce_weight` with SFT, both with both, `drop` with none. Only the learners of the
-        stage train; what is queued with the other waits for a step of its own.
+        `rl_weight` queues with GRPO, `ce_weight` with SFT, both with both, `drop` with none. Only the objectives of
+        the stage train; what is queued with the other waits for a step of its own.
 
         Returns:
-            Metrics of all workers: those of `PolicyShard.step`, `seconds`, and `<learner>/queued`.
+            Metrics of all workers: those of `PolicyShard.step`, `seconds`, and `<objective>/queued`.
         Raises:
             ValueError: a sequence has no assignment.
         """
@@ -85,13 +85,13 @@ class LearnerWorker:
         torch.set_num_threads(self._all_threads if stage == "sft" else self._shared_threads)
         self._queue(sequences, assignments, weigher)
         active = self._active[stage]
-        terms = [Term(learner, learner.take()) for learner in active]
+        terms = [Term(objective, objective.take()) for objective in active]
         metrics = self.policy.step(terms, active[0].lr_scale, weigher)
         counts = [self.sft.queued, self.grpo.queued, *(len(term.examples) for term in terms)]
         sft, grpo, *taken = distributed.sum_over_workers(torch.tensor(counts, device=distributed.device())).tolist()
-        for learner, count in zip(active, taken, strict=True):
-            metrics[f"{learner.name}/weight"] = learner.weight
-            learner.steps += count > 0  # also at weight 0, or a schedule that starts there would never leave it
+        for objective, count in zip(active, taken, strict=True):
+            metrics[f"{objective.name}/weight"] = objective.weight
+            objective.steps += count > 0  # also at weight 0, or a schedule that starts there would never leave it
         metrics |= {"sft/queued": float(sft), "grpo/queued": float(grpo)}
         return metrics | {"seconds": time.perf_counter() - started}
 
@@ -171,9 +171,9 @@ class LearnerWorker:
         # Queued sequences are objects of ours, so the file is a pickle: restore from directories of your own only.
         saved = [torch.load(file, weights_only=False) for file in files]
         mine = saved[distributed.rank() :: distributed.world_size()]
-        for index, learner in enumerate((self.sft, self.grpo)):
+        for index, objective in enumerate((self.sft, self.grpo)):
             queue = [example for states in mine for example in states[index]["queue"]]
-            learner.load_state({"steps": saved[0][index]["steps"], "queue": queue})
+            objective.load_state({"steps": saved[0][index]["steps"], "queue": queue})
 
     def _queue(self, sequences: pa.Table, assignments: pa.Table, weigher: Weigher | None) -> None:
         rows = schema.sequences_from_table(sequences)

@@ -12,9 +12,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from learners.learner_config import GRPOConfig, LoraConfig, OptimizerConfig, PolicyConfig, Schedule, SFTConfig
-from learners.objectives.grpo import GRPOLearner
+from learners.objectives.grpo import GRPOObjective
 from learners.objectives.objective import Example
-from learners.objectives.sft import SFTLearner
+from learners.objectives.sft import SFTObjective
 from learners.policy import model as model_module
 from learners.policy.model import ModelError
 from learners.policy.shard import PolicyShard, Term
@@ -33,8 +33,10 @@ def terms(sequences: list[Sequence], grpo: GRPOConfig | None = None, sft: SFTCon
     """The first half to SFT, the second to GRPO, the middle one to both."""
     half = len(sequences) // 2
     return [
-        Term(GRPOLearner(grpo or GRPOConfig()), [Example(s, 1.0, (-1.0) ** i) for i, s in enumerate(sequences[half:])]),
-        Term(SFTLearner(sft or SFTConfig()), [Example(s, 0.5 + i) for i, s in enumerate(sequences[: half + 1])]),
+        Term(
+            GRPOObjective(grpo or GRPOConfig()), [Example(s, 1.0, (-1.0) ** i) for i, s in enumerate(sequences[half:])]
+        ),
+        Term(SFTObjective(sft or SFTConfig()), [Example(s, 0.5 + i) for i, s in enumerate(sequences[: half + 1])]),
     ]
 
 
@@ -122,7 +124,7 @@ def test_gradient_checkpointing_changes_nothing(untied_model: Path) -> None:
 def test_training_raises_the_probability_of_demonstrations(untied_model: Path) -> None:
     shard, sequences = make_shard(untied_model), make_sequences(4, temperature=1.0)
     examples = [Example(sequence, 1.0) for sequence in sequences]
-    losses = [shard.step([Term(SFTLearner(SFTConfig()), examples)])["sft/loss"] for _ in range(30)]
+    losses = [shard.step([Term(SFTObjective(SFTConfig()), examples)])["sft/loss"] for _ in range(30)]
     assert losses[0] == pytest.approx(np.log(320), rel=0.1)
     assert losses[-1] < 1.0
 
@@ -150,8 +152,8 @@ def test_the_divergence_is_measured_from_the_initial_weights(untied_model: Path,
 def test_a_sequence_drawn_twice_counts_twice(untied_model: Path) -> None:
     once, other = make_sequences(2)
     drawn, weighted = make_shard(untied_model), make_shard(untied_model)
-    ours = drawn.step([Term(SFTLearner(SFTConfig()), [Example(s, 1.0) for s in (once, other, once)])])
-    theirs = weighted.step([Term(SFTLearner(SFTConfig()), [Example(once, 2.0), Example(other, 1.0)])])
+    ours = drawn.step([Term(SFTObjective(SFTConfig()), [Example(s, 1.0) for s in (once, other, once)])])
+    theirs = weighted.step([Term(SFTObjective(SFTConfig()), [Example(once, 2.0), Example(other, 1.0)])])
     assert ours["sft/tokens"] == theirs["sft/tokens"] == once.trained.sum() + other.trained.sum()
     counted = ours["sft/tokens"] + once.trained.sum()
     assert ours["grad_norm"] * counted == pytest.approx(theirs["grad_norm"] * theirs["sft/tokens"], rel=1e-4)
@@ -160,7 +162,7 @@ def test_a_sequence_drawn_twice_counts_twice(untied_model: Path) -> None:
 
 def test_nothing_to_train_is_no_step(untied_model: Path) -> None:
     shard, sequences = make_shard(untied_model), make_sequences(3)
-    metrics = shard.step([Term(GRPOLearner(GRPOConfig()), [Example(s, 0.0, 0.0) for s in sequences])])
+    metrics = shard.step([Term(GRPOObjective(GRPOConfig()), [Example(s, 0.0, 0.0) for s in sequences])])
     assert metrics["trained_tokens"] == 0 and shard.steps == 0
 
 
@@ -168,7 +170,7 @@ def test_a_gradient_that_is_not_finite_changes_no_weight_and_names_the_fix(untie
     shard = make_shard(untied_model)
     before = {name: parameter.clone() for name, parameter in shard.model.named_parameters()}
     with pytest.raises(FloatingPointError, match="lower the learning rate"):
-        shard.step([Term(SFTLearner(SFTConfig()), [Example(make_sequences(1)[0], float("inf"))])])
+        shard.step([Term(SFTObjective(SFTConfig()), [Example(make_sequences(1)[0], float("inf"))])])
     assert all(torch.equal(before[name], parameter) for name, parameter in shard.model.named_parameters())
 
 
