@@ -45,8 +45,8 @@ class EnvironmentHost:
             environment.close()
         return names
 
-    def ping(self) -> int:
-        """The process id."""
+    def check_health(self) -> int:
+        """A sign of life: the process id."""
         return os.getpid()
 
     def reset(self, place: Place, task_id: str, seed: int) -> Observation:

@@ -27,7 +27,7 @@ from trajectories.chat import ChatTokenizer
 logger = logging.getLogger(__name__)
 
 CALLS_AT_ONCE = 1000
-"""Groups, publications and pings that may be in progress; the bound on episodes is `RolloutSettings.episodes`."""
+"""Groups, publications and health checks at the same time; the bound on episodes is `RolloutSettings.episodes`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class RolloutActor:
         self._name = name
         self._starting: asyncio.Task[_Parts] | None = None
 
-    async def ping(self) -> Health:
+    async def check_health(self) -> Health:
         """Answers once the engine is ready."""
         stats = (await self._ready()).engine.stats()
         return Health(os.getpid(), stats.version, stats)

@@ -35,6 +35,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
+from actors.admission import Admission
 from actors.engine import EngineDied, EngineError, EngineSettings, EngineStats, Generation, SamplingConfig
 from actors.engine_process import (
     die_with_parent,
@@ -45,7 +46,6 @@ from actors.engine_process import (
     private_directory,
     written,
 )
-from actors.gate import Gate
 from learners.policy.weight_update import WeightUpdate
 
 Result = TypeVar("Result")
@@ -73,7 +73,7 @@ class VllmEngine:
         self._settings = settings
         self._directory = directory
         self._lock = lock
-        self._gate = Gate()
+        self._admission = Admission()
         self._publication = asyncio.Lock()
         self._adapter: _Adapter | None = None
         self._adapters = 0
@@ -120,7 +120,7 @@ class VllmEngine:
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        async with self._gate.admitted(), self._adapted() as adapter:
+        async with self._admission.admitted(), self._adapted() as adapter:
             version = self._version
             output = (await self._request("generate", prompt_ids, params, adapter)).outputs[0]
         token_ids = np.asarray(output.token_ids, np.int32)
@@ -136,7 +136,7 @@ class VllmEngine:
         """See `actors.engine.Engine.score_logprobs`.
 
         At a temperature other than 1 the whole vocabulary travels for every token (vLLM scores prompts at
-        temperature 1 only): meant for a parity probe, not for bulk scoring.
+        temperature 1 only): meant for the parity check, not for bulk scoring.
         """
         width = 0 if temperature == 1.0 else -1
         params = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=width, detokenize=False)
@@ -150,7 +150,7 @@ class VllmEngine:
             rows = zip(token_ids[1:].tolist(), output.prompt_logprobs[1:], strict=True)
             return np.asarray([0.0, *(_tempered(row, token, temperature) for token, row in rows)], np.float32)
 
-        async with self._gate.admitted():
+        async with self._admission.admitted():
             return list(await asyncio.gather(*(score(token_ids) for token_ids in sequences)))
 
     async def publish(self, update: WeightUpdate) -> None:
@@ -167,15 +167,15 @@ class VllmEngine:
 
     async def pause(self) -> None:
         """See `actors.engine.Engine.pause`."""
-        await self._control("pause", self._gate.close(self._settings.control_timeout_s))
+        await self._control("pause", self._admission.close(self._settings.control_timeout_s))
 
     async def resume(self) -> None:
-        await self._gate.open()
+        await self._admission.open()
 
     def stats(self) -> EngineStats:
         return EngineStats(
             version=self._version,
-            running=self._gate.inside,
+            running=self._admission.inside,
             requests=self._requests,
             generated_tokens=self._generated_tokens,
             prompt_tokens=self._prompt_tokens,
@@ -210,7 +210,9 @@ class VllmEngine:
 
     async def _publish_full(self, update: WeightUpdate) -> None:
         started = time.perf_counter()
-        await self._control("publish: wait for running requests", self._gate.close(self._settings.control_timeout_s))
+        await self._control(
+            "publish: wait for running requests", self._admission.close(self._settings.control_timeout_s)
+        )
         try:
             self._drain_seconds = time.perf_counter() - started
             with written(self._directory / "model.safetensors", update.tensors) as path:
@@ -223,7 +225,7 @@ class VllmEngine:
             self._failure = f"{error} (the weights may be half loaded)"
             raise EngineDied(self._failure) from error
         finally:
-            await self._gate.open()
+            await self._admission.open()
 
     async def _publish_lora(self, update: WeightUpdate) -> None:
         self._adapters += 1

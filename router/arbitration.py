@@ -137,19 +137,22 @@ class RunningQuantile:
 
 
 @dataclass(frozen=True, slots=True)
-class PassRateGate:
-    """HPT, arXiv 2509.04419: a task is explored once its rollouts succeed more often than `gate`, else imitated."""
+class PassRateSplit:
+    """HPT, arXiv 2509.04419: a task is explored once it succeeds more often than `threshold`, else imitated."""
 
-    gate: float = 0.0
+    threshold: float = 0.0
 
     def __post_init__(self) -> None:
-        _within("gate", self.gate, 0.0, 1.0)
+        _within("threshold", self.threshold, 0.0, 1.0)
 
     def decide(self, candidates: Candidates) -> list[Decision]:
         if candidates.pass_rates is None:
-            raise RouterError("the pass-rate gate needs pass rates and there are none; roll out every task first")
+            raise RouterError("the split by pass rate needs pass rates and there are none; roll out every task first")
         rates = _finite(candidates.pass_rates, candidates.ids)
-        return [replace(EXPLORE if rate > self.gate else IMITATE, score=rate, threshold=self.gate) for rate in rates]
+        return [
+            replace(EXPLORE if rate > self.threshold else IMITATE, score=rate, threshold=self.threshold)
+            for rate in rates
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +269,7 @@ POLICIES: dict[str, Callable[[RouterConfig, int], Arbiter]] = {
     "random": _split(lambda _, seed: Random(seed)),
     "magnitude": _split(lambda *_: Magnitude()),
     "loss": _split(lambda *_: Loss()),
-    "pass_rate": lambda config, _: PassRateGate(config.gate),
+    "pass_rate": lambda config, _: PassRateSplit(config.gate),
     "chord": lambda config, _: ConstantMix(config.mu),
     "chord_scheduled": lambda config, _: ScheduledMix(
         config.peak, config.valley, config.warmup_steps, config.decay_steps

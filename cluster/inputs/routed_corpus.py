@@ -170,7 +170,7 @@ class CorpusRouter:
             seeds = member_seeds(self.seed, position, self.router.gate_episodes)
             split, temperature = splits[environment, task_id], self.schedule.temperature
             async with free:
-                task = GroupTask(f"gate-{position}", environment, task_id, seeds, temperature, split)
+                task = GroupTask(f"pass-rate-{position}", environment, task_id, seeds, temperature, split)
                 finished = await self.rollouts.run_group(task)
             done += 1
             self.progress("pass rates", done, len(tasks))

@@ -65,7 +65,7 @@ class RolloutFleet:
         actors: by name; Ray restarts them when they die.
         episodes_per_actor: episodes that run on one actor at the same time; a larger group runs alone.
         start_timeout_s: an actor must be ready within this time of its start.
-        probe_s: an actor that gives no sign of life for so long is restarted.
+        health_check_s: an actor that gives no sign of life for so long is restarted.
     """
 
     def __init__(
@@ -73,12 +73,12 @@ class RolloutFleet:
         actors: dict[str, Any],
         episodes_per_actor: int,
         start_timeout_s: float,
-        probe_s: float = 60.0,
+        health_check_s: float = 60.0,
     ) -> None:
         self.restarts = 0
         self._members = [Member(name, actor) for name, actor in actors.items()]
         self._episodes_per_actor = episodes_per_actor
-        self._start_timeout_s, self._probe_s = start_timeout_s, probe_s
+        self._start_timeout_s, self._health_check_s = start_timeout_s, health_check_s
         self._update: Any = None
         self._version = self._published = 0
         self._turn = asyncio.Condition()
@@ -97,7 +97,7 @@ class RolloutFleet:
         """Wait until every actor is ready. Raises RunError with the actor's own words when one is not in time."""
         await asyncio.gather(*(self._make_ready(member) for member in self._members))
         for member in self._members:
-            self._spawn(self._probe(member))
+            self._spawn(self._watch_health(member))
 
     async def run_group(self, task: GroupTask) -> FinishedGroup:
         for _ in range(GROUP_ATTEMPTS):
@@ -128,7 +128,9 @@ class RolloutFleet:
                 raise self._failure
             if scores := await self._from_all("score_logprobs", list(token_ids), temperature):
                 return scores
-        raise RunError(f"no rollout actor could score the parity probe in {GROUP_ATTEMPTS} tries: look at their logs")
+        raise RunError(
+            f"no rollout actor could score for the parity check in {GROUP_ATTEMPTS} tries: look at their logs"
+        )
 
     async def fetch(self, data: Any) -> tuple[pa.Table, pa.Table]:
         episodes, sequences = data
@@ -138,7 +140,7 @@ class RolloutFleet:
         return ray.put(episodes), ray.put(sequences)
 
     async def close(self) -> None:
-        """Stop the probes; the actors are the owner's."""
+        """Stop the health checks; the actors are the owner's."""
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
@@ -235,7 +237,7 @@ class RolloutFleet:
     async def _answer(self, member: Member) -> int | None:
         """One try to reach an actor and bring it up to date; the version that it holds now."""
         try:
-            health = await member.actor.ping.remote()
+            health = await member.actor.check_health.remote()
             if health.version == self._version:
                 return self._version
             version = self._version
@@ -255,16 +257,16 @@ class RolloutFleet:
     async def _load(self, member: Member) -> None:
         await member.actor.publish.remote(self._update)
 
-    async def _probe(self, member: Member) -> None:
-        """Ping again and again; kill an actor that hangs, so that Ray restarts it."""
+    async def _watch_health(self, member: Member) -> None:
+        """Check again and again; kill an actor that hangs, so that Ray restarts it."""
         while True:
-            await asyncio.sleep(self._probe_s)
+            await asyncio.sleep(self._health_check_s)
             if not member.healthy.is_set():
                 continue
             try:
-                await asyncio.wait_for(member.actor.ping.remote(), self._probe_s)
+                await asyncio.wait_for(member.actor.check_health.remote(), self._health_check_s)
             except TimeoutError:
-                logger.warning("%s gave no sign of life for %g s and is restarted", member.name, self._probe_s)
+                logger.warning("%s gave no sign of life for %g s and is restarted", member.name, self._health_check_s)
                 ray.kill(member.actor, no_restart=False)
                 self._lost(member)
             except RayActorError:

@@ -1,4 +1,4 @@
-"""The parity probe: engine and learner must give the same log-probabilities after every publication."""
+"""The parity check: engine and learner must give the same log-probabilities after every publication."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def parity_error(engine: Many[Logprobs], learner: Many[Logprobs], trained: Many[
     for index, (ours, theirs, mask) in enumerate(zip(learner, engine, trained, strict=True)):
         if not ours.shape == theirs.shape == mask.shape:
             raise ParityError(
-                f"probe sequence {index} has {mask.size} tokens; learner scored {ours.size}, engine {theirs.size}"
+                f"sequence {index} has {mask.size} tokens; learner scored {ours.size}, engine {theirs.size}"
             )
         differences.append(np.abs(ours[mask] - theirs[mask]))
     joined = np.concatenate(differences) if differences else np.zeros(0, np.float32)
     if not joined.size:
-        raise ParityError("the parity probe has no trained token; give it sequences with responses")
+        raise ParityError("the parity check has no trained token; give it sequences with responses")
     return float(joined.max()) if np.isfinite(joined).all() else float("inf")
 
 

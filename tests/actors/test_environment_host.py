@@ -45,7 +45,7 @@ async def open_pool(host, slots: int = 2, timeout_s: float = 60.0) -> Environmen
 
 
 async def restarted(host) -> int:
-    return await host.ping.options(max_task_retries=-1).remote()
+    return await host.check_health.options(max_task_retries=-1).remote()
 
 
 async def test_environments_play_in_another_process(host):
@@ -55,7 +55,7 @@ async def test_environments_play_in_another_process(host):
         assert (await session.reset("2", 0)).text == "Count down from 2."
         assert not (await session.step("down")).done
         assert (await session.step("down")).rewards["success"] == 1.0
-    assert await host.ping.remote() != os.getpid()
+    assert await host.check_health.remote() != os.getpid()
 
 
 async def test_slots_do_not_disturb_each_other(host):
@@ -108,7 +108,7 @@ async def test_an_environment_that_raises_is_replaced(host):
 async def test_a_killed_process_fails_the_episode_and_comes_back(host):
     async with (await open_pool(host)).lease("countdown") as session:
         await session.reset("2", 0)
-        pid = await host.ping.remote()
+        pid = await host.check_health.remote()
         os.kill(pid, signal.SIGKILL)
         with pytest.raises(EnvironmentFailure):
             while True:

@@ -90,7 +90,7 @@ async def test_behaviour_logprobs_are_what_the_engine_scores(actor):
 
 async def test_weights_published_by_reference_are_used_and_recorded(actor, tiny_model_dir):
     await actor.publish.remote(ray.put(update(tiny_model_dir, 1)))
-    assert (await actor.ping.remote()).version == 1
+    assert (await actor.check_health.remote()).version == 1
     episodes, _ = await asyncio.gather(*actor.run_group.remote(request("published", version=1)))
     assert set(episodes["version_min"].to_pylist()) == set(episodes["version_max"].to_pylist()) == {1}
 
@@ -98,7 +98,7 @@ async def test_weights_published_by_reference_are_used_and_recorded(actor, tiny_
 async def test_killed_environments_cost_no_episode(actor, hosts):
     groups = [actor.run_group.remote(request(f"env-kill-{index}", members=8)) for index in range(4)]
     await asyncio.sleep(0.3)
-    os.kill(await hosts[0].ping.remote(), signal.SIGKILL)
+    os.kill(await hosts[0].check_health.remote(), signal.SIGKILL)
     for episodes_ref, _ in groups:
         episodes = await episodes_ref
         assert StopReason.ERROR not in episodes["stop_reason"].to_pylist() and episodes.num_rows == 8
@@ -108,7 +108,7 @@ async def test_a_killed_rollout_actor_leaves_no_process_and_comes_back(actor, ti
     """Groups in progress fail with RayActorError; finished ones stay; the new process asks for weights first."""
     finished = actor.run_group.remote(request("finished"))
     await finished[0]
-    pid = (await actor.ping.remote()).pid
+    pid = (await actor.check_health.remote()).pid
     below = processes_below(pid)
     assert below, "vLLM's engine core is a child of the actor"
     running = [actor.run_group.remote(request(f"lost-{index}", members=8)) for index in range(4)]
@@ -120,7 +120,7 @@ async def test_a_killed_rollout_actor_leaves_no_process_and_comes_back(actor, ti
     await gone(below)
     assert (await finished[1]).num_rows == 4
 
-    health = await actor.ping.options(max_task_retries=-1).remote()
+    health = await actor.check_health.options(max_task_retries=-1).remote()
     assert health.pid != pid and health.version == 0
     with pytest.raises(Exception, match="publish to it first"):
         await actor.run_group.remote(request("too early", version=1))[0]
@@ -131,7 +131,7 @@ async def test_a_killed_rollout_actor_leaves_no_process_and_comes_back(actor, ti
 
 async def test_an_actor_dies_with_its_engine(actor):
     """The last test on this actor."""
-    health = await actor.ping.remote()
+    health = await actor.check_health.remote()
     for child in processes_below(health.pid):
         os.kill(child, signal.SIGKILL)
     with pytest.raises(RayActorError):

@@ -19,7 +19,7 @@ from router.arbitration import (
     ConstantMix,
     Decision,
     MedianSplit,
-    PassRateGate,
+    PassRateSplit,
     RunningQuantile,
     ScheduledMix,
     Sequential,
@@ -170,8 +170,8 @@ def test_a_refused_batch_leaves_the_running_quantile_untouched() -> None:
 
 
 def test_pass_rate_gate_explores_what_succeeds_at_times() -> None:
-    assert routes(PassRateGate(), candidates(3)) == ["sft", "grpo", "grpo"]
-    assert routes(PassRateGate(0.5), candidates(4)) == ["sft", "sft", "sft", "grpo"]
+    assert routes(PassRateSplit(), candidates(3)) == ["sft", "grpo", "grpo"]
+    assert routes(PassRateSplit(0.5), candidates(4)) == ["sft", "sft", "sft", "grpo"]
 
 
 def test_constant_mix_trains_both_objectives() -> None:
@@ -199,7 +199,7 @@ def test_all_of_one_kind_and_one_after_the_other() -> None:
         (MedianSplit(Concentration()), "gradient norms"),
         (MedianSplit(Magnitude()), "gradient norms"),
         (MedianSplit(Loss()), "losses"),
-        (PassRateGate(), "pass rates"),
+        (PassRateSplit(), "pass rates"),
     ],
 )
 def test_a_missing_measurement_is_named(arbiter: Arbiter, needs: str) -> None:
@@ -220,7 +220,7 @@ def test_measurements_of_another_length_are_refused() -> None:
         lambda: ScheduledMix(warmup_steps=-1),
         lambda: RunningQuantile(Loss(), share=2.0),
         lambda: RunningQuantile(Loss(), window=1),
-        lambda: PassRateGate(-0.1),
+        lambda: PassRateSplit(-0.1),
     ],
 )
 def test_settings_out_of_range_are_refused(make) -> None:

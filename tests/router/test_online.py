@@ -20,7 +20,7 @@ from router.arbitration import (
     AllSFT,
     ConstantMix,
     Decision,
-    PassRateGate,
+    PassRateSplit,
     RunningQuantile,
     ScheduledMix,
 )
@@ -139,7 +139,7 @@ def test_groups_of_one_task_share_its_demonstration_which_is_imitated_once() -> 
 
 def test_policies_that_need_no_probe_decide_without_one() -> None:
     groups, names = [group("a", wins=0), group("b", wins=4)], ["x", "y"]
-    assert OnlineRouter(PassRateGate(0.5)).decide(groups, names, None) == [IMITATE, EXPLORE]
+    assert OnlineRouter(PassRateSplit(0.5)).decide(groups, names, None) == [IMITATE, EXPLORE]
     assert None not in OnlineRouter(RunningQuantile(Random(3))).decide(groups, names, None)
     schedule = OnlineRouter(ScheduledMix(peak=0.5, valley=0.1, warmup_steps=1, decay_steps=0))
     weights = [decision.ce_weight for _ in range(2) if (decision := schedule.decide(groups, names, None)[0])]

@@ -20,7 +20,7 @@ def test_values_that_are_not_finite_are_an_infinite_error() -> None:
     assert parity_error([np.array([np.nan, 0, 0], np.float32)], [ZEROS], [MASK]) == 0.0
 
 
-def test_a_probe_that_compares_nothing_is_refused() -> None:
+def test_a_check_that_compares_nothing_is_refused() -> None:
     with pytest.raises(ParityError, match="no trained token"):
         parity_error([ZEROS], [ZEROS], [np.zeros(3, bool)])
     with pytest.raises(ParityError, match="has 3 tokens; learner scored 3, engine 2"):

@@ -1,4 +1,4 @@
-"""A gate before the engine: many requests at once, or one publication."""
+"""Who is admitted to the engine: many requests at once, or one publication."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 
-class Gate:
+class Admission:
     """Open, it lets any number of requests in. Closed, it holds new ones back.
 
-    A publication closes the gate and waits until everyone inside has left, so every response is sampled by one
-    version of the weights, on keys and values of that version. Used from one event loop.
+    A publication closes it and waits until everyone inside has left, so every response is sampled by one version of
+    the weights, on keys and values of that version. Used from one event loop.
     """
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class Gate:
 
     @asynccontextmanager
     async def admitted(self) -> AsyncIterator[None]:
-        """Wait until the gate is open and be inside."""
+        """Wait until it is open and be inside."""
         async with self._changed:
             await self._changed.wait_for(lambda: self._closers == 0)
             self._inside += 1
@@ -40,7 +40,7 @@ class Gate:
         """Hold back new requests and wait until none is inside. Closing twice needs opening twice.
 
         Raises:
-            TimeoutError: some are still inside after `timeout_s`; the gate is then as it was before.
+            TimeoutError: some are still inside after `timeout_s`; it is then as it was before.
         """
         self._closers += 1
         try:
@@ -53,7 +53,7 @@ class Gate:
     async def open(self) -> None:
         """Undo one `close`."""
         if self._closers == 0:
-            raise RuntimeError("the gate is open already")
+            raise RuntimeError("admission is open already")
         self._closers -= 1
         await self._notify()
 
