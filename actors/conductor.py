@@ -1,4 +1,4 @@
-"""The Conductor in the loop: an actor that learns, from what its weights earned, how to weigh reward channels."""
+"""The Conductor in the loop: an actor that learns, from what its reward weights earned, how to weigh channels."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class ConductorError(RuntimeError):
 
 
 class ConductorActor:
-    """A buffer of what weights have earned, and an update every `update_every` steps.
+    """A buffer of what reward weights have earned, and an update every `update_every` steps.
 
     A plain class: it runs inline, or as a Ray actor of its own.
     """

@@ -13,7 +13,7 @@ from learners.rewards.channels import Reading
 from learners.rewards.open_channels import OpenChannels
 from learners.rewards.reward_batch import RewardBatch, reward_batch
 from learners.rewards.reward_config import RewardConfig
-from learners.rewards.scalarisers import ADVANTAGES, channel_metrics, pure_scalariser, weight_metrics
+from learners.rewards.scalarisers import ADVANTAGES, channel_metrics, pure_scalariser, reward_weight_metrics
 from router import online
 from router.arbitration import Decision
 from router.online import Group, OnlineRouter
@@ -40,7 +40,7 @@ class RouterActor:
         """
         Args:
             channels: of rewards, which all episodes must have.
-            seed: of random weights.
+            seed: seed of random reward weights.
             open_channels: makes those of the channels that no environment gives; called here, since they may hold a
                 model.
         """
@@ -143,7 +143,7 @@ class RouterActor:
             assignments = pending_assignments(sequences, batch)
         else:
             scalarised = self._scalarise(batch)
-            metrics |= weight_metrics(batch.names, scalarised)
+            metrics |= reward_weight_metrics(batch.names, scalarised)
             assignments = scalarised_assignments(sequences, batch, scalarised, self._grpo)
         groups, start = [], 0
         for played, tokens in _pairs(tables):

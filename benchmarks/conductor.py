@@ -26,7 +26,7 @@ from cluster.reporting.metrics import read_metrics
 from learners.learner_config import GRPOConfig, LearnerConfig, OptimizerConfig, PolicyConfig
 from learners.objectives import advantages
 from learners.objectives.assign import pending_assignments, scalarised_assignments
-from learners.rewards.conductor_head import Conducted
+from learners.rewards.conductor_head import ConductorScalariser
 from learners.rewards.reward_batch import RewardBatch
 from learners.rewards.reward_config import ConductorConfig
 from learners.rewards.scalarisers import Uniform
@@ -91,7 +91,7 @@ class Contest:
 
     async def conducted(self) -> None:
         started = time.perf_counter()
-        scalarise = Conducted(await self._conductor.head(), self._config, advantages.grpo)
+        scalarise = ConductorScalariser(await self._conductor.head(), self._config, advantages.grpo)
         called = time.perf_counter() - started
         assignments = pending_assignments(self._sequences, self._batch)
         parts = ("grpo", self._sequences, assignments, self._batch, scalarise)

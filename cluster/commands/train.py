@@ -36,7 +36,7 @@ from cluster.reporting.metrics import MetricsWriter
 from cluster.reporting.progress import RunObserver
 from cluster.reporting.run_evaluation import RunEvaluation
 from cluster.runtime.fleet import RolloutFleet, WeightsLost
-from cluster.runtime.learner import Conducting, OnlineRouting, RayLearner
+from cluster.runtime.learner import ConductorWeighing, OnlineRouting, RayLearner
 from cluster.runtime.publisher import Publisher
 from cluster.runtime.session import check_resources, open_fleet, ray_cluster
 from envs import Panel, heldout_panel, load_panel, training_panel
@@ -263,10 +263,10 @@ async def _open_learner(plan: Plan, demonstrations: pa.Table) -> AsyncIterator[R
     unnamed = open_channels(config, plan.channels, plan.model)
     parts = (config.grpo, config.reward, plan.channels, config.seed, unnamed)
     router: Any = ray.remote(RouterActor).options(**options).remote(*parts)
-    conducting = _conducting(plan, f"{name}:conductor")
+    weighing = _weighing(plan, f"{name}:conductor")
     watch = None if config.reward.scalariser == "single" else ConstantWatch(config.reward.constant_limit)
     online, reads = _online(config, demonstrations), not READ.isdisjoint(plan.channels)
-    learner = RayLearner(pool, router, demonstrations, online, conducting, watch, reads)
+    learner = RayLearner(pool, router, demonstrations, online, weighing, watch, reads)
     try:
         learner.start(config.placement.start_timeout_s)
         yield learner
@@ -275,18 +275,18 @@ async def _open_learner(plan: Plan, demonstrations: pa.Table) -> AsyncIterator[R
             await learner.stop()
         finally:
             ray.kill(router)
-            if conducting is not None:
-                conducting.conductor.stop()
+            if weighing is not None:
+                weighing.conductor.stop()
 
 
-def _conducting(plan: Plan, name: str) -> Conducting | None:
+def _weighing(plan: Plan, name: str) -> ConductorWeighing | None:
     reward = plan.config.reward
     if reward.scalariser != "conductor":
         return None
     hidden = AutoConfig.from_pretrained(plan.model).hidden_size
     options = {"name": name, "num_cpus": 0}
     conductor = RemoteConductor(start_conductor(plan.channels, hidden, reward.conductor, options))
-    return Conducting(conductor, reward.conductor, ADVANTAGES[plan.config.grpo.advantage], plan.config.seed)
+    return ConductorWeighing(conductor, reward.conductor, ADVANTAGES[plan.config.grpo.advantage], plan.config.seed)
 
 
 def _online(config: RunConfig, demonstrations: pa.Table) -> OnlineRouting | None:

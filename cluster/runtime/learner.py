@@ -19,10 +19,10 @@ from actors.conductor import RemoteConductor
 from cluster.loop.ports import Scores, Trained
 from learners.errors import RewardError
 from learners.objectives.assign import completed_assignments
-from learners.rewards.conductor_head import Conducted
+from learners.rewards.conductor_head import ConductorScalariser
 from learners.rewards.reward_batch import ConstantWatch, RewardBatch
 from learners.rewards.reward_config import ConductorConfig
-from learners.rewards.scalarisers import Advantage, weight_metrics
+from learners.rewards.scalarisers import Advantage, reward_weight_metrics
 from learners.workers.pool import LearnerPool
 from router.errors import RouterError
 from router.online import OnlineRouter
@@ -46,7 +46,7 @@ class OnlineRouting:
 
 
 @dataclass(frozen=True, slots=True)
-class Conducting:
+class ConductorWeighing:
     """Rewards are weighed by the Conductor.
 
     Attributes:
@@ -67,7 +67,7 @@ class RayLearner:
         router: handle of the router actor.
         demonstrations: sequences table, kept row by row in the object store.
         online: None where mixed steps train on groups and demonstrations as they come.
-        conducting: None where the router actor gives the advantages.
+        weighing: None where the router actor gives the advantages.
         watch: finds reward channels that never change, where several are weighed.
         reads: some reward channels depend on the policy's view, so it reads the rollouts before every step.
     """
@@ -78,13 +78,13 @@ class RayLearner:
         router: Any,
         demonstrations: pa.Table,
         online: OnlineRouting | None = None,
-        conducting: Conducting | None = None,
+        weighing: ConductorWeighing | None = None,
         watch: ConstantWatch | None = None,
         reads: bool = False,
     ) -> None:
         self._pool, self._router, self._watch = pool, router, watch
         self._reads = reads
-        self.online, self.conducting = online, conducting
+        self.online, self.weighing = online, weighing
         self._starting: asyncio.Future[None] | None = None
         self._rows = [ray.put(demonstrations.take([row])) for row in range(demonstrations.num_rows)]
         self._row_ids = demonstrations["sequence_id"].to_pylist()
@@ -153,14 +153,14 @@ class RayLearner:
     ) -> Trained:
         if self._watch is not None:
             self._watch.observe(batch)
-        if self.conducting is None:
+        if self.weighing is None:
             (trained, *_) = await self._pool.call("train", stage, sequences, assignments)
             return Trained(trained | metrics, await assignments)
-        return await self._train_conducted(self.conducting, stage, sequences, assignments, batch, metrics)
+        return await self._train_weighing(self.weighing, stage, sequences, assignments, batch, metrics)
 
-    async def _train_conducted(
+    async def _train_weighing(
         self,
-        conducting: Conducting,
+        weighing: ConductorWeighing,
         stage: str,
         sequences: list[Any],
         assignments: Any,
@@ -168,16 +168,16 @@ class RayLearner:
         metrics: dict[str, float],
     ) -> Trained:
         """The workers weigh by the Conductor's present parameters; what that earned goes back to the Conductor."""
-        head = await conducting.conductor.head()
-        scalarise = Conducted(head, conducting.config, conducting.advantage, conducting.seed)
+        head = await weighing.conductor.head()
+        scalarise = ConductorScalariser(head, weighing.config, weighing.advantage, weighing.seed)
         answers = await self._pool.call("train_weighing", stage, sequences, assignments, batch, scalarise)
         trained, weighed = answers[0]
         if weighed is None:
             return Trained(trained | metrics, await assignments)
-        metrics = metrics | weight_metrics(batch.names, weighed.scalarised)
+        metrics = metrics | reward_weight_metrics(batch.names, weighed.scalarised)
         earned = scalarise.meta_rewards(batch.take(weighed.rows), weighed.scalarised.advantages)
         choices = weighed.scalarised.choices
-        metrics |= await conducting.conductor.observe(weighed.contexts, choices, earned)
+        metrics |= await weighing.conductor.observe(weighed.contexts, choices, earned)
         complete = completed_assignments(await assignments, weighed.advantages, head.version)
         return Trained(trained | metrics, complete)
 
@@ -195,15 +195,15 @@ class RayLearner:
         await self._pool.call("save", str(folder.resolve()))
         if self.online is not None:
             (folder / ROUTER_FILE).write_bytes(pickle.dumps(self.online.router))
-        if self.conducting is not None:
-            (folder / CONDUCTOR_FILE).write_bytes(pickle.dumps(await self.conducting.conductor.state()))
+        if self.weighing is not None:
+            (folder / CONDUCTOR_FILE).write_bytes(pickle.dumps(await self.weighing.conductor.state()))
 
     async def restore(self, folder: Path) -> None:
         await self._pool.call("restore", str(folder.resolve()))
         if self.online is not None:
             self.online.router = pickle.loads((folder / ROUTER_FILE).read_bytes())
-        if self.conducting is not None:
-            await self.conducting.conductor.restore(pickle.loads((folder / CONDUCTOR_FILE).read_bytes()))
+        if self.weighing is not None:
+            await self.weighing.conductor.restore(pickle.loads((folder / CONDUCTOR_FILE).read_bytes()))
 
     async def save_pretrained(self, folder: Path) -> None:
         """A Hugging Face model directory, for `concerto eval` and for users."""

@@ -58,7 +58,7 @@ def pending_assignments(sequences: pa.Table, batch: RewardBatch) -> pa.Table:
 
 
 def completed_assignments(assignments: pa.Table, found: Mapping[str, float], version: int) -> pa.Table:
-    """The assignments with the advantages that were found by sequence id, and the version of the weights."""
+    """The assignments with the advantages that were found by sequence id, and the version of the reward weights."""
     return schema.assignments_to_table(
         replace(row, advantage=found[row.sequence_id], reward_weights_version=version)
         if row.sequence_id in found

@@ -1,4 +1,4 @@
-"""Weights that the Conductor gives, as pure functions of its parameters: what learner workers need of it.
+"""Reward weights that the Conductor gives, as pure functions of its parameters: what learner workers need of it.
 
 The network is trained by RLlib elsewhere (`learners.rewards.conductor_module`); its few numbers travel with every step,
 so that a worker finds the advantages of its rollouts in the very pass that trains on them.
@@ -54,7 +54,7 @@ def floored_softmax(logits: Tensor) -> Tensor:
 
 
 def probabilities(head: ConductorHead, contexts: Tensor) -> Tensor:
-    """pi(.|h), the weights outside training, float64 [n, K] of contexts float32 [n, H]; each row sums to 1.
+    """pi(.|h), the reward weights outside training, float64 [n, K] of contexts float32 [n, H]; each row sums to 1.
 
     Raises:
         RewardError: contexts of another size.
@@ -69,8 +69,8 @@ def probabilities(head: ConductorHead, contexts: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class Conducted:
-    """Weights that are learned: each rollout is trained under weights sampled for its context.
+class ConductorScalariser:
+    """Reward weights that are learned: each rollout is trained under those sampled for its context.
 
     The draw is a function of seed and episode, so that it needs no state, and workers need not agree on an order.
     """
@@ -91,19 +91,19 @@ class Conducted:
         chances = probabilities(self.head, batch.contexts)
         drawn = torch.tensor([episode_generator(self.seed, name).random() for name in batch.episode_ids])
         choices = (chances.cumsum(1) < drawn[:, None]).sum(1).clamp(max=chances.shape[1] - 1)
-        weights = maths.WEIGHT_MAPS[self.config.weight_map](chances, choices, self.config.beta)
-        result = weighted(batch, weights, maths.rank_normalise, self.advantage)
-        return Scalarised(result.rewards, result.advantages, weights, self.head.version, choices, chances)
+        reward_weights = maths.REWARD_WEIGHT_MAPS[self.config.weight_map](chances, choices, self.config.beta)
+        result = weighted(batch, reward_weights, maths.rank_normalise, self.advantage)
+        return Scalarised(result.rewards, result.advantages, reward_weights, self.head.version, choices, chances)
 
     def meta_rewards(self, batch: RewardBatch, earned: Tensor) -> Tensor:
         """What the choices of a batch are worth to the Conductor, float64 [B].
 
-        The outcome alone would teach nothing: a rollout's outcome does not depend on the weights drawn for it
-        afterwards. Its product with the advantage does: it is positive where the weights push the policy the way that
+        The outcome alone would teach nothing: a rollout's outcome does not depend on the reward weights drawn for it
+        afterwards. Its product with the advantage does: it is positive where these push the policy the way that
         the outcome would, and a policy-gradient step raises the outcome, to first order, by their sum.
 
         Args:
-            earned: [B], the advantages under the sampled weights.
+            earned: [B], the advantages under the sampled reward weights.
         """
         if self.config.meta_signal == "scalarised":
             return earned

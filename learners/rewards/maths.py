@@ -1,4 +1,4 @@
-"""Reward channels as pure functions on tensors: checks, normalisation, and maps from a choice to weights.
+"""Reward channels as pure functions on tensors: checks, normalisation, and maps from a choice to reward weights.
 
 B is the number of rollouts, K the number of reward channels, `groups` int64 [B] says which rollouts answered the same
 task, in [0, B). A matrix of rewards is [B, K]; everything is computed in float64.
@@ -74,28 +74,29 @@ def batch_normalise(values: Tensor) -> Tensor:
     return advantages.grpo(values, torch.zeros(len(values), dtype=torch.int64, device=values.device))
 
 
-def gdpo(rewards: Tensor, weights: Tensor, groups: Tensor) -> Tensor:
+def gdpo(rewards: Tensor, reward_weights: Tensor, groups: Tensor) -> Tensor:
     """Advantages of GDPO, float64 [B] (arXiv 2601.05242): each reward normalised within its group, then the weighted
     sum, then normalised over the batch, so that its size does not grow with the number of rewards.
 
     Sums of raw rewards hide differences: (1, 0) and (0, 1) have the same sum; here each reward keeps its own say.
 
     Args:
-        weights: float [K], or [B, K] where they differ by rollout.
+        reward_weights: float [K], or [B, K] where they differ by rollout.
     """
-    return batch_normalise(scalarise(z_score(rewards, groups), weights))
+    return batch_normalise(scalarise(z_score(rewards, groups), reward_weights))
 
 
-def scalarise(rewards: Tensor, weights: Tensor) -> Tensor:
+def scalarise(rewards: Tensor, reward_weights: Tensor) -> Tensor:
     """The scalar reward of each rollout, sum over k of w_k r_k, float64 [B].
 
-    With ranks and weights that sum to 1, a channel constant in a group has no say in the comparison: it adds w_k / 2 in
-    place of what the others would have on average, and the result is 1/2 + sum over the others of w (r - 1/2).
+    With ranks and reward weights that sum to 1, a channel constant in a group has no say in the comparison: it adds
+    w_k / 2 in place of what the others would have on average, and the result is 1/2 + sum over the others of
+    w (r - 1/2).
 
     Args:
-        weights: float [K], or [B, K] where they differ by rollout.
+        reward_weights: float [K], or [B, K] where they differ by rollout.
     """
-    return (rewards.double() * weights.double()).sum(1)
+    return (rewards.double() * reward_weights.double()).sum(1)
 
 
 def emphasis(probabilities: Tensor, choices: Tensor, beta: float) -> Tensor:
@@ -119,9 +120,13 @@ def uniform_boost(probabilities: Tensor, choices: Tensor, beta: float) -> Tensor
     return emphasis(torch.full_like(probabilities, 1.0 / probabilities.shape[1]), choices, beta)
 
 
-WeightMap = Callable[[Tensor, Tensor, float], Tensor]
-WEIGHT_MAPS: dict[str, WeightMap] = {"emphasis": emphasis, "onehot": onehot, "uniform_boost": uniform_boost}
-"""From what the Conductor sampled to the weights that a rollout is trained with; rows sum to 1."""
+RewardWeightMap = Callable[[Tensor, Tensor, float], Tensor]
+REWARD_WEIGHT_MAPS: dict[str, RewardWeightMap] = {
+    "emphasis": emphasis,
+    "onehot": onehot,
+    "uniform_boost": uniform_boost,
+}
+"""From what the Conductor sampled to the reward weights that a rollout is trained with; rows sum to 1."""
 
 Normalisation = Callable[[Tensor, Tensor], Tensor]
 NORMALISATIONS: dict[str, Normalisation] = {

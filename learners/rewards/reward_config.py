@@ -16,11 +16,11 @@ class ConductorConfig(_Config):
     """The network that weighs the channels, and how it learns (arXiv 2601.07208)."""
 
     meta_signal: Literal["scalarised", "outcome"] = "scalarised"
-    """What a sampled weighting earns. `scalarised`: the rollout's advantage under these very weights, as published; it
-    serves itself, since the weights also make what they are judged by. `outcome`: that advantage times the advantage of
-    the channel `reward.outcome`, which is positive where the weights push the same way as the outcome."""
+    """What a sampled weighting earns. `scalarised`: the rollout's advantage under these very reward weights, as
+    published; it serves itself, since they also make what they are judged by. `outcome`: that advantage times the
+    advantage of the channel `reward.outcome`, which is positive where they push the same way as the outcome."""
     weight_map: Literal["emphasis", "onehot", "uniform_boost"] = "emphasis"
-    """How a sampled channel becomes weights (learners/rewards/maths.py)."""
+    """How a sampled channel becomes reward weights (learners/rewards/maths.py)."""
     beta: float = Field(default=0.5, ge=0, le=1)
     """Weight that the sampled channel gets on top (`emphasis`, `uniform_boost`). Tuning: higher explores more."""
     update_every: int = Field(default=3, ge=1)
@@ -37,8 +37,8 @@ class RewardConfig(_Config):
 
     scalariser: Literal["single", "uniform", "static", "random", "gdpo", "conductor"] = "single"
     """`single`: the channel `outcome` alone, plain GRPO. `uniform`: all channels alike. `static`: the given `weights`.
-    `random`: new weights for every rollout. `gdpo`: each channel normalised on its own, with `weights` (default: all
-    alike). `conductor`: weights that are learned while training runs."""
+    `random`: new reward weights for every rollout. `gdpo`: each channel normalised on its own, with `weights` (default:
+    all alike). `conductor`: reward weights that are learned while training runs."""
     channels: tuple[str, ...] = ()
     """Reward channels to use; empty: all that the environment gives. A channel must tell episodes apart."""
     outcome: str = "success"

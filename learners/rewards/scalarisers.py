@@ -1,7 +1,7 @@
 """Scalarisers: from the named rewards of a batch of rollouts to one scalar reward and advantage each.
 
 One protocol, one class each. Those that look at nothing but rewards are here; `learners.rewards.conductor_head` has the
-one whose weights are learned.
+one whose reward weights are learned.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ class Scalarised:
     Attributes:
         rewards: float64 [B], the scalar reward.
         advantages: float64 [B], what the policy is trained with.
-        weights: float64 [B, K], the weight of every channel in `rewards`.
-        version: of the weights; counts the updates of what gave them, 0 where they never change.
+        reward_weights: float64 [B, K], the weight of every channel in `rewards`.
+        version: version of the reward weights; counts the updates of what gave them, 0 where they never change.
         choices: int64 [B], the channel that was sampled for each rollout; None where none is.
         probabilities: float64 [B, K], what it was sampled from.
     """
 
     rewards: Tensor
     advantages: Tensor
-    weights: Tensor
+    reward_weights: Tensor
     version: int = 0
     choices: Tensor | None = None
     probabilities: Tensor | None = None
@@ -63,8 +63,10 @@ class Single:
     advantage: Advantage = advantages.grpo
 
     def __call__(self, batch: RewardBatch) -> Scalarised:
-        weights = torch.tensor([float(name == self.outcome) for name in batch.names], dtype=torch.float64)
-        return Scalarised(batch.outcome, self.advantage(batch.outcome, batch.groups), weights.expand_as(batch.rewards))
+        reward_weights = torch.tensor([float(name == self.outcome) for name in batch.names], dtype=torch.float64)
+        return Scalarised(
+            batch.outcome, self.advantage(batch.outcome, batch.groups), reward_weights.expand_as(batch.rewards)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,25 +77,25 @@ class Uniform:
     advantage: Advantage = advantages.grpo
 
     def __call__(self, batch: RewardBatch) -> Scalarised:
-        weights = torch.full_like(batch.rewards, 1.0 / len(batch.names))
-        return weighted(batch, weights, self.normalise, self.advantage)
+        reward_weights = torch.full_like(batch.rewards, 1.0 / len(batch.names))
+        return weighted(batch, reward_weights, self.normalise, self.advantage)
 
 
 @dataclass(frozen=True, slots=True)
 class Static:
-    """Given weights, the same for every rollout."""
+    """Given reward weights, the same for every rollout."""
 
-    weights: Mapping[str, float]
+    reward_weights: Mapping[str, float]
     normalise: Normalisation = maths.rank_normalise
     advantage: Advantage = advantages.grpo
 
     def __call__(self, batch: RewardBatch) -> Scalarised:
-        return weighted(batch, given_weights(self.weights, batch), self.normalise, self.advantage)
+        return weighted(batch, given_reward_weights(self.reward_weights, batch), self.normalise, self.advantage)
 
 
 @dataclass(frozen=True, slots=True)
 class Random:
-    """Weights drawn uniformly from the simplex for each rollout: what adaptive weights must beat.
+    """Reward weights drawn uniformly from the simplex for each rollout: what adaptive ones must beat.
 
     The draw is a function of seed and episode alone, so there is no state to save, and a resumed run draws the same.
     """
@@ -104,20 +106,22 @@ class Random:
 
     def __call__(self, batch: RewardBatch) -> Scalarised:
         even = np.ones(len(batch.names))
-        weights = np.stack([episode_generator(self.seed, name).dirichlet(even) for name in batch.episode_ids])
-        return weighted(batch, torch.from_numpy(weights), self.normalise, self.advantage)
+        reward_weights = np.stack([episode_generator(self.seed, name).dirichlet(even) for name in batch.episode_ids])
+        return weighted(batch, torch.from_numpy(reward_weights), self.normalise, self.advantage)
 
 
 @dataclass(frozen=True, slots=True)
 class GDPO:
     """Each channel normalised within its group, then the weighted sum, then normalised over the batch (2601.05242)."""
 
-    weights: Mapping[str, float] | None = None
+    reward_weights: Mapping[str, float] | None = None
 
     def __call__(self, batch: RewardBatch) -> Scalarised:
-        weights = given_weights(self.weights or dict.fromkeys(batch.names, 1.0 / len(batch.names)), batch)
-        found = maths.gdpo(batch.rewards, weights, batch.groups)
-        return Scalarised(found, found, weights)
+        reward_weights = given_reward_weights(
+            self.reward_weights or dict.fromkeys(batch.names, 1.0 / len(batch.names)), batch
+        )
+        found = maths.gdpo(batch.rewards, reward_weights, batch.groups)
+        return Scalarised(found, found, reward_weights)
 
 
 def episode_generator(seed: int, episode_id: str) -> np.random.Generator:
@@ -126,14 +130,14 @@ def episode_generator(seed: int, episode_id: str) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(digest, "big"))
 
 
-def weighted(batch: RewardBatch, weights: Tensor, normalise: Normalisation, advantage: Advantage) -> Scalarised:
-    """Normalised channels by weights [B, K], and the advantage of the sum."""
-    scalar = maths.scalarise(normalise(batch.rewards, batch.groups), weights)
-    return Scalarised(scalar, advantage(scalar, batch.groups), weights)
+def weighted(batch: RewardBatch, reward_weights: Tensor, normalise: Normalisation, advantage: Advantage) -> Scalarised:
+    """Normalised channels by reward weights [B, K], and the advantage of the sum."""
+    scalar = maths.scalarise(normalise(batch.rewards, batch.groups), reward_weights)
+    return Scalarised(scalar, advantage(scalar, batch.groups), reward_weights)
 
 
-def given_weights(by_name: Mapping[str, float], batch: RewardBatch) -> Tensor:
-    """float64 [B, K]. Raises RewardError if a weight names no channel."""
+def given_reward_weights(by_name: Mapping[str, float], batch: RewardBatch) -> Tensor:
+    """float64 [B, K]. Raises RewardError if a reward weight names no channel."""
     if unknown := [name for name in by_name if name not in batch.names]:
         raise RewardError(
             f"reward channel {unknown[0]!r} has a weight but is missing in episode {batch.episode_ids[0]}; its "
@@ -144,7 +148,7 @@ def given_weights(by_name: Mapping[str, float], batch: RewardBatch) -> Tensor:
 
 
 def pure_scalariser(config: RewardConfig, seed: int, advantage: Advantage = advantages.grpo) -> Scalariser:
-    """The scalariser that `config` names, unless it is the Conductor (`learners.rewards.conductor_head.Conducted`)."""
+    """The scalariser that `config` names, unless it is the Conductor (`conductor_head.ConductorScalariser`)."""
     normalise = maths.NORMALISATIONS[config.normalisation]
     match config.scalariser:
         case "single":
@@ -158,7 +162,7 @@ def pure_scalariser(config: RewardConfig, seed: int, advantage: Advantage = adva
         case "gdpo":
             return GDPO(config.weights or None)
         case "conductor":
-            raise ValueError("the Conductor learns its weights: use learners.rewards.conductor_head.Conducted")
+            raise ValueError("the Conductor learns the reward weights: use conductor_head.ConductorScalariser")
 
 
 ADVANTAGES: dict[str, Advantage] = {
@@ -167,7 +171,7 @@ ADVANTAGES: dict[str, Advantage] = {
     "rloo": advantages.rloo,
     "gigpo": advantages.grpo,
 }
-"""By `GRPOConfig.advantage`: how scalar rewards of a group compare. What `gigpo` adds for turns comes on top."""
+"""How scalar rewards of a group compare, by `GRPOConfig.advantage`. What `gigpo` adds for turns comes on top."""
 
 
 def channel_metrics(batch: RewardBatch) -> dict[str, float]:
@@ -179,12 +183,12 @@ def channel_metrics(batch: RewardBatch) -> dict[str, float]:
     return metrics
 
 
-def weight_metrics(names: Sequence[str], scalarised: Scalarised) -> dict[str, float]:
+def reward_weight_metrics(names: Sequence[str], scalarised: Scalarised) -> dict[str, float]:
     """For the log, per channel: mean weight; where channels were sampled also their shares, and the mean entropy as a
     share of its maximum."""
     metrics = {}
     for index, name in enumerate(names):
-        metrics[f"reward/{name}/weight"] = float(scalarised.weights[:, index].mean())
+        metrics[f"reward/{name}/weight"] = float(scalarised.reward_weights[:, index].mean())
         if scalarised.choices is not None:
             metrics[f"reward/{name}/sampled"] = float((scalarised.choices == index).double().mean())
     if scalarised.probabilities is not None:

@@ -106,7 +106,7 @@ def _joined(parts: Many[Weighed]) -> Weighed:
     scalarised = Scalarised(
         column("rewards"),
         column("advantages"),
-        column("weights"),
+        column("reward_weights"),
         parts[0].scalarised.version,
         column("choices") if sampled else None,
         column("probabilities") if sampled else None,

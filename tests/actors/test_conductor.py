@@ -11,7 +11,7 @@ import torch
 from actors.conductor import ALARM_UPDATES, ConductorActor, ConductorError, RemoteConductor, alarm, start_conductor
 from learners.errors import RewardError
 from learners.objectives import advantages
-from learners.rewards.conductor_head import Conducted, probabilities
+from learners.rewards.conductor_head import ConductorScalariser, probabilities
 from learners.rewards.reward_config import ConductorConfig
 from tests.learners.rewards.test_conductor_head import CHANNELS, HIDDEN, batch
 
@@ -22,11 +22,11 @@ def actor(channels: tuple[str, ...] = CHANNELS, hidden: int = HIDDEN, **settings
 
 def step(conductor: ConductorActor, number: int, config: ConductorConfig) -> list[Any]:
     """One learner step on random rollouts, and what came of it."""
-    scalarise, rows = Conducted(conductor.head(), config, advantages.grpo), batch(number)
+    scalarise, rows = ConductorScalariser(conductor.head(), config, advantages.grpo), batch(number)
     result = scalarise(rows)
     assert rows.contexts is not None and result.choices is not None
     earned = scalarise.meta_rewards(rows, result.advantages)
-    return [result.choices, result.weights, earned, conductor.observe(rows.contexts, result.choices, earned)]
+    return [result.choices, result.reward_weights, earned, conductor.observe(rows.contexts, result.choices, earned)]
 
 
 def equal(left: Any, right: Any) -> bool:

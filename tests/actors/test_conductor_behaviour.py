@@ -14,7 +14,7 @@ from torch import Tensor
 from actors.conductor import ConductorActor
 from learners.objectives import advantages
 from learners.rewards import maths
-from learners.rewards.conductor_head import Conducted, probabilities
+from learners.rewards.conductor_head import ConductorScalariser, probabilities
 from learners.rewards.reward_batch import RewardBatch
 from learners.rewards.reward_config import ConductorConfig
 
@@ -54,7 +54,7 @@ class World:
 
 def learn(conductor: ConductorActor, config: ConductorConfig, batch: RewardBatch, seed: int) -> None:
     """One learner step: weigh the rollouts, tell the Conductor what that earned."""
-    scalarise = Conducted(conductor.head(), config, advantages.grpo, seed)
+    scalarise = ConductorScalariser(conductor.head(), config, advantages.grpo, seed)
     result = scalarise(batch)
     assert batch.contexts is not None and result.choices is not None
     conductor.observe(batch.contexts, result.choices, scalarise.meta_rewards(batch, result.advantages))
@@ -99,9 +99,9 @@ def test_without_ranks_it_collapses_onto_the_channel_with_the_highest_mean(seed:
     conductor = ConductorActor(CHANNELS, HIDDEN, config)
     for _ in range(UPDATES):
         batch = world.batch()
-        result = Conducted(conductor.head(), config, advantages.grpo, seed)(batch)
+        result = ConductorScalariser(conductor.head(), config, advantages.grpo, seed)(batch)
         assert batch.contexts is not None and result.choices is not None
-        earned = advantages.grpo(maths.scalarise(batch.rewards, result.weights), batch.groups)
+        earned = advantages.grpo(maths.scalarise(batch.rewards, result.reward_weights), batch.groups)
         conductor.observe(batch.contexts, result.choices, earned)
     weights = weights_of(conductor, world.kinds)
     assert weights[:, 2].min() > 0.9

@@ -17,7 +17,7 @@ from actors.router import RouterActor
 from cluster.config.loading import load_config
 from cluster.inputs.reward_channels import open_channels
 from cluster.loop.ports import GroupTask
-from cluster.runtime.learner import Conducting, OnlineRouting, RayLearner
+from cluster.runtime.learner import ConductorWeighing, OnlineRouting, RayLearner
 from learners.errors import RewardError
 from learners.learner_config import GRPOConfig
 from learners.objectives import advantages
@@ -121,7 +121,7 @@ async def test_the_conductor_weighs_learns_and_comes_back_from_a_checkpoint(star
     router = start_router(RewardConfig(scalariser="conductor"))
     handles = [start_conductor(CHANNELS, HIDDEN, config, {"num_cpus": 0}) for _ in range(2)]
     first, second = (
-        learner(router, conducting=Conducting(RemoteConductor(handle), config, advantages.grpo, seed=0))
+        learner(router, weighing=ConductorWeighing(RemoteConductor(handle), config, advantages.grpo, seed=0))
         for handle in handles
     )
     try:

@@ -18,7 +18,7 @@ from learners.rewards.weigher import Weighed
 from learners.workers.worker import LearnerWorker
 from router.geometry import gini
 from router.probe import ProbeResult
-from tests.learners.rewards.test_weigher import check_same, conducted, single_sequence_episodes
+from tests.learners.rewards.test_weigher import check_same, scalariser, single_sequence_episodes
 from tests.learners.samples import learner_config, make_sequences, make_tables
 from trajectories import schema
 
@@ -52,7 +52,7 @@ def train(config: LearnerConfig, directory: Path) -> Run:
     probes = [worker.probe(make_tables(make_sequences(count, 5))[0], token_budget=64) for count in PROBED]
     rows, batch = single_sequence_episodes(12)  # three groups: one worker runs idle once
     table = schema.sequences_to_table(rows)
-    step, weighed = worker.train_weighing("mixed", table, pending_assignments(table, batch), batch, conducted())
+    step, weighed = worker.train_weighing("mixed", table, pending_assignments(table, batch), batch, scalariser())
     metrics.append(step)
     reading = worker.read(make_tables(make_sequences(3, 5))[0])
     worker.save_pretrained(directory / "model")

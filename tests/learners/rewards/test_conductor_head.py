@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from learners.errors import RewardError
 from learners.objectives import advantages
 from learners.rewards import maths
-from learners.rewards.conductor_head import FLOOR, Conducted, ConductorHead, floored_softmax, probabilities
+from learners.rewards.conductor_head import FLOOR, ConductorHead, ConductorScalariser, floored_softmax, probabilities
 from learners.rewards.reward_batch import RewardBatch
 from learners.rewards.reward_config import ConductorConfig
-from learners.rewards.scalarisers import weight_metrics
+from learners.rewards.scalarisers import reward_weight_metrics
 
 CHANNELS, HIDDEN = ("success", "progress", "format"), 16
 START = ConductorHead(torch.zeros(3, HIDDEN), torch.zeros(3), torch.ones(1), version=2)
@@ -38,8 +38,8 @@ def batch(seed: int = 0, groups: int = 2, size: int = 4) -> RewardBatch:
     )
 
 
-def conducted(head: ConductorHead, seed: int = 0, **settings: object) -> Conducted:
-    return Conducted(head, ConductorConfig.model_validate(settings), advantages.grpo, seed)
+def scalariser(head: ConductorHead, seed: int = 0, **settings: object) -> ConductorScalariser:
+    return ConductorScalariser(head, ConductorConfig.model_validate(settings), advantages.grpo, seed)
 
 
 @given(st.lists(st.lists(st.floats(-1e4, 1e4, width=32), min_size=4, max_size=4), min_size=1, max_size=4))
@@ -56,44 +56,44 @@ def test_probabilities_respect_the_floor_and_sum_to_one(logits: list[list[float]
 @pytest.mark.parametrize("signal", ["scalarised", "outcome"])
 @pytest.mark.parametrize("weight_map", ["emphasis", "onehot", "uniform_boost"])
 def test_rollouts_are_weighed_as_drawn_for_them(signal: str, weight_map: str) -> None:
-    rows, scalarise = batch(), conducted(ALWAYS_PROGRESS, meta_signal=signal, weight_map=weight_map, beta=0.4)
+    rows, scalarise = batch(), scalariser(ALWAYS_PROGRESS, meta_signal=signal, weight_map=weight_map, beta=0.4)
     result = scalarise(rows)
     assert result.choices is not None and result.choices.tolist() == [1] * 8
     share, top = {"emphasis": (0.0, 1.0), "onehot": (0.0, 1.0), "uniform_boost": (0.2, 0.6)}[weight_map]
-    torch.testing.assert_close(result.weights[0], torch.tensor([share, top, share]).double(), atol=2e-4, rtol=0)
+    torch.testing.assert_close(result.reward_weights[0], torch.tensor([share, top, share]).double(), atol=2e-4, rtol=0)
     ranks = maths.rank_normalise(rows.rewards, rows.groups)
-    expected = advantages.grpo((result.weights * ranks).sum(1), rows.groups)
+    expected = advantages.grpo((result.reward_weights * ranks).sum(1), rows.groups)
     torch.testing.assert_close(result.advantages, expected)
     meta = expected if signal == "scalarised" else expected * advantages.grpo(rows.outcome, rows.groups)
     assert torch.equal(scalarise.meta_rewards(rows, result.advantages), meta)
     assert result.version == 2
-    assert weight_metrics(CHANNELS, result)["reward/progress/sampled"] == 1.0
+    assert reward_weight_metrics(CHANNELS, result)["reward/progress/sampled"] == 1.0
 
 
 def test_at_the_start_all_channels_weigh_alike_and_the_drawn_one_more() -> None:
-    result = conducted(START, beta=0.5)(batch())
+    result = scalariser(START, beta=0.5)(batch())
     assert result.choices is not None and result.probabilities is not None
     expected = torch.full((8, 3), 1 / 6).double()
     expected[range(8), result.choices] += 0.5
-    torch.testing.assert_close(result.weights, expected)
-    assert weight_metrics(CHANNELS, result)["reward/entropy"] == pytest.approx(1.0)
+    torch.testing.assert_close(result.reward_weights, expected)
+    assert reward_weight_metrics(CHANNELS, result)["reward/entropy"] == pytest.approx(1.0)
 
 
 def test_a_draw_belongs_to_seed_and_episode_whatever_else_is_in_the_batch() -> None:
     rows = batch(groups=3)
-    whole = conducted(START)(rows)
-    part = conducted(START)(rows.take(torch.arange(4, 8)))
+    whole = scalariser(START)(rows)
+    part = scalariser(START)(rows.take(torch.arange(4, 8)))
     assert whole.choices is not None and part.choices is not None
     assert torch.equal(whole.choices[4:8], part.choices)
     assert torch.equal(whole.advantages[4:8], part.advantages)
-    other = conducted(START, seed=1)(rows).choices
+    other = scalariser(START, seed=1)(rows).choices
     assert other is not None and not torch.equal(whole.choices, other)
 
 
 def test_draws_follow_the_probabilities() -> None:
     head = replace(START, bias=torch.tensor([0.0, 1.0, 2.0]))
     rows = [batch(seed, groups=10) for seed in range(100)]
-    drawn = torch.cat([choices for row in rows if (choices := conducted(head)(row).choices) is not None])
+    drawn = torch.cat([choices for row in rows if (choices := scalariser(head)(row).choices) is not None])
     shares = torch.bincount(drawn, minlength=3) / len(drawn)
     torch.testing.assert_close(shares.double(), probabilities(head, torch.zeros(1, HIDDEN))[0], atol=0.03, rtol=0)
 
@@ -103,6 +103,6 @@ def test_contexts_must_be_there_for_every_episode() -> None:
     assert rows.contexts is not None
     for contexts, count in ((None, 0), (rows.contexts[:-1], 7)):
         with pytest.raises(RewardError, match=f"has {count} contexts for 8 episodes, the first of which is 0-0"):
-            conducted(START)(replace(rows, contexts=contexts))
+            scalariser(START)(replace(rows, contexts=contexts))
     with pytest.raises(RewardError, match=r"contexts are \[2, 5\], this Conductor reads \[n, 16\]"):
         probabilities(START, torch.zeros(2, 5))

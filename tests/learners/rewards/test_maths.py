@@ -102,7 +102,7 @@ def test_gdpo_does_not_grow_with_the_number_of_rewards() -> None:
 PROBABILITIES = st.lists(st.floats(0.01, 1), min_size=2, max_size=5).map(lambda row: np.array(row) / np.sum(row))
 
 
-@pytest.mark.parametrize("name", maths.WEIGHT_MAPS)
+@pytest.mark.parametrize("name", maths.REWARD_WEIGHT_MAPS)
 @given(row=PROBABILITIES, beta=st.floats(0, 1), data=st.data())
 @quick
 def test_weight_maps_give_weights_and_equal_their_plain_form(name: str, row: np.ndarray, beta: float, data) -> None:
@@ -113,7 +113,7 @@ def test_weight_maps_give_weights_and_equal_their_plain_form(name: str, row: np.
         "onehot": chosen,
         "uniform_boost": (1 - beta) / len(row) + beta * chosen,
     }[name]
-    actual = maths.WEIGHT_MAPS[name](torch.from_numpy(row)[None], torch.tensor([choice]), beta)[0]
+    actual = maths.REWARD_WEIGHT_MAPS[name](torch.from_numpy(row)[None], torch.tensor([choice]), beta)[0]
     np.testing.assert_allclose(actual.numpy(), expected, atol=1e-12)
     assert actual.sum().item() == pytest.approx(1.0)
     assert actual.min() >= 0

@@ -24,7 +24,7 @@ from learners.rewards.scalarisers import (
     Uniform,
     channel_metrics,
     pure_scalariser,
-    weight_metrics,
+    reward_weight_metrics,
 )
 from tests.learners.objectives.test_assign import trajectory
 from trajectories import schema
@@ -49,7 +49,7 @@ FOUR = batch([(1.0, 0.2), (0.0, 0.9), (0.0, 0.1), (0.0, 0.5)])
 def test_single_is_plain_grpo() -> None:
     result = Single("success")(FOUR)
     assert result.advantages.tolist() == pytest.approx([1.5, -0.5, -0.5, -0.5], abs=1e-5)
-    assert result.weights.tolist() == [[1.0, 0.0]] * 4
+    assert result.reward_weights.tolist() == [[1.0, 0.0]] * 4
 
 
 def test_uniform_averages_the_ranks() -> None:
@@ -68,13 +68,13 @@ def test_static_weighs_by_name_and_raw_rewards_if_asked() -> None:
 
 def test_random_weights_are_a_function_of_seed_and_episode() -> None:
     first, again, other = Random(1)(FOUR), Random(1)(FOUR), Random(2)(FOUR)
-    assert torch.equal(first.weights, again.weights)
-    assert not torch.equal(first.weights, other.weights)
-    np.testing.assert_allclose(first.weights.sum(1).numpy(), 1.0)
+    assert torch.equal(first.reward_weights, again.reward_weights)
+    assert not torch.equal(first.reward_weights, other.reward_weights)
+    np.testing.assert_allclose(first.reward_weights.sum(1).numpy(), 1.0)
     swapped = replace(FOUR, episode_ids=FOUR.episode_ids[::-1])
-    assert torch.equal(Random(1)(swapped).weights, first.weights.flip(0))
+    assert torch.equal(Random(1)(swapped).reward_weights, first.reward_weights.flip(0))
     many = batch([(0.0, 0.0)] * 2000)
-    np.testing.assert_allclose(Random(0)(many).weights.mean(0).numpy(), 0.5, atol=0.02)  # uniform on the simplex
+    np.testing.assert_allclose(Random(0)(many).reward_weights.mean(0).numpy(), 0.5, atol=0.02)  # uniform on the simplex
 
 
 def test_gdpo_keeps_apart_what_a_sum_hides() -> None:
@@ -144,7 +144,7 @@ def test_a_channel_that_never_changes_ends_the_run_but_not_at_once() -> None:
 
 
 def test_metrics_per_channel() -> None:
-    metrics = channel_metrics(FOUR) | weight_metrics(FOUR.names, Uniform()(FOUR))
+    metrics = channel_metrics(FOUR) | reward_weight_metrics(FOUR.names, Uniform()(FOUR))
     assert metrics["reward/success/mean"] == 0.25
     assert metrics["reward/success/spread"] == 0.5
     assert metrics["reward/progress/weight"] == 0.5

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from learners.learner_config import GRPOConfig
 from learners.objectives import advantages
 from learners.objectives.assign import completed_assignments, pending_assignments, scalarised_assignments
-from learners.rewards.conductor_head import Conducted, ConductorHead
+from learners.rewards.conductor_head import ConductorHead, ConductorScalariser
 from learners.rewards.reward_batch import RewardBatch
 from learners.rewards.reward_config import ConductorConfig
 from learners.rewards.weigher import Weighed
@@ -24,10 +24,10 @@ from trajectories.types import Sequence, Turn
 HIDDEN = 32
 
 
-def conducted() -> Conducted:
+def scalariser() -> ConductorScalariser:
     generator = torch.Generator().manual_seed(5)
     head = ConductorHead(torch.randn(3, HIDDEN, generator=generator), torch.zeros(3), torch.ones(1), version=4)
-    return Conducted(head, ConductorConfig(), advantages.grpo, seed=1)
+    return ConductorScalariser(head, ConductorConfig(), advantages.grpo, seed=1)
 
 
 def rewards_of(episodes: tuple[str, ...], groups: tuple[int, ...], seed: int = 0) -> RewardBatch:
@@ -69,13 +69,13 @@ def test_one_pass_trains_as_two_do(untied_model: Path, lora: bool, advantage: st
 
     two = LearnerWorker(config)
     contexts = states_of(untied_model, rows, batch.episode_ids)
-    scalarised = conducted()(replace(batch, contexts=contexts))
+    scalarised = scalariser()(replace(batch, contexts=contexts))
     known = scalarised_assignments(table, batch, scalarised, grpo)
     expected = two.train("grpo", table, known)
 
     one = LearnerWorker(config)
     pending = pending_assignments(table, batch)
-    metrics, weighed = one.train_weighing("grpo", table, pending, batch, conducted())
+    metrics, weighed = one.train_weighing("grpo", table, pending, batch, scalariser())
     assert weighed is not None
     assert {**metrics, "seconds": 0} == pytest.approx({**expected, "seconds": 0}, rel=1e-4, abs=1e-5)
     for (name, ours), theirs in zip(one.policy.model.named_parameters(), two.policy.model.parameters(), strict=True):
@@ -102,7 +102,7 @@ def test_demonstrations_train_beside_weighed_groups(untied_model: Path) -> None:
         replace(row, route="sft", ce_weight=1.0) if row.sequence_id.startswith("d") else row for row in pending
     )
     worker = LearnerWorker(learner_config(untied_model))
-    metrics, weighed = worker.train_weighing("mixed", table, assignments, batch, conducted())
+    metrics, weighed = worker.train_weighing("mixed", table, assignments, batch, scalariser())
     assert (metrics["sft/sequences"], metrics["grpo/sequences"]) == (3.0, 8.0)
     assert weighed is not None and weighed.advantages.keys() == {row.sequence_id for row in rows}
 
@@ -112,10 +112,10 @@ def test_groups_in_which_nothing_varies_are_neither_trained_nor_told_to_the_cond
     batch.rewards[4:] = 0.5
     table = schema.sequences_to_table(rows)
     worker = LearnerWorker(learner_config(untied_model))
-    _, weighed = worker.train_weighing("grpo", table, pending_assignments(table, batch), batch, conducted())
+    _, weighed = worker.train_weighing("grpo", table, pending_assignments(table, batch), batch, scalariser())
     assert weighed is not None and weighed.rows.tolist() == [0, 1, 2, 3]
     batch.rewards[:] = 0.5
-    metrics, nothing = worker.train_weighing("grpo", table, pending_assignments(table, batch), batch, conducted())
+    metrics, nothing = worker.train_weighing("grpo", table, pending_assignments(table, batch), batch, scalariser())
     assert nothing is None and metrics["trained_tokens"] == 0
 
 
