@@ -40,7 +40,7 @@ class EngineSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Of weights and KV cache; `auto` is the checkpoint's. Parity within 1e-3 needs float32."""
+    """Precision of weights and KV cache; `auto` is the checkpoint's. Parity within 1e-3 needs float32."""
     max_model_len: PositiveInt = 2048
     """Tokens of prompt and response together. Episodes whose next prompt would not fit end with `length_limit`."""
     max_num_seqs: PositiveInt = 64
@@ -90,7 +90,7 @@ class Generation:
         token_ids: int32 [n], the stop token included.
         logprobs: float32 [n], of each token under the sampling distribution, that is at the temperature; greedy
             responses carry those at temperature 1.
-        version: of the weights that sampled all of it: a publication never happens within a response.
+        version: version of the weights that sampled all of it: a publication never happens within a response.
         finished: ended by a stop token, not by its length.
     """
 
@@ -105,7 +105,7 @@ class EngineStats:
     """Counters since the start.
 
     Attributes:
-        version: of the weights in use.
+        version: version of the weights in use.
         running: requests inside the engine now.
         generated_tokens: sampled tokens; prompt_tokens: sent as prompts, cached or not.
         publish_seconds: time of the last publication, of which `drain_seconds` went into waiting for running requests.

@@ -37,7 +37,7 @@ class EnvironmentHost:
         self._environments: dict[Place, Environment] = {}
 
     def reward_names(self) -> dict[str, tuple[str, ...]]:
-        """By environment: each is opened once, so that missing data are told before anything is played."""
+        """The rewards of each environment, opened once, so that missing data are told before anything is played."""
         names = {}
         for name, opener in self._openers.items():
             environment = opener()

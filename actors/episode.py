@@ -44,9 +44,9 @@ class EpisodeTask:
     split: str
     task_id: str
     seed: int
-    """Of sampling."""
+    """Seed of sampling."""
     environment_seed: int
-    """Of the environment; the same for a whole group, which has to start from one state."""
+    """Seed of the environment; the same for a whole group, which has to start from one state."""
     memory_snapshot: str | None
 
 

@@ -51,7 +51,7 @@ class RolloutActor:
     other care than a publication. When the engine dies the actor dies with it: callers see one kind of death.
 
     Args:
-        settings: of engine, prompts and episodes.
+        settings: how the engine runs and how episodes are prompted and played.
         model: directory or name of the model to start from, version 0.
         hosts: names of the environment hosts, shared with other rollout actors. (Handles as constructor arguments would
             lie in the object store, and Ray could not restart the actor once they are gone from there.)

@@ -55,7 +55,7 @@ class GroupRequest:
     """One task to be played `len(seeds)` times.
 
     Attributes:
-        seeds: of sampling, one a member; the environment of every member starts with the first.
+        seeds: seeds of sampling, one a member; the environment of every member starts with the first.
         weights_version: oldest version of the weights that may play it.
         temperature: 0 is greedy (evaluation).
     """
@@ -86,7 +86,7 @@ class Environments(Protocol):
 
     @property
     def reward_names(self) -> Mapping[str, tuple[str, ...]]:
-        """Of each environment in stock."""
+        """The reward names of each environment in stock."""
         ...
 
     def lease(self, environment: str) -> AbstractAsyncContextManager[Session]:

@@ -39,7 +39,7 @@ class RouterActor:
     ) -> None:
         """
         Args:
-            channels: of rewards, which all episodes must have.
+            channels: reward channels, which all episodes must have.
             seed: seed of random reward weights.
             open_channels: makes those of the channels that no environment gives; called here, since they may hold a
                 model.
@@ -61,7 +61,7 @@ class RouterActor:
 
         Args:
             demonstrated: ids of the demonstrations' sequences.
-            reading: of what `to_read` gave; None where no channel needs it.
+            reading: the policy's reading of what `to_read` gave; None where no channel needs it.
             tables: episodes and sequences of each group, in turn.
         Returns:
             The assignments, the rewards of all groups (None without groups), and metrics.
@@ -108,7 +108,7 @@ class RouterActor:
 
         Args:
             router: its state before.
-            probed: of `experts` and `own`, in this order; None where the policy needs no probe.
+            probed: result of the probe on `experts` and `own`, in this order; None where the policy needs no probe.
             reading: as in `assign`.
         Returns:
             The assignments, one for every sequence of the groups and of `experts`, the rewards of the groups that are

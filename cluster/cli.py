@@ -62,7 +62,7 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="JSON file to write.")],
     data: Data = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Play only the first so many tasks.")] = None,
-    temperature: Annotated[float, typer.Option(min=0.01, help="Of the second, sampled pass.")] = 1.0,
+    temperature: Annotated[float, typer.Option(min=0.01, help="Temperature of the second, sampled pass.")] = 1.0,
     preset: Preset = "local",
     config: ConfigFile = None,
     set_: Overrides = None,
@@ -106,7 +106,7 @@ def route(
     scores: Annotated[Path, typer.Option(help="File that `concerto probe` wrote.")],
     out: Annotated[Path, typer.Option(help="Parquet file to write; `--set router.routes=FILE` trains by it.")],
     policy: Annotated[str, typer.Option(help="median_split, inverse, random, magnitude, loss, …")] = "median_split",
-    seed: Annotated[int, typer.Option(help="Of chance.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the random routes.")] = 0,
 ) -> None:
     """Split scored trajectories: the lower half to SFT, the tasks of the upper half to GRPO."""
     from cluster.config.loading import check_router_settings
@@ -143,7 +143,7 @@ def plan(preset: Preset = "cluster", config: ConfigFile = None, set_: Overrides 
 @app.command()
 def play(
     environment: Annotated[str, typer.Argument(help="alfworld, webshop, questions, or one of your own.")],
-    task_id: Annotated[str, typer.Argument(help="E.g. 17 for webshop; `concerto tasks` lists them.")],
+    task_id: Annotated[str, typer.Argument(help="Task id, e.g. 17 for webshop; `concerto tasks` lists them.")],
     data: Data = None,
 ) -> None:
     """Play one task yourself."""
@@ -154,7 +154,7 @@ def play(
 
 @app.command()
 def tasks(
-    panel: Annotated[str, typer.Argument(help="E.g. webshop/test or questions/train.")],
+    panel: Annotated[str, typer.Argument(help="Panel, e.g. webshop/test or questions/train.")],
     data: Data = None,
 ) -> None:
     """Print the ids of a panel's tasks, one a line."""
@@ -211,7 +211,7 @@ def data_import(
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Run directory; numbered when it is taken.")] = Path("runs/demo"),
-    seed: Annotated[int, typer.Option(help="Of everything.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of both runs.")] = 0,
 ) -> None:
     """Watch the small embedded model learn ALFWorld on this machine: base, SFT, GRPO, and a table."""
     from cluster.commands.demo import run_demo

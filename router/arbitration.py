@@ -104,7 +104,7 @@ class RunningQuantile:
     """Online routing: score <= quantile of the environment's latest scores, those to decide included, is imitated.
 
     Attributes:
-        share: of the trajectories, to SFT. Tuning: 0.5 is the median split.
+        share: share of the trajectories that goes to SFT. Tuning: 0.5 is the median split.
         window: scores kept for each environment. Tuning: some ten steps' worth; the policy's geometry drifts.
     """
 
@@ -248,7 +248,7 @@ def _within(name: str, value: float, low: float, high: float) -> None:
 
 
 def make_arbiter(config: RouterConfig, seed: int) -> Arbiter:
-    """The configured policy. `seed` is that of chance (`random`)."""
+    """The configured policy. `seed` is that of the random routes (`random`)."""
     return POLICIES[config.policy](config, seed)
 
 

@@ -103,7 +103,7 @@ CONCENTRATION: dict[str, Statistic] = {
     "entropy": evenness_gap,
     "top_share": top_share,
 }
-"""By the name that a configuration uses; each of them rises with concentration."""
+"""Concentration statistics by the name that a configuration uses; each rises with concentration."""
 
 
 def _shares(norms: Norms, ids: Many[str] | None) -> Tensor:

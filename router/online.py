@@ -112,7 +112,7 @@ def routed_assignments(group: Group, reference: pa.Table, decision: Decision, ve
     Args:
         reference: sequences of the reference trajectory, none where there is none. The group's own keep one row for
             both objectives; an expert's are dropped unless they are imitated.
-        version: of the router's memory.
+        version: version of the router's memory.
     """
     names = set(reference["sequence_id"].to_pylist())
     rows = list(assignments_from_table(group.assignments))

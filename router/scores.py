@@ -57,7 +57,7 @@ class Concentration:
 
     @classmethod
     def named(cls, name: str) -> Concentration:
-        """By a name of `geometry.CONCENTRATION`.
+        """The score by a name of `geometry.CONCENTRATION`.
 
         Raises:
             RouterError: there is no such statistic.

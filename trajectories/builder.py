@@ -66,7 +66,7 @@ class PromptBuilder(Protocol):
         Args:
             token_ids: int [n], as sampled; the stop token is among them if `finished`.
             logprobs: float [n], under the sampling distribution.
-            version: of the policy that sampled them.
+            version: version of the policy that sampled them.
             finished: the last token is a stop token, not the last of a budget.
         """
         ...

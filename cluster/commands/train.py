@@ -67,7 +67,7 @@ class Plan:
     """A run that has passed every check which needs no cluster.
 
     Attributes:
-        channels: of rewards, that advantages are made of.
+        channels: reward channels that advantages are made of.
     """
 
     config: RunConfig

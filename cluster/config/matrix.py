@@ -22,7 +22,7 @@ class Matrix(BaseModel):
 
     preset: str = "local"
     settings: dict[str, Any] = Field(default_factory=dict)
-    """Of every run, on top of the preset: sections as in `--config`."""
+    """Settings of every run, on top of the preset: sections as in `--config`."""
     seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
     arms: dict[ArmName, dict[str, Any]] = Field(min_length=1)
     """What each arm changes, by its name."""

@@ -25,7 +25,7 @@ class RunConfig(Settings):
     """All of a run. `concerto train --set section.key=value` changes any of it."""
 
     seed: int = 0
-    """Of task order, sampling and learner."""
+    """Seed of task order, sampling and learner."""
     tasks: tuple[str, ...] = Field(default=("alfworld",), min_length=1)
     """What to train on, in equal shares: environments, as in [alfworld, webshop], or panels, as in [alfworld/train]."""
     data: dict[str, str] = Field(default_factory=dict)

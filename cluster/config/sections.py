@@ -61,7 +61,7 @@ class ScheduleSettings(Settings):
     max_staleness: int = Field(default=1, ge=0)
     """Learner steps by which training data may be older than the weights; 0 waits for every batch, 1 overlaps."""
     temperature: PositiveFloat = 1.0
-    """Of sampling in training rollouts."""
+    """Temperature of sampling in training rollouts."""
     group_timeout_s: PositiveFloat = 900.0
     """Seconds without a group of `min_group` members or more after which the run stops."""
     parity_tolerance: PositiveFloat = 1e-3
@@ -99,11 +99,11 @@ class EvaluationSettings(Settings):
     limit: PositiveInt | None = None
     """Only the first so many tasks of each panel."""
     temperature: float = Field(default=0.0, ge=0)
-    """Of sampling; 0 is greedy."""
+    """Temperature of sampling; 0 is greedy."""
     stages: bool = True
     """Before training and after every stage; otherwise after the last one only."""
     every: int = Field(default=0, ge=0)
-    """Also after every so many learner steps; 0 for never."""
+    """Learner steps after which panels are played within a stage too; 0 for never."""
 
 
 class CheckpointSettings(Settings):
@@ -123,7 +123,7 @@ class PlacementSettings(Settings):
     rollout_actors: PositiveInt = 1
     rollout_cpus: float = Field(default=1.0, ge=0)
     rollout_gpus: float = Field(default=0.0, ge=0, le=1)
-    """Per rollout actor, whose engine runs on one GPU or a part of one."""
+    """GPUs of a rollout actor, whose engine runs on one or a part of one."""
     environment_hosts: PositiveInt = 1
     """Processes that hold environments, shared by all rollout actors."""
     environment_cpus: float = Field(default=0.25, ge=0)

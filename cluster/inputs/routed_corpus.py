@@ -50,9 +50,9 @@ class Routing:
     """What the stages may draw.
 
     Attributes:
-        rows: of the demonstrations that SFT imitates.
+        rows: rows of the demonstrations that SFT imitates.
         tasks: those on which GRPO explores.
-        metrics: of the routing itself, for the record of step 0; empty where nothing was routed now.
+        metrics: metrics of the routing itself, for the record of step 0; empty where nothing was routed now.
     """
 
     rows: tuple[int, ...]
@@ -83,7 +83,7 @@ def check_router(router: RouterConfig, schedule: ScheduleSettings) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """Of the corpus."""
+    """What is known of the corpus before it is routed."""
 
     candidates: Candidates
     measured: pa.Table | None
@@ -95,7 +95,7 @@ class CorpusRouter:
     """Routes the corpus of a run.
 
     Attributes:
-        seed: of chance, and of the episodes that `pass_rate` plays.
+        seed: seed of the random routes, and of the episodes that `pass_rate` plays.
         progress: is told what is going on, how much of it is done, and how much there is.
     """
 

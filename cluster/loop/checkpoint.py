@@ -56,9 +56,9 @@ class Manifest(Frozen):
     """Where a run stands after `step` learner steps.
 
     Attributes:
-        version: of the weights in this checkpoint.
+        version: version of the weights in this checkpoint.
         stage, stage_step: index of the stage in the schedule, and learner steps done in it.
-        parts: of the trajectory store that belong to these steps.
+        parts: parts of the trajectory store that belong to these steps.
         evaluated: names of evaluations already done.
         panels: hash of each training panel by its name; a resumed run must see the same tasks.
     """

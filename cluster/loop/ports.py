@@ -26,7 +26,7 @@ class GroupTask:
     """One task of an environment to be played `len(seeds)` times by the same policy.
 
     Attributes:
-        temperature: of sampling; 0 is greedy (evaluation only).
+        temperature: temperature of sampling; 0 is greedy (evaluation only).
     """
 
     group_id: str
@@ -45,7 +45,7 @@ class FinishedGroup:
         members: episodes that ended properly; `successes` of them solved the task.
         failed: episodes that the environment or the engine ended, after all retries.
         oldest_version: oldest weights that sampled any of its tokens.
-        turns: of all members together.
+        turns: turns of all members together.
         rewards: mean of each named reward over the members; empty without members.
         data: handle of its tables.
     """

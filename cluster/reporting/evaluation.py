@@ -50,10 +50,10 @@ class Evaluation(Frozen):
     """One pass over a panel with one way of sampling.
 
     Attributes:
-        panel_hash: of the whole panel, so that two results can prove that they played the same games.
+        panel_hash: hash of the whole panel, so that two results can prove that they played the same games.
         limit: only the first so many tasks were played; None means all.
         temperature: 0 is greedy.
-        version: of the weights; None for a model taken as it is.
+        version: version of the weights; None for a model taken as it is.
         by_type: success per kind of task, where the task ids tell it.
         rewards: mean of each named reward over all tasks.
         seconds: that it took.

@@ -10,7 +10,7 @@ from rich.table import Table
 from cluster.reporting.evaluation import Evaluation, read_evaluations
 
 Evaluations = Mapping[str, tuple[Evaluation, ...]]
-"""By name, as `base` or `after_sft`; one a panel."""
+"""Evaluations by name, as `base` or `after_sft`; one a panel."""
 
 
 def run_evaluations(run_dir: Path) -> Evaluations:

@@ -26,7 +26,7 @@ class RunSummary(Frozen):
     """One run.
 
     Attributes:
-        success: of the last evaluation, by panel.
+        success: success in the last evaluation, by panel.
         seconds: by phase; engines' and workers' start is in none of them.
         tokens: trained by each objective.
     """
@@ -75,7 +75,7 @@ class Comparison(Frozen):
 
 
 def summarise_run(run_dir: Path) -> RunSummary:
-    """Of a finished run, from its metrics and evaluations."""
+    """The summary of a finished run, from its metrics and evaluations."""
     records, evaluations = read_metrics(run_dir), run_evaluations(run_dir)
     probe = sum(record.get("routing_s", record.get("probe_s", 0.0)) for record in records)
     by_stage = {

@@ -87,7 +87,7 @@ class RolloutFleet:
 
     @property
     def version(self) -> int:
-        """Of the weights published last."""
+        """Version of the weights published last."""
         return self._version
 
     def room(self, members: int) -> int:

@@ -36,7 +36,7 @@ class OnlineRouting:
     """Mixed steps are routed group by group.
 
     Attributes:
-        token_budget: of one pass of the probe; None where the policy needs no probe.
+        token_budget: tokens of one pass of the probe; None where the policy needs no probe.
         demonstrations: reference to the table of those that a group's task may have.
     """
 
@@ -51,7 +51,7 @@ class ConductorWeighing:
 
     Attributes:
         advantage: how the weighed rewards of a group compare.
-        seed: of the channels that are sampled.
+        seed: seed of the channels that are sampled.
     """
 
     conductor: RemoteConductor

@@ -35,7 +35,8 @@ def scalarised_assignments(
     router may still send them to SFT. So are those of episodes that are not in the batch, since they ended in an error.
 
     Args:
-        batch, scalarised: of all the step's groups together, so that what is normalised over the batch can be.
+        batch, scalarised: rewards and advantages of all the step's groups together, so that what is normalised over
+            the batch can be.
     """
     trained, members = _trained(sequences, batch)
     by_sequence = sequence_advantages(trained, batch, scalarised, config)

@@ -25,8 +25,8 @@ class Reading:
     """What the policy makes of some sequences, in their order.
 
     Attributes:
-        logprobs: of every trained token.
-        entropies: of the policy's distribution at every trained token, in nats.
+        logprobs: log-probability of every trained token.
+        entropies: entropy of the policy's distribution at every trained token, in nats.
     """
 
     logprobs: TokenValues
@@ -41,7 +41,8 @@ def reference(logprobs: TokenValues, reasoning_tokens: Sequence[int], episode_id
     anything is foreseen a little worse, from losing for its length alone. The logarithm keeps the order and the digits.
 
     Args:
-        logprobs: of the tokens of the reference, put after the reasoning in place of the response's own answer.
+        logprobs: log-probabilities of the tokens of the reference, put after the reasoning in place of the response's
+            own answer.
         reasoning_tokens: |t|.
     Raises:
         RewardError: a reference has no token.
@@ -54,7 +55,7 @@ def certainty(entropies: TokenValues, episode_ids: Sequence[str]) -> Tensor:
     """The channel `entropy`: minus the mean entropy of a response's tokens, in nats, float64 [B].
 
     Args:
-        entropies: of the policy's distribution at every token of the response.
+        entropies: entropies of the policy's distribution at every token of the response.
     Raises:
         RewardError: a response has no token.
     """

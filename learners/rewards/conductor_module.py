@@ -30,7 +30,7 @@ TEMPERATURES = (0.3, 3.0)
 """Range of the learned temperature."""
 
 WEIGHT_DECAY = 0.01
-"""Of the head's matrix; bias and temperature do not decay."""
+"""Decay of the head's matrix; bias and temperature do not decay."""
 
 
 def meta_loss(log_probabilities: Tensor, choices: Tensor, meta_rewards: Tensor, entropy_weight: float) -> Tensor:

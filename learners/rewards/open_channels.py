@@ -75,7 +75,7 @@ class OpenChannels:
         """Each channel with a value for every sound episode, in order.
 
         Args:
-            reading: of what `to_read` gave; None where nothing was to be read.
+            reading: the policy's reading of what `to_read` gave; None where nothing was to be read.
         Raises:
             RewardError: an episode has no response, or one without a token.
         """

@@ -24,7 +24,7 @@ class Weighed:
     Attributes:
         rows: int64 [n], index in the step's batch of each rollout that was trained, ascending.
         contexts: float32 [n, H], the policy's state after its last token.
-        scalarised: of these rollouts.
+        scalarised: rewards and advantages of these rollouts.
         advantages: by sequence id.
     """
 
@@ -40,7 +40,7 @@ class Weigher:
     def __init__(self, batch: RewardBatch, scalarise: Scalariser, config: GRPOConfig) -> None:
         """
         Args:
-            batch: of all groups of the step, without contexts.
+            batch: the rewards of all groups of the step, without contexts.
         """
         self._batch, self._scalarise, self._config = batch, scalarise, config
         self._row_of = {name: row for row, name in enumerate(batch.episode_ids)}
@@ -90,7 +90,7 @@ class Weigher:
         return advantages
 
     def result(self) -> Weighed | None:
-        """Of all workers together, on each of them; None where no group was trained."""
+        """What all workers together found, on each of them; None where no group was trained."""
         found = [weighed for share in distributed.gather_objects(self._found) for weighed in share]
         return _joined(found) if found else None
 

@@ -21,7 +21,7 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Of a command: one reference a rank, or what went wrong."""
+    """What came of a command: one reference a rank, or what went wrong."""
 
     results: list[Any] = field(default_factory=list)
     error: str | None = None

@@ -113,7 +113,7 @@ class LearnerWorker:
         weights. Each worker probes sequences of its own; no weight and no optimiser state changes.
 
         Args:
-            token_budget: of one pass, see `router.probe.batched`.
+            token_budget: tokens of one pass, see `router.probe.batched`.
         Raises:
             RouterError: there is nothing to probe, a sequence has no trained token, or the model cannot be probed.
         """
