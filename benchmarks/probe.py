@@ -1,10 +1,11 @@
 """The gradient probe: sequences per second, batched against one at a time, and its peak memory.
 
     python -m benchmarks.probe --model DIR --corpus RUN/demonstrations.parquet
+    python -m benchmarks.probe --shape 0.5b 1.5b          # random weights and transcripts, e.g. on a GPU
 
 Both ways measure the same sequences and must agree. `without norms` is the batched probe that leaves the norms out: no
 way to compute them could be faster. With one thread CPU seconds are counted, which other work on the machine disturbs
-less; with several, seconds. Memory is the growth of a process's peak while it runs one pass
+less; with several, and on a GPU, seconds. Memory is the growth of a process's (a GPU's) peak while it runs one pass
 over one batch: the probe against a plain forward and backward pass that leaves the gradient of every parameter.
 """
 
@@ -13,15 +14,18 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import resource
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 
+from benchmarks.models import SHAPES, finish, machine, random_model, transcripts, write_results
 from cluster.inputs.models import resolve_model
 from learners.learner_config import PolicyConfig
 from learners.policy.model import PolicyModel, load_policy
@@ -33,58 +37,79 @@ from trajectories.packing import plan_batches
 from trajectories.schema import sequences_from_table
 from trajectories.types import Sequence
 
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="concerto-tiny")
-    parser.add_argument("--corpus", type=Path, required=True)
+    parser.add_argument("--corpus", type=Path, help="sequences table; without one, random transcripts")
+    parser.add_argument("--shape", nargs="+", choices=SHAPES, default=[], help="random models instead of --model")
     parser.add_argument("--count", type=int, default=48, help="sequences to measure")
+    parser.add_argument("--tokens", type=int, default=1000, help="mean tokens of a random transcript")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--token-budget", type=int, default=1024)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out", type=Path, help="JSON file")
     options = parser.parse_args()
-    model, sequences = resolve_model(options.model), _read(options.corpus, options.count)
+    results: dict[str, Any] = {"machine": machine(), "rows": []}
+    for shape in options.shape or [None]:
+        with tempfile.TemporaryDirectory(prefix="concerto-bench-") as folder:
+            model = str(random_model(shape, Path(folder), DEVICE)) if shape else resolve_model(options.model)
+            results["rows"] += _measure(options, PolicyConfig(model=model, dtype=options.dtype), shape)
+            write_results(options.out, results)
+
+
+def _measure(options: argparse.Namespace, config: PolicyConfig, shape: str | None) -> list[dict[str, Any]]:
+    policy = load_policy(config, seed=0).to(DEVICE)
+    sequences = _read(options.corpus, options.count, policy.causal_lm.config.vocab_size, options.tokens)
     lengths = sorted(len(sequence.token_ids) for sequence in sequences)
     print(f"{len(sequences)} sequences of {lengths[0]} to {lengths[-1]} tokens, {sum(lengths)} in all")
-    policy = load_policy(PolicyConfig(model=model), seed=0)
-    for threads in options.threads:
+    about = {"model": shape or options.model, "dtype": config.dtype, "token_budget": options.token_budget}
+    about |= {"sequences": len(sequences), "tokens": sum(lengths)}
+    rows = []
+    for threads in options.threads if DEVICE.type == "cpu" else [torch.get_num_threads()]:
         torch.set_num_threads(threads)
-        _speed(policy, sequences, options.token_budget, options.repeats, threads)
-    batch = sequences[:8]
-    probed, plain = (_peak(kind, model, options.corpus, len(batch)) for kind in ("probe", "plain"))
-    print(
-        f"peak memory of one pass over {len(batch)} sequences: probe {probed / 2**20:.0f} MiB, "
-        f"plain forward and backward {plain / 2**20:.0f} MiB, ratio {probed / plain:.2f}"
-    )
+        rows.append(about | {"threads": threads} | _speed(policy, sequences, options.token_budget, options.repeats))
+        print(rows[-1])
+    del policy
+    some = sequences[:8]
+    peaks = {f"{kind}_mib": round(_peak(kind, config, some) / 2**20) for kind in ("probe", "plain")}
+    print(f"peak memory of one pass over {len(some)} sequences: {peaks}")
+    return [row | peaks for row in rows]
 
 
-def _read(corpus: Path, count: int) -> list[Sequence]:
+def _read(corpus: Path | None, count: int, vocabulary: int, tokens: int) -> list[Sequence]:
+    if corpus is None:
+        return transcripts(count, tokens, vocabulary)
     return list(sequences_from_table(pq.read_table(corpus).slice(0, count)))
 
 
-def _speed(policy: PolicyModel, sequences: list[Sequence], token_budget: int, repeats: int, threads: int) -> None:
-    """The best of some repeats of each, in turn, so that other work on the machine disturbs both alike."""
+def _speed(policy: PolicyModel, sequences: list[Sequence], token_budget: int, repeats: int) -> dict[str, float]:
+    """Sequences per second: the best of some repeats of each way, in turn, so that other work on the machine disturbs
+    all alike; and the greatest differences between the two probes."""
     ways: dict[str, Callable[[], ProbeResult]] = {
         "sequential": lambda: sequential(policy, sequences),
         "batched": lambda: batched(policy, sequences, token_budget),
-        "without norms": lambda: _without_norms(policy, sequences, token_budget),
-        "training pass": lambda: _plain(policy, sequences, token_budget),
+        "without_norms": lambda: _without_norms(policy, sequences, token_budget),
+        "training_pass": lambda: _plain(policy, sequences, token_budget),
     }
-    clock = time.process_time if threads == 1 else time.perf_counter
+    alone = DEVICE.type == "cpu" and torch.get_num_threads() == 1
+    clock = time.process_time if alone else time.perf_counter
     best = dict.fromkeys(ways, float("inf"))
     results: dict[str, ProbeResult] = {}
     for _ in range(repeats):
         for name, way in ways.items():
             started = clock()
             results[name] = way()
+            finish()
             best[name] = min(best[name], clock() - started)
     difference = (results["batched"].norms / results["sequential"].norms - 1).abs().max()
     ranks = (gini(results["batched"].norms) - gini(results["sequential"].norms)).abs().max()
-    rates = ", ".join(f"{name} {len(sequences) / seconds:.2f}" for name, seconds in best.items())
-    print(
-        f"{threads} threads, sequences/s: {rates}; batched/sequential {best['sequential'] / best['batched']:.2f}; "
-        f"greatest difference: norms {difference:.1e} relative, gini {ranks:.1e}"
-    )
+    rates = {name: round(len(sequences) / seconds, 2) for name, seconds in best.items()}
+    ratio = round(best["sequential"] / best["batched"], 2)
+    return rates | {"ratio": ratio, "norms_differ": float(difference), "gini_differs": float(ranks)}
 
 
 def _without_norms(policy: PolicyModel, sequences: list[Sequence], token_budget: int) -> ProbeResult:
@@ -102,26 +127,28 @@ def _without_norms(policy: PolicyModel, sequences: list[Sequence], token_budget:
 def _plain(policy: PolicyModel, sequences: list[Sequence], token_budget: int) -> ProbeResult:
     """Forward and backward as training does, in the same batches; the result is of no interest."""
     for rows in plan_batches([len(sequence.token_ids) for sequence in sequences], token_budget):
-        policy(collate([sequences[row] for row in rows], torch.device("cpu"))).sum().backward()  # pyright: ignore
+        policy(collate([sequences[row] for row in rows], DEVICE)).sum().backward()  # pyright: ignore
     policy.zero_grad()
     return ProbeResult((), torch.zeros(0), torch.zeros(0), torch.zeros(0), ())
 
 
-def _peak(kind: str, model: str, corpus: Path, count: int) -> int:
+def _peak(kind: str, config: PolicyConfig, sequences: list[Sequence]) -> int:
     """Bytes, measured in a process of its own."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_peak_here, (kind, model, str(corpus), count))
+        return pool.apply(_peak_here, (kind, config, sequences))
 
 
-def _peak_here(kind: str, model: str, corpus: str, count: int) -> int:
+def _peak_here(kind: str, config: PolicyConfig, sequences: list[Sequence]) -> int:
     torch.set_num_threads(1)
-    policy, sequences = load_policy(PolicyConfig(model=model), seed=0), _read(Path(corpus), count)
-    before = psutil.Process().memory_info().rss
+    policy = load_policy(config, seed=0).to(DEVICE)
+    cuda = DEVICE.type == "cuda"
+    before = torch.cuda.memory_allocated() if cuda else psutil.Process().memory_info().rss
     if kind == "probe":
         batched(policy, sequences, token_budget=10**9)
     else:
-        policy(collate(sequences, torch.device("cpu"))).sum().backward()  # pyright: ignore
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+        policy(collate(sequences, DEVICE)).sum().backward()  # pyright: ignore
+    after = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return after - before
 
 
 if __name__ == "__main__":

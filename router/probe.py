@@ -187,7 +187,8 @@ def _probe(policy: PolicyNetwork, sequences: Many[Sequence], plan: list[list[int
     for rows in plan:
         batch = collate([sequences[index] for index in rows], layers[0].weight.device)
         with final_states(policy.causal_lm, batch) as states:
-            values, norms[rows] = run(policy, batch, layers)
+            values, measured = run(policy, batch, layers)
+        norms[rows] = measured.cpu()
         losses[rows], hidden[rows] = _losses(values.detach(), batch).cpu(), states[0].cpu()
         for index, tokens in zip(rows, values.detach().cpu().split(batch.trained), strict=True):
             logprobs[index][1:][sequences[index].trained[1:]] = tokens
