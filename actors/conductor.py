@@ -16,7 +16,7 @@ from torch import Tensor
 from learners.errors import RewardError
 from learners.rewards import conductor_head, maths
 from learners.rewards.conductor_head import ConductorHead
-from learners.rewards.reward_config import ConductorConfig
+from learners.rewards.reward_settings import ConductorSettings
 
 ALARM_SHARE = 0.95
 ALARM_UPDATES = 20
@@ -38,7 +38,7 @@ class ConductorActor:
     A plain class: it runs inline, or as a Ray actor of its own.
     """
 
-    def __init__(self, channels: tuple[str, ...], hidden: int, config: ConductorConfig) -> None:
+    def __init__(self, channels: tuple[str, ...], hidden: int, config: ConductorSettings) -> None:
         """
         Args:
             channels: names of the K reward channels.
@@ -129,7 +129,7 @@ def alarm(metrics: Mapping[str, float]) -> str | None:
 
 
 def start_conductor(
-    channels: tuple[str, ...], hidden: int, config: ConductorConfig, options: Mapping[str, Any]
+    channels: tuple[str, ...], hidden: int, config: ConductorSettings, options: Mapping[str, Any]
 ) -> ActorHandle:
     """A `ConductorActor` as a Ray actor. Ray does not restart it: what it had learned would be lost without a word.
 

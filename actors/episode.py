@@ -7,7 +7,7 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from actors.engine import Engine, SamplingConfig
+from actors.engine import Engine, SamplingParameters
 from envs.base import Observation, StepResult
 from trajectories.builder import PromptBuilder
 from trajectories.types import Episode, StopReason, Trajectory
@@ -85,7 +85,7 @@ async def play(
     engine: Engine,
     session: Session,
     builder: PromptBuilder,
-    sampling: SamplingConfig,
+    sampling: SamplingParameters,
     limits: Limits,
     waiting_seconds: float = 0.0,
 ) -> Trajectory:

@@ -11,24 +11,23 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, model_validator
+from pydantic import PositiveFloat, PositiveInt, model_validator
 
-from actors.engine import Engine, EngineDied, EngineError, EngineSettings, SamplingConfig
+from actors.engine import Engine, EngineDied, EngineError, EngineSettings, SamplingParameters
 from actors.episode import EnvironmentFailure, EpisodeTask, Limits, Session, failed_episode, play
-from trajectories.builder import PromptBuilder, PromptConfig
+from trajectories.builder import PromptBuilder, PromptSettings
 from trajectories.schema import to_tables
+from trajectories.settings import Settings
 from trajectories.types import StopReason, Trajectory
 
 logger = logging.getLogger(__name__)
 
 
-class RolloutSettings(BaseModel):
+class RolloutSettings(Settings):
     """How episodes are played."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
     engine: EngineSettings = EngineSettings()
-    prompt: PromptConfig = PromptConfig()
+    prompt: PromptSettings = PromptSettings()
     episodes: PositiveInt = 48
     """Episodes at once on one actor; others wait. More fill the engine's batches better until its KV cache is full."""
     max_turns: PositiveInt = 50
@@ -114,7 +113,7 @@ async def play_group(
             f"group {request.group_id} asks for weights of version {request.weights_version}, but this actor holds "
             f"version {version} (it may have been restarted): publish to it first"
         )
-    sampling = SamplingConfig(request.temperature, settings.max_response_tokens, stop_token_ids)
+    sampling = SamplingParameters(request.temperature, settings.max_response_tokens, stop_token_ids)
     limits = Limits(settings.max_turns, settings.engine.max_model_len)
 
     async def attempt(task: EpisodeTask, started: float) -> Trajectory:

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 import pyarrow as pa
 import torch
 
-from learners.learner_config import GRPOConfig
+from learners.learner_settings import GRPOSettings
 from learners.objectives.assign import pending_assignments, scalarised_assignments
 from learners.rewards.channels import Reading
 from learners.rewards.open_channels import OpenChannels
 from learners.rewards.reward_batch import RewardBatch, reward_batch
-from learners.rewards.reward_config import RewardConfig
+from learners.rewards.reward_settings import RewardSettings
 from learners.rewards.scalarisers import ADVANTAGES, channel_metrics, pure_scalariser, reward_weight_metrics
 from router import online
 from router.arbitration import Decision
@@ -31,8 +31,8 @@ class RouterActor:
 
     def __init__(
         self,
-        grpo: GRPOConfig,
-        reward: RewardConfig,
+        grpo: GRPOSettings,
+        reward: RewardSettings,
         channels: Sequence[str],
         seed: int,
         open_channels: Callable[[], OpenChannels] | None = None,

@@ -36,7 +36,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
 from actors.admission import Admission
-from actors.engine import EngineDied, EngineError, EngineSettings, EngineStats, Generation, SamplingConfig
+from actors.engine import EngineDied, EngineError, EngineSettings, EngineStats, Generation, SamplingParameters
 from actors.engine_process import (
     die_with_parent,
     environment,
@@ -104,7 +104,7 @@ class VllmEngine:
         return cls(llm, settings, directory, lock)
 
     async def generate(
-        self, prompt_ids: npt.NDArray[np.int32], sampling: SamplingConfig, seed: int | None = None
+        self, prompt_ids: npt.NDArray[np.int32], sampling: SamplingParameters, seed: int | None = None
     ) -> Generation:
         """See `actors.engine.Engine.generate`."""
         params = SamplingParams(

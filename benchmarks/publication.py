@@ -29,7 +29,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from benchmarks.models import SHAPES, finish, machine, random_model, write_results
-from learners.learner_config import OptimizerConfig, PolicyConfig
+from learners.learner_settings import OptimizerSettings, PolicySettings
 from learners.policy.shard import PolicyShard
 
 BUCKET = 512 << 20
@@ -134,7 +134,7 @@ def publish(way: str, model_dir: str, port: int, repeats: int, answer: Connectio
     queue = SPAWN.Queue()
     receiver = SPAWN.Process(target=receive, args=(way, model_dir, port, theirs, queue))
     receiver.start()
-    policy = PolicyShard(PolicyConfig(model=model_dir, dtype="bfloat16"), OptimizerConfig())
+    policy = PolicyShard(PolicySettings(model=model_dir, dtype="bfloat16"), OptimizerSettings())
     if way == "broadcast":
         dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=0, world_size=2)
     ours.recv()

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.inputs.models import resolve_model
-from learners.learner_config import PolicyConfig
+from learners.learner_settings import PolicySettings
 from learners.policy.model import load_policy
 from router.analysis import Column, agreement, goes_along, rank_stability, spearman
 from router.geometry import CONCENTRATION, per_entry
@@ -68,7 +68,7 @@ def _concentration(table: pa.Table, metric: str) -> Column:
 
 def _entries(model: str) -> list[int]:
     """Of each matrix, in the order of the norms."""
-    policy = load_policy(PolicyConfig(model=resolve_model(model)), seed=0)
+    policy = load_policy(PolicySettings(model=resolve_model(model)), seed=0)
     return [layer.weight.numel() for layer in projections(policy).values()]
 
 

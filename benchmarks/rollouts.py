@@ -22,7 +22,7 @@ from functools import partial
 
 import ray
 
-from actors.engine import Engine, EngineSettings, SamplingConfig
+from actors.engine import Engine, EngineSettings, SamplingParameters
 from actors.environment_host import EnvironmentPool, start_environment_host
 from actors.episode import EpisodeTask, Limits, Session, play
 from actors.rollout_group import RolloutSettings
@@ -40,7 +40,7 @@ class Bench:
     environment: str
     tokenizer: ChatTokenizer
     settings: RolloutSettings
-    sampling: SamplingConfig
+    sampling: SamplingParameters
     task_ids: tuple[str, ...]
 
     def builder(self) -> PromptBuilder:
@@ -166,7 +166,7 @@ async def run(arguments: argparse.Namespace) -> None:
     started = time.perf_counter()
     engine = await VllmEngine.start(arguments.model, settings.engine)
     print(f"engine ready after {time.perf_counter() - started:.1f} s")
-    sampling = SamplingConfig(arguments.temperature, settings.max_response_tokens, (tokenizer.turn_end_id,))
+    sampling = SamplingParameters(arguments.temperature, settings.max_response_tokens, (tokenizer.turn_end_id,))
     bench = Bench(engine, pool, environment, tokenizer, settings, sampling, task_ids)
     try:
         await measure(replace(bench, task_ids=task_ids[: settings.episodes]), asynchronous)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from router.errors import RouterError
-from router.router_config import RouterConfig
+from router.router_settings import RouterSettings
 from router.scores import Candidates, Concentration, Inverse, Loss, Magnitude, Random, Score
 from trajectories.types import Route
 
@@ -247,15 +247,15 @@ def _within(name: str, value: float, low: float, high: float) -> None:
         raise RouterError(f"{name} must be in [{low}, {high}], got {value}")
 
 
-def make_arbiter(config: RouterConfig, seed: int) -> Arbiter:
+def make_arbiter(config: RouterSettings, seed: int) -> Arbiter:
     """The configured policy. `seed` is that of the random routes (`random`)."""
     return POLICIES[config.policy](config, seed)
 
 
-def _split(score: Callable[[RouterConfig, int], Score]) -> Callable[[RouterConfig, int], Arbiter]:
+def _split(score: Callable[[RouterSettings, int], Score]) -> Callable[[RouterSettings, int], Arbiter]:
     """By the median of the corpus when it is routed at once, by a running quantile when it comes bit by bit."""
 
-    def build(config: RouterConfig, seed: int) -> Arbiter:
+    def build(config: RouterSettings, seed: int) -> Arbiter:
         if config.mode == "online":
             return RunningQuantile(score(config, seed), config.share, config.window)
         return MedianSplit(score(config, seed))
@@ -263,7 +263,7 @@ def _split(score: Callable[[RouterConfig, int], Score]) -> Callable[[RouterConfi
     return build
 
 
-POLICIES: dict[str, Callable[[RouterConfig, int], Arbiter]] = {
+POLICIES: dict[str, Callable[[RouterSettings, int], Arbiter]] = {
     "median_split": _split(lambda config, _: Concentration.named(config.metric)),
     "inverse": _split(lambda config, _: Inverse(Concentration.named(config.metric))),
     "random": _split(lambda _, seed: Random(seed)),

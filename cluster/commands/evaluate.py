@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from cluster.config.run import RunConfig
+from cluster.config.run import RunSettings
 from cluster.errors import UserError
 from cluster.inputs.models import load_tokenizer, resolve_model
 from cluster.reporting.evaluation import Evaluation, Sampling, evaluate_panel, write_evaluations
@@ -21,7 +21,7 @@ from envs import Panel, load_panel
 
 
 def run_evaluation(
-    config: RunConfig, panel_name: str, limit: int | None, temperature: float, out: Path, console: Console
+    config: RunSettings, panel_name: str, limit: int | None, temperature: float, out: Path, console: Console
 ) -> tuple[Evaluation, ...]:
     """Play a panel greedily and at `temperature`, and write both results to `out`.
 
@@ -40,7 +40,7 @@ def run_evaluation(
 
 
 async def _evaluate(
-    config: RunConfig, model: str, panel: Panel, limit: int | None, passes: tuple[Sampling, ...], console: Console
+    config: RunSettings, model: str, panel: Panel, limit: int | None, passes: tuple[Sampling, ...], console: Console
 ) -> tuple[Evaluation, ...]:
     await check_resources(config.placement, with_learner=False, say=console.print)
     console.print("starting the engine")

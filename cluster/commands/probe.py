@@ -32,7 +32,7 @@ from cluster.runtime.session import ray_cluster
 from router import tables
 from router.errors import RouterError
 from router.geometry import CONCENTRATION
-from router.router_config import Metric
+from router.router_settings import Metric
 from trajectories.schema import SEQUENCES, sequences_from_table
 
 METRIC = b"metric"
@@ -110,11 +110,11 @@ class ProbeActor:
     """Holds the model and measures batches of sequences; Ray Data runs several."""
 
     def __init__(self, model: str, token_budget: int) -> None:
-        from learners.learner_config import PolicyConfig
+        from learners.learner_settings import PolicySettings
         from learners.policy.distributed import device
         from learners.policy.model import load_policy
 
-        self._policy = load_policy(PolicyConfig(model=model), seed=0).to(device())
+        self._policy = load_policy(PolicySettings(model=model), seed=0).to(device())
         self._token_budget = token_budget
 
     def __call__(self, batch: pa.Table) -> pa.Table:

@@ -13,7 +13,7 @@ from cluster.errors import UserError
 from router import tables
 from router.arbitration import make_arbiter
 from router.errors import RouterError
-from router.router_config import MIXES, PolicyName, RouterConfig
+from router.router_settings import MIXES, PolicyName, RouterSettings
 
 
 def run_route(scores: Path, policy: PolicyName, seed: int, out: Path) -> pa.Table:
@@ -32,7 +32,7 @@ def run_route(scores: Path, policy: PolicyName, seed: int, out: Path) -> pa.Tabl
         raise RouterError(f"there is nothing to route: {scores} holds no trajectory")
     metric: Any = (table.schema.metadata or {}).get(METRIC, b"gini").decode()
     candidates = tables.candidates(table, [""] * table.num_rows)
-    decisions = make_arbiter(RouterConfig(policy=policy, metric=metric), seed).decide(candidates)
+    decisions = make_arbiter(RouterSettings(policy=policy, metric=metric), seed).decide(candidates)
     routes = tables.routes(candidates.ids, decisions)
     write_aside(out, routes)
     return routes

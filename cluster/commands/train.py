@@ -21,7 +21,7 @@ from transformers import AutoConfig
 from actors.conductor import ConductorError, RemoteConductor, start_conductor
 from actors.router import RouterActor
 from cluster.config.loading import check_config
-from cluster.config.run import RunConfig
+from cluster.config.run import RunSettings
 from cluster.errors import UserError, last_line
 from cluster.inputs.demonstrations import FILE, load_demonstrations, write_demonstrations
 from cluster.inputs.models import load_tokenizer, resolve_model
@@ -40,7 +40,7 @@ from cluster.runtime.learner import ConductorWeighing, OnlineRouting, RayLearner
 from cluster.runtime.publisher import Publisher
 from cluster.runtime.session import check_resources, open_fleet, ray_cluster
 from envs import Panel, heldout_panel, load_panel, training_panel
-from learners.learner_config import LearnerConfig
+from learners.learner_settings import LearnerSettings
 from learners.rewards.open_channels import READ
 from learners.rewards.reward_batch import ConstantWatch
 from learners.rewards.scalarisers import ADVANTAGES
@@ -70,7 +70,7 @@ class Plan:
         channels: reward channels that advantages are made of.
     """
 
-    config: RunConfig
+    config: RunSettings
     run_dir: Path
     model: str
     tasks: TaskMixture
@@ -85,7 +85,7 @@ class Plan:
         return tuple(sorted({panel.environment for panel in (*self.tasks.panels, *self.eval_panels)}))
 
 
-def plan_run(config: RunConfig, run_dir: Path, resume: bool) -> Plan:
+def plan_run(config: RunSettings, run_dir: Path, resume: bool) -> Plan:
     """Check model, data and run directory. Raises UserError or DataError."""
     if not config.schedule.stages:
         raise UserError(
@@ -121,14 +121,14 @@ def plan_run(config: RunConfig, run_dir: Path, resume: bool) -> Plan:
     return plan
 
 
-def _eval_panels(config: RunConfig, tasks: TaskMixture) -> tuple[Panel, ...]:
+def _eval_panels(config: RunSettings, tasks: TaskMixture) -> tuple[Panel, ...]:
     if config.evaluation.panels is not None:
         return tuple(load_panel(name, _data(config, name)) for name in config.evaluation.panels)
     environments = dict.fromkeys(panel.environment for panel in tasks.panels)
     return tuple(heldout_panel(name, _data(config, name)) for name in environments)
 
 
-def _data(config: RunConfig, name: str) -> str | None:
+def _data(config: RunSettings, name: str) -> str | None:
     """The data of the environment of a panel."""
     return config.data.get(name.partition("/")[0])
 
@@ -246,7 +246,7 @@ async def _open_learner(plan: Plan, demonstrations: pa.Table) -> AsyncIterator[R
     resources = {"CPU": config.placement.learner_cpus, "GPU": config.placement.learner_gpus}
     name = f"concerto:{plan.run_dir.name}"
     pool = LearnerPool(
-        LearnerConfig(
+        LearnerSettings(
             policy=config.policy.model_copy(update={"model": plan.model}),
             optimizer=config.learner,
             sft=config.sft,
@@ -289,7 +289,7 @@ def _weighing(plan: Plan, name: str) -> ConductorWeighing | None:
     return ConductorWeighing(conductor, reward.conductor, ADVANTAGES[plan.config.grpo.advantage], plan.config.seed)
 
 
-def _online(config: RunConfig, demonstrations: pa.Table) -> OnlineRouting | None:
+def _online(config: RunSettings, demonstrations: pa.Table) -> OnlineRouting | None:
     router = config.router
     if not router.online:
         return None
@@ -324,7 +324,7 @@ def _stop_on_signal(coordinator: Coordinator, observer: RunObserver) -> Iterator
                 loop.remove_signal_handler(number)
 
 
-def _check_same_run(config: RunConfig, run_dir: Path) -> None:
+def _check_same_run(config: RunSettings, run_dir: Path) -> None:
     """Raises UserError when a resumed run would train something else."""
     file = run_dir / "config.yaml"
     if not file.exists():

@@ -12,7 +12,7 @@ from cluster.errors import UserError
 from cluster.loop.tasks import TaskMixture, index_at
 from envs import make_environment
 from envs.experts import Demonstration, play_expert
-from trajectories.builder import DemonstratedStep, PromptConfig, add_demonstration, make_builder
+from trajectories.builder import DemonstratedStep, PromptSettings, add_demonstration, make_builder
 from trajectories.chat import ChatTokenizer
 from trajectories.ids import PREFIX
 from trajectories.schema import sequences_to_table
@@ -27,7 +27,7 @@ def load_demonstrations(
     data: Mapping[str, str],
     count: int,
     tokenizer: ChatTokenizer,
-    prompt: PromptConfig,
+    prompt: PromptSettings,
     max_tokens: int,
     max_turns: int,
     seed: int,
@@ -88,7 +88,7 @@ def _play(player, environment, task_id, seed, tokenizer, prompt, max_turns) -> t
 
 
 def demonstrated_sequences(
-    demonstration: Demonstration, name: str, tokenizer: ChatTokenizer, prompt: PromptConfig
+    demonstration: Demonstration, name: str, tokenizer: ChatTokenizer, prompt: PromptSettings
 ) -> tuple[Sequence, ...]:
     """A demonstration as training sequences. `name` is `environment/task`, and more where a task has several."""
     builder = make_builder(tokenizer, prompt)

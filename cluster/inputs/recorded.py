@@ -13,13 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from cluster.config.run import RunConfig
+from cluster.config.run import RunSettings
 from cluster.errors import UserError
 from cluster.inputs.demonstrations import demonstrated_sequences, write_demonstrations
 from cluster.inputs.models import load_tokenizer, resolve_model
 from envs import Panel
 from envs.recordings import import_recordings
-from trajectories.builder import PromptConfig
+from trajectories.builder import PromptSettings
 from trajectories.chat import ChatTokenizer
 from trajectories.ids import demonstrated_task
 from trajectories.schema import SEQUENCES, sequences_to_table
@@ -27,7 +27,7 @@ from trajectories.schema import SEQUENCES, sequences_to_table
 TOKENIZER, PROMPT = b"concerto.tokenizer", b"concerto.prompt"
 
 
-def import_demonstrations(config: RunConfig, environment: str, source: Path, out: Path, console: Console) -> None:
+def import_demonstrations(config: RunSettings, environment: str, source: Path, out: Path, console: Console) -> None:
     """Replay the recordings in `source` and write those that win to `out`.
 
     Raises:
@@ -54,7 +54,7 @@ def import_demonstrations(config: RunConfig, environment: str, source: Path, out
 
 
 def read_recorded(
-    path: Path, tokenizer: ChatTokenizer, prompt: PromptConfig, longest: int, evaluated: Sequence[Panel] = ()
+    path: Path, tokenizer: ChatTokenizer, prompt: PromptSettings, longest: int, evaluated: Sequence[Panel] = ()
 ) -> pa.Table:
     """The sequences in a file of `import_demonstrations`.
 
@@ -92,5 +92,5 @@ def read_recorded(
     return table
 
 
-def _metadata(tokenizer: ChatTokenizer, prompt: PromptConfig) -> dict[bytes, bytes]:
+def _metadata(tokenizer: ChatTokenizer, prompt: PromptSettings) -> dict[bytes, bytes]:
     return {TOKENIZER: tokenizer.fingerprint.encode(), PROMPT: prompt.model_dump_json().encode()}

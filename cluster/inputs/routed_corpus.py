@@ -26,7 +26,7 @@ from router import tables
 from router.arbitration import make_arbiter
 from router.batch import check
 from router.probe import ProbeResult, concatenated
-from router.router_config import MIXES, RouterConfig
+from router.router_settings import MIXES, RouterSettings
 from router.scores import Candidates
 from trajectories.ids import demonstrated_task
 from trajectories.schema import sequences_from_table
@@ -60,7 +60,7 @@ class Routing:
     metrics: dict[str, float]
 
 
-def check_router(router: RouterConfig, schedule: ScheduleSettings) -> None:
+def check_router(router: RouterSettings, schedule: ScheduleSettings) -> None:
     """Raises UserError when policy, mode and stages do not go together."""
     if not router.active:
         return
@@ -100,7 +100,7 @@ class CorpusRouter:
     """
 
     run_dir: Path
-    router: RouterConfig
+    router: RouterSettings
     schedule: ScheduleSettings
     seed: int
     tasks: TaskMixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.config.run import RunConfig
+from cluster.config.run import RunSettings
 from cluster.reporting.evaluation import Evaluation, Sampling, evaluate_panel, write_evaluations
 from cluster.reporting.progress import RunObserver
 from cluster.runtime.fleet import RolloutFleet
@@ -17,7 +17,7 @@ class RunEvaluation:
     """Plays a run's evaluation panels with the weights that were published last."""
 
     run_dir: Path
-    config: RunConfig
+    config: RunSettings
     panels: tuple[Panel, ...]
     fleet: RolloutFleet
     observer: RunObserver

@@ -21,7 +21,7 @@ from learners.errors import RewardError
 from learners.objectives.assign import completed_assignments
 from learners.rewards.conductor_head import ConductorScalariser
 from learners.rewards.reward_batch import ConstantWatch, RewardBatch
-from learners.rewards.reward_config import ConductorConfig
+from learners.rewards.reward_settings import ConductorSettings
 from learners.rewards.scalarisers import Advantage, reward_weight_metrics
 from learners.workers.pool import LearnerPool
 from router.errors import RouterError
@@ -55,7 +55,7 @@ class ConductorWeighing:
     """
 
     conductor: RemoteConductor
-    config: ConductorConfig
+    config: ConductorSettings
     advantage: Advantage
     seed: int
 

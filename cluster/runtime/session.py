@@ -15,11 +15,11 @@ import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from actors.engine import LoRASettings
+from actors.engine import AdapterSettings
 from actors.environment_host import start_environment_host
 from actors.rollout import start_rollout_actor
 from actors.rollout_group import RolloutSettings
-from cluster.config.run import RunConfig
+from cluster.config.run import RunSettings
 from cluster.config.sections import PlacementSettings
 from cluster.errors import UserError
 from cluster.loop.stream import RunError
@@ -100,7 +100,7 @@ async def check_resources(placement: PlacementSettings, with_learner: bool, say:
 
 @asynccontextmanager
 async def open_fleet(
-    config: RunConfig, model: str, environments: Iterable[str], run: str
+    config: RunSettings, model: str, environments: Iterable[str], run: str
 ) -> AsyncIterator[RolloutFleet]:
     """Rollout actors and environment hosts in one placement group, ready to play; all gone afterwards.
 
@@ -145,14 +145,14 @@ async def _reserved(group: Any, timeout_s: float) -> None:
         ) from None
 
 
-def rollout_settings(config: RunConfig) -> RolloutSettings:
+def rollout_settings(config: RunSettings) -> RolloutSettings:
     """The configured settings, with what follows from the policy: precision, and room for its adapters."""
     engine = config.rollout.engine
     changes: dict[str, Any] = {}
     if engine.dtype == "auto":
         changes["dtype"] = config.policy.dtype
     if config.policy.lora is not None and engine.lora is None:
-        changes["lora"] = LoRASettings(max_rank=config.policy.lora.rank)
+        changes["lora"] = AdapterSettings(max_rank=config.policy.lora.rank)
     return config.rollout.model_copy(update={"engine": engine.model_copy(update=changes)})
 
 

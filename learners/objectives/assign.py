@@ -10,7 +10,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from learners.learner_config import GRPOConfig
+from learners.learner_settings import GRPOSettings
 from learners.objectives import advantages
 from learners.rewards.reward_batch import RewardBatch
 from learners.rewards.scalarisers import Scalarised
@@ -27,7 +27,7 @@ def sft_assignments(sequences: pa.Table, ce_weight: float = 1.0) -> pa.Table:
 
 
 def scalarised_assignments(
-    sequences: pa.Table, batch: RewardBatch, scalarised: Scalarised, config: GRPOConfig
+    sequences: pa.Table, batch: RewardBatch, scalarised: Scalarised, config: GRPOSettings
 ) -> pa.Table:
     """Every sequence to GRPO with the advantage that a scalariser gave its episode (`gigpo`: with that of its turns).
 
@@ -69,7 +69,7 @@ def completed_assignments(assignments: pa.Table, found: Mapping[str, float], ver
 
 
 def sequence_advantages(
-    sequences: Many[Sequence], batch: RewardBatch, scalarised: Scalarised, config: GRPOConfig
+    sequences: Many[Sequence], batch: RewardBatch, scalarised: Scalarised, config: GRPOSettings
 ) -> Tensor:
     """Advantage of each sequence, float64 [S], all of episodes of the batch, the turns of each in order of play."""
     members = _members(sequences, batch)
@@ -123,7 +123,7 @@ def _assignments(
     )
 
 
-def _gigpo(sequences: Many[Sequence], members: Tensor, scalar: Tensor, groups: Tensor, config: GRPOConfig) -> Tensor:
+def _gigpo(sequences: Many[Sequence], members: Tensor, scalar: Tensor, groups: Tensor, config: GRPOSettings) -> Tensor:
     order = sorted(range(len(sequences)), key=lambda index: int(members[index]))  # stable: turns stay in order of play
     rewards, episodes, states, owners = [], [], [], []
     reached: dict[int, int] = {}

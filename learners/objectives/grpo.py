@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from learners.learner_config import GRPOConfig
+from learners.learner_settings import GRPOSettings
 from learners.objectives import losses
 from learners.objectives.objective import Objective, TokenLosses, Tokens
 
@@ -18,7 +18,7 @@ class GRPOObjective(Objective):
     name = "grpo"
     metric_names = ("loss", "ratio", "clip_fraction", "masked_fraction", "behaviour_kl", "reference_kl")
 
-    def __init__(self, config: GRPOConfig) -> None:
+    def __init__(self, config: GRPOSettings) -> None:
         super().__init__(config)
         self.config = config
         self.needs_reference = config.kl_weight > 0

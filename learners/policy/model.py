@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from learners.learner_config import LoraConfig, PolicyConfig
+from learners.learner_settings import LoraSettings, PolicySettings
 from learners.policy.micro_batch import MicroBatch
 
 LOGITS_AT_ONCE = 1 << 27
@@ -111,7 +111,7 @@ def selective_logprobs(hidden: Tensor, head: nn.Module, targets: Tensor, tempera
     return torch.cat([checkpoint(piece, *parts, use_reentrant=False) for parts in pieces])  # pyright: ignore
 
 
-def load_policy(config: PolicyConfig, seed: int) -> PolicyModel:
+def load_policy(config: PolicySettings, seed: int) -> PolicyModel:
     """Load the model on the CPU, with fresh adapters if configured.
 
     Weights that train are float32; a frozen base model is kept in `config.dtype`.
@@ -137,7 +137,7 @@ def load_policy(config: PolicyConfig, seed: int) -> PolicyModel:
     return PolicyModel(_with_adapters(lm, config.lora, seed) if config.lora else lm, dtype)
 
 
-def _with_adapters(lm: PreTrainedModel, config: LoraConfig, seed: int) -> peft.PeftModel:
+def _with_adapters(lm: PreTrainedModel, config: LoraSettings, seed: int) -> peft.PeftModel:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         adapted = peft.get_peft_model(

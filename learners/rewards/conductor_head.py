@@ -15,7 +15,7 @@ from torch import Tensor
 from learners.errors import RewardError
 from learners.rewards import maths
 from learners.rewards.reward_batch import RewardBatch
-from learners.rewards.reward_config import ConductorConfig
+from learners.rewards.reward_settings import ConductorSettings
 from learners.rewards.scalarisers import Advantage, Scalarised, episode_generator, weighted
 
 FLOOR = 1e-4
@@ -76,7 +76,7 @@ class ConductorScalariser:
     """
 
     head: ConductorHead
-    config: ConductorConfig
+    config: ConductorSettings
     advantage: Advantage
     seed: int = 0
 

@@ -20,7 +20,7 @@ from learners.objectives import advantages
 from learners.rewards import maths
 from learners.rewards.maths import Normalisation
 from learners.rewards.reward_batch import RewardBatch
-from learners.rewards.reward_config import RewardConfig
+from learners.rewards.reward_settings import RewardSettings
 
 Advantage = Callable[[Tensor, Tensor], Tensor]
 """(scalar rewards [B], groups [B]) -> advantages [B]: `advantages.grpo`, `dr_grpo` or `rloo`."""
@@ -147,7 +147,7 @@ def given_reward_weights(by_name: Mapping[str, float], batch: RewardBatch) -> Te
     return row.expand_as(batch.rewards)
 
 
-def pure_scalariser(config: RewardConfig, seed: int, advantage: Advantage = advantages.grpo) -> Scalariser:
+def pure_scalariser(config: RewardSettings, seed: int, advantage: Advantage = advantages.grpo) -> Scalariser:
     """The scalariser that `config` names, unless it is the Conductor (`conductor_head.ConductorScalariser`)."""
     normalise = maths.NORMALISATIONS[config.normalisation]
     match config.scalariser:
@@ -171,7 +171,7 @@ ADVANTAGES: dict[str, Advantage] = {
     "rloo": advantages.rloo,
     "gigpo": advantages.grpo,
 }
-"""How scalar rewards of a group compare, by `GRPOConfig.advantage`. What `gigpo` adds for turns comes on top."""
+"""How scalar rewards of a group compare, by `GRPOSettings.advantage`. What `gigpo` adds for turns comes on top."""
 
 
 def channel_metrics(batch: RewardBatch) -> dict[str, float]:

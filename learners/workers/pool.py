@@ -22,7 +22,7 @@ import torch.distributed as dist
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
-from learners.learner_config import LearnerConfig
+from learners.learner_settings import LearnerSettings
 from learners.workers.mailbox import Command, Mailbox, Outcome
 from learners.workers.process import keep_freed_memory
 
@@ -44,7 +44,7 @@ class LearnerPool:
 
     def __init__(
         self,
-        config: LearnerConfig,
+        config: LearnerSettings,
         *,
         run_name: str,
         storage: Path,

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from actors.engine import EngineStats, Generation, SamplingConfig
+from actors.engine import EngineStats, Generation, SamplingParameters
 from actors.episode import Session
 from envs.base import Observation, StepResult, UnknownTaskError
 
@@ -106,7 +106,9 @@ class ScriptedEngine:
         self.version = 0
         self.seeds: list[int | None] = []
 
-    async def generate(self, prompt_ids: np.ndarray, sampling: SamplingConfig, seed: int | None = None) -> Generation:
+    async def generate(
+        self, prompt_ids: np.ndarray, sampling: SamplingParameters, seed: int | None = None
+    ) -> Generation:
         self.seeds.append(seed)
         await asyncio.sleep(self._seconds)
         text = self._responses.pop(0) if len(self._responses) > 1 else self._responses[0]

@@ -12,15 +12,15 @@ from actors.conductor import ALARM_UPDATES, ConductorActor, ConductorError, Remo
 from learners.errors import RewardError
 from learners.objectives import advantages
 from learners.rewards.conductor_head import ConductorScalariser, probabilities
-from learners.rewards.reward_config import ConductorConfig
+from learners.rewards.reward_settings import ConductorSettings
 from tests.learners.rewards.test_conductor_head import CHANNELS, HIDDEN, batch
 
 
 def actor(channels: tuple[str, ...] = CHANNELS, hidden: int = HIDDEN, **settings: Any) -> ConductorActor:
-    return ConductorActor(channels, hidden, ConductorConfig(lr=0.01, **settings))
+    return ConductorActor(channels, hidden, ConductorSettings(lr=0.01, **settings))
 
 
-def step(conductor: ConductorActor, number: int, config: ConductorConfig) -> list[Any]:
+def step(conductor: ConductorActor, number: int, config: ConductorSettings) -> list[Any]:
     """One learner step on random rollouts, and what came of it."""
     scalarise, rows = ConductorScalariser(conductor.head(), config, advantages.grpo), batch(number)
     result = scalarise(rows)
@@ -81,7 +81,7 @@ def test_it_moves_towards_what_earns() -> None:
 
 def test_a_restored_conductor_goes_on_bit_for_bit() -> None:
     def run(conductor: ConductorActor, steps: range) -> list[Any]:
-        return [step(conductor, number, ConductorConfig()) for number in steps]
+        return [step(conductor, number, ConductorSettings()) for number in steps]
 
     first = actor()
     run(first, range(5))  # one update, two steps in the buffer
@@ -125,7 +125,7 @@ def test_it_refuses_what_it_cannot_read() -> None:
 @pytest.mark.real
 @pytest.mark.usefixtures("ray_session")
 async def test_in_another_process_it_learns_as_inline(caplog: pytest.LogCaptureFixture) -> None:
-    config = ConductorConfig(lr=0.01)
+    config = ConductorSettings(lr=0.01)
     handle = start_conductor(CHANNELS, HIDDEN, config, {"name": "concerto:test:conductor", "num_cpus": 0.1})
     remote, inline = RemoteConductor(handle), ConductorActor(CHANNELS, HIDDEN, config)
     try:

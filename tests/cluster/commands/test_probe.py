@@ -14,7 +14,7 @@ from rich.console import Console
 
 from cluster.commands import probe
 from cluster.errors import UserError
-from learners.learner_config import PolicyConfig
+from learners.learner_settings import PolicySettings
 from learners.policy.model import load_policy
 from router.errors import DegenerateGradientError, RouterError
 from router.geometry import gini
@@ -40,7 +40,7 @@ def test_a_stopped_probe_goes_on_and_gives_the_scores_of_the_reference(
     out = tmp_path / "scores.parquet"
     model = str(tiny_model_dir)
     sequences = [replace(s, episode_id=f"e{number // 2}") for number, s in enumerate(make_sequences(7, 1))]
-    reference = sequential(load_policy(PolicyConfig(model=model), seed=0), sequences)
+    reference = sequential(load_policy(PolicySettings(model=model), seed=0), sequences)
     parts = probe._open_parts(out, probe.ProbeJob(model, str(corpus), 7))
     pq.write_table(probe.tables.probed(reference.take([0, 1, 2]), sequences[:3]), parts / "000000.parquet")
     probed, write = [], probe.write_aside

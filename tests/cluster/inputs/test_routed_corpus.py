@@ -19,7 +19,7 @@ from cluster.loop.tasks import TaskMixture
 from envs.panels import Panel
 from router.errors import RouterError
 from router.probe import ProbeResult
-from router.router_config import RouterConfig
+from router.router_settings import RouterSettings
 from tests.cluster.simulation import TASKS, SimulatedRollouts
 from tests.router.samples import make_sequence
 from trajectories.ids import demonstration_id
@@ -60,7 +60,7 @@ class SimulatedProber:
 
 
 def route(run_dir: Path, policy: str, demonstrations: pa.Table, prober: SimulatedProber, **more) -> Routing:
-    router = RouterConfig.model_validate({"policy": policy, **more})
+    router = RouterSettings.model_validate({"policy": policy, **more})
     parts = (router, SCHEDULE, 0, TaskMixture((PANEL,)), prober, SimulatedRollouts(), lambda *_: None)
     return asyncio.run(CorpusRouter(run_dir, *parts).route(demonstrations))
 
@@ -111,7 +111,7 @@ def test_routes_that_were_made_before_are_taken_as_they_are(tmp_path):
     taken = route(tmp_path / "second", "median_split", corpus(4), prober, routes=routes)
     assert (taken.rows, taken.tasks, prober.calls) == (given.rows, given.tasks, 0)
     with pytest.raises(UserError, match=r"cannot read router\.routes="):
-        check_router(RouterConfig(policy="median_split", routes=str(tmp_path / "none")), SCHEDULE)
+        check_router(RouterSettings(policy="median_split", routes=str(tmp_path / "none")), SCHEDULE)
 
 
 def test_what_needs_no_gradient_runs_no_probe(tmp_path):
@@ -164,7 +164,7 @@ def test_a_mixture_explores_in_the_environments_that_keep_tasks(tmp_path):
         replace(make_sequence(f"{at}", 8 + task, seed=task), episode_id=demonstration_id(environment, f"task-{task}"))
         for at, (environment, task) in enumerate([("shop", 0), ("shop", 1), ("mock", 3), ("mock", 4)])
     )
-    router = RouterConfig.model_validate({"policy": "median_split"})
+    router = RouterSettings.model_validate({"policy": "median_split"})
     parts = (router, SCHEDULE, 0, TaskMixture((PANEL, shop)), SimulatedProber(), SimulatedRollouts(), lambda *_: None)
     routing = asyncio.run(CorpusRouter(tmp_path, *parts).route(demonstrations))
     assert routing.rows == (0, 1)
@@ -200,4 +200,4 @@ def test_a_stage_without_data_is_named(tmp_path):
 )
 def test_what_does_not_go_together_is_said_before_anything_starts(settings, schedule, message):
     with pytest.raises(UserError, match=message):
-        check_router(RouterConfig.model_validate(settings), ScheduleSettings.model_validate(schedule))
+        check_router(RouterSettings.model_validate(settings), ScheduleSettings.model_validate(schedule))

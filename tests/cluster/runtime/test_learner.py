@@ -19,11 +19,11 @@ from cluster.inputs.reward_channels import open_channels
 from cluster.loop.ports import GroupTask
 from cluster.runtime.learner import ConductorWeighing, OnlineRouting, RayLearner
 from learners.errors import RewardError
-from learners.learner_config import GRPOConfig
+from learners.learner_settings import GRPOSettings
 from learners.objectives import advantages
 from learners.rewards.channels import Reading
 from learners.rewards.reward_batch import ConstantWatch
-from learners.rewards.reward_config import ConductorConfig, RewardConfig
+from learners.rewards.reward_settings import ConductorSettings, RewardSettings
 from learners.rewards.weigher import Weigher
 from learners.tiny import embedded_model_path
 from router.arbitration import RunningQuantile
@@ -47,7 +47,7 @@ class Workers:
             return [None]
         _, sequences, _, batch, scalarise = arguments
         rows = [row for table in ray.get(sequences) for row in sequences_from_table(table)]
-        weigher = Weigher(batch, scalarise, GRPOConfig())
+        weigher = Weigher(batch, scalarise, GRPOSettings())
         for group in weigher.together(rows):
             weigher.weigh([rows[index] for index in group], torch.ones(len(group), HIDDEN))
         return [({"trained_tokens": 9.0}, weigher.result())]
@@ -81,8 +81,8 @@ def group(name: str, progress: tuple[float, ...]) -> tuple[Any, Any]:
 def start_router(ray_session: None) -> Iterator[Any]:
     started = []
 
-    def start(reward: RewardConfig, channels: tuple[str, ...] = CHANNELS, unnamed: Any = None) -> Any:
-        parts = (GRPOConfig(), reward, channels, 0, unnamed)
+    def start(reward: RewardSettings, channels: tuple[str, ...] = CHANNELS, unnamed: Any = None) -> Any:
+        parts = (GRPOSettings(), reward, channels, 0, unnamed)
         started.append(ray.remote(RouterActor).options(num_cpus=0).remote(*parts))
         return started[-1]
 
@@ -106,7 +106,7 @@ async def test_a_scalariser_makes_the_advantages_of_a_step(start_router):
     """Nobody succeeds, so `single` has nothing to say, while `uniform` compares progress."""
     played = [group("a", (0.0, 0.5, 1.0)), group("b", (0.5, 0.5, 0.5))]
     for scalariser, expected in (("single", [0.0] * 6), ("uniform", [-1.0, 0.0, 1.0, 0.0, 0.0, 0.0])):
-        router = start_router(RewardConfig.model_validate({"scalariser": scalariser}))
+        router = start_router(RewardSettings.model_validate({"scalariser": scalariser}))
         trained = await learner(router).train("grpo", played, ())
         assert trained.assignments is not None
         found = [row.advantage for row in assignments_from_table(trained.assignments)]
@@ -117,8 +117,8 @@ async def test_a_scalariser_makes_the_advantages_of_a_step(start_router):
 
 @pytest.mark.real
 async def test_the_conductor_weighs_learns_and_comes_back_from_a_checkpoint(start_router, tmp_path):
-    config = ConductorConfig(update_every=2, lr=0.1)
-    router = start_router(RewardConfig(scalariser="conductor"))
+    config = ConductorSettings(update_every=2, lr=0.1)
+    router = start_router(RewardSettings(scalariser="conductor"))
     handles = [start_conductor(CHANNELS, HIDDEN, config, {"num_cpus": 0}) for _ in range(2)]
     first, second = (
         learner(router, weighing=ConductorWeighing(RemoteConductor(handle), config, advantages.grpo, seed=0))
@@ -153,13 +153,13 @@ async def test_the_policy_reads_what_open_channels_need_before_it_trains(start_r
 
 @pytest.mark.real
 async def test_what_is_wrong_with_a_channel_is_said_in_one_line(start_router):
-    broken = start_router(RewardConfig(scalariser="uniform"), ("success", "score"))
+    broken = start_router(RewardSettings(scalariser="uniform"), ("success", "score"))
     with pytest.raises(RewardError, match=r"^reward channel 'score' is missing in episode a/0; its channels are succ"):
         await learner(broken).train("grpo", [group("a", (0.0, 1.0))], ())
-    nan = start_router(RewardConfig(scalariser="uniform"))
+    nan = start_router(RewardSettings(scalariser="uniform"))
     with pytest.raises(RewardError, match=r"^reward channel 'progress' is nan in episode a/1: a channel must give"):
         await learner(nan).train("grpo", [group("a", (0.0, float("nan")))], ())
-    watched = learner(start_router(RewardConfig(scalariser="uniform")), watch=ConstantWatch(limit=4))
+    watched = learner(start_router(RewardSettings(scalariser="uniform")), watch=ConstantWatch(limit=4))
     await watched.train("grpo", [group("a", (0.0, 1.0))], ())
     with pytest.raises(RewardError, match=r"^reward channel 'success' is 0 in all of 4 episodes up to b/1: raise rew"):
         await watched.train("grpo", [group("b", (0.0, 1.0))], ())

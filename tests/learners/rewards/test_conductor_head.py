@@ -15,7 +15,7 @@ from learners.objectives import advantages
 from learners.rewards import maths
 from learners.rewards.conductor_head import FLOOR, ConductorHead, ConductorScalariser, floored_softmax, probabilities
 from learners.rewards.reward_batch import RewardBatch
-from learners.rewards.reward_config import ConductorConfig
+from learners.rewards.reward_settings import ConductorSettings
 from learners.rewards.scalarisers import reward_weight_metrics
 
 CHANNELS, HIDDEN = ("success", "progress", "format"), 16
@@ -39,7 +39,7 @@ def batch(seed: int = 0, groups: int = 2, size: int = 4) -> RewardBatch:
 
 
 def scalariser(head: ConductorHead, seed: int = 0, **settings: object) -> ConductorScalariser:
-    return ConductorScalariser(head, ConductorConfig.model_validate(settings), advantages.grpo, seed)
+    return ConductorScalariser(head, ConductorSettings.model_validate(settings), advantages.grpo, seed)
 
 
 @given(st.lists(st.lists(st.floats(-1e4, 1e4, width=32), min_size=4, max_size=4), min_size=1, max_size=4))

@@ -12,10 +12,10 @@ from transformers import AutoTokenizer
 from actors.router import RouterActor
 from envs import load_panel, make_environment
 from learners.errors import RewardError
-from learners.learner_config import GRPOConfig
+from learners.learner_settings import GRPOSettings
 from learners.rewards.channels import Reading
 from learners.rewards.open_channels import OpenChannels
-from learners.rewards.reward_config import RewardConfig
+from learners.rewards.reward_settings import RewardSettings
 from learners.tiny import embedded_model_path
 from tests.learners.rewards.test_channels import write_reward_model
 from tests.trajectories.samples import CHATML
@@ -93,8 +93,8 @@ def test_a_reward_model_reads_question_and_response(tmp_path: Path) -> None:
 
 
 def test_the_router_actor_weighs_open_channels_beside_those_of_the_environment() -> None:
-    reward = RewardConfig(scalariser="uniform", channels=("format", "length"))
-    router = RouterActor(GRPOConfig(), reward, reward.channels, 0, lambda: OpenChannels(("length",), CHAT, 24))
+    reward = RewardSettings(scalariser="uniform", channels=("format", "length"))
+    router = RouterActor(GRPOSettings(), reward, reward.channels, 0, lambda: OpenChannels(("length",), CHAT, 24))
     _, batch, metrics = router.assign((), None, *PLAYED)
     assert batch is not None and batch.names == ("format", "length")
     assert batch.rewards[0, 1] > batch.rewards[1, 1]  # the shorter answer

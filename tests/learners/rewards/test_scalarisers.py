@@ -10,12 +10,12 @@ import torch
 from pydantic import ValidationError
 
 from learners.errors import RewardError
-from learners.learner_config import GRPOConfig
+from learners.learner_settings import GRPOSettings
 from learners.objectives import advantages
 from learners.objectives.assign import scalarised_assignments
 from learners.rewards import maths
 from learners.rewards.reward_batch import ConstantWatch, RewardBatch, reward_batch
-from learners.rewards.reward_config import RewardConfig
+from learners.rewards.reward_settings import RewardSettings
 from learners.rewards.scalarisers import (
     GDPO,
     Random,
@@ -88,7 +88,7 @@ def test_gdpo_keeps_apart_what_a_sum_hides() -> None:
 
 @pytest.mark.parametrize("name", ["single", "uniform", "static", "random", "gdpo"])
 def test_a_batch_without_any_difference_gives_no_advantage(name: str) -> None:
-    config = RewardConfig.model_validate({"scalariser": name, "weights": {"success": 1.0}})
+    config = RewardSettings.model_validate({"scalariser": name, "weights": {"success": 1.0}})
     result = pure_scalariser(config, seed=0)(batch([(0.0, 1.0)] * 6, [0, 0, 0, 1, 1, 1]))
     np.testing.assert_allclose(result.advantages.numpy(), 0.0, atol=1e-6)
 
@@ -96,7 +96,7 @@ def test_a_batch_without_any_difference_gives_no_advantage(name: str) -> None:
 def test_the_configuration_names_the_class() -> None:
     kinds = {"single": Single, "uniform": Uniform, "static": Static, "random": Random, "gdpo": GDPO}
     for name, kind in kinds.items():
-        config = RewardConfig.model_validate({"scalariser": name, "weights": {"success": 1.0}})
+        config = RewardSettings.model_validate({"scalariser": name, "weights": {"success": 1.0}})
         assert isinstance(pure_scalariser(config, seed=0), kind)
 
 
@@ -113,7 +113,7 @@ def test_the_configuration_names_the_class() -> None:
 )
 def test_a_section_that_cannot_work_is_refused(section: dict, message: str) -> None:
     with pytest.raises(ValidationError, match=message):
-        RewardConfig.model_validate(section)
+        RewardSettings.model_validate(section)
 
 
 def test_a_batch_holds_the_sound_episodes_of_a_table() -> None:
@@ -181,7 +181,7 @@ def test_assignments_carry_the_version_of_the_weights() -> None:
     rows = reward_batch(episodes)
     scalarised = replace(Uniform()(rows), version=5)
     by_id = {a.sequence_id: a for a in schema.assignments_from_table(
-        scalarised_assignments(sequences, rows, scalarised, GRPOConfig()))}  # fmt: skip
+        scalarised_assignments(sequences, rows, scalarised, GRPOSettings()))}  # fmt: skip
     assert by_id["a-0"].reward_weights_version == 5
     assert by_id["a-0"].advantage == pytest.approx(float(scalarised.advantages[0]))
     assert by_id["x-0"].rl_weight == 0.0

@@ -12,7 +12,7 @@ import ray
 
 from learners.workers.pool import LearnerError, LearnerPool, LearnerRestarted
 from learners.workers.worker import LearnerWorker
-from tests.learners.samples import learner_config, make_sequences, make_tables
+from tests.learners.samples import learner_settings, make_sequences, make_tables
 
 pytestmark = [pytest.mark.real, pytest.mark.usefixtures("ray_session")]
 
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.real, pytest.mark.usefixtures("ray_session")]
 def pool(untied_model: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[LearnerPool]:
     workers, max_failures = getattr(request, "param", (1, 0))
     pool = LearnerPool(
-        learner_config(untied_model),
+        learner_settings(untied_model),
         run_name=tmp_path.name,
         storage=tmp_path / "train",
         num_workers=workers,
@@ -35,7 +35,7 @@ def pool(untied_model: Path, tmp_path: Path, request: pytest.FixtureRequest) -> 
 
 @pytest.mark.parametrize("pool", [(1, 0), (2, 0)], indirect=True, ids=["one worker", "two workers"])
 async def test_commands_run_on_every_worker_as_inline(pool: LearnerPool, untied_model: Path) -> None:
-    inline = LearnerWorker(learner_config(untied_model))
+    inline = LearnerWorker(learner_settings(untied_model))
     sequences, assignments = make_tables(make_sequences(7))
     results = await pool.call("train", "mixed", [ray.put(sequences)], ray.put(assignments))
     expected = inline.train("mixed", sequences, assignments)
@@ -81,7 +81,7 @@ def test_a_group_that_finds_no_room_says_what_it_waited_for(untied_model: Path, 
     occupied = ray.util.placement_group([{"CPU": 2}])
     ray.get(occupied.ready(), timeout=60)
     pool = LearnerPool(
-        learner_config(untied_model), run_name="crowded", storage=tmp_path, resources_per_worker={"CPU": 1}
+        learner_settings(untied_model), run_name="crowded", storage=tmp_path, resources_per_worker={"CPU": 1}
     )
     with pytest.raises(LearnerError, match="0 of 1 workers were ready after 3 s"):
         pool.start(timeout_s=3)
