@@ -10,13 +10,14 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, PositiveFloat, PositiveInt
 
+from trajectories.errors import ConcertoError
 from trajectories.settings import Settings
 
 if TYPE_CHECKING:
     from learners.policy.weight_update import WeightUpdate
 
 
-class EngineError(RuntimeError):
+class EngineError(ConcertoError):
     """The engine refused, failed or did not answer in time. One line, with the engine's own words."""
 
 

@@ -15,7 +15,8 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 
 from actors.episode import EnvironmentFailure, Session
-from envs.base import DataError, Environment, Observation, StepResult
+from envs.base import Environment, Observation, StepResult
+from trajectories.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ class EnvironmentHost:
         return os.getpid()
 
     def reset(self, place: Place, task_id: str, seed: int) -> Observation:
-        """Start an episode in a slot. Raises DataError, or whatever the environment raises."""
+        """Start an episode in a slot. Raises UserError, or whatever the environment raises."""
         if place not in self._environments:
             self._environments[place] = self._openers[place[1]]()
         try:
@@ -112,7 +113,7 @@ class EnvironmentPool:
         Args:
             owner: name of the rollout actor; hosts are shared, slots are not.
         Raises:
-            DataError: the environment's data are missing or damaged.
+            UserError: the environment's data are missing or damaged.
             EnvironmentFailure: a host does not answer.
         """
         names = await _bounded("open", hosts[0], hosts[0].reward_names.options(max_task_retries=2).remote(), timeout_s)
@@ -154,7 +155,7 @@ async def _bounded(what: str, host: ActorHandle, call: Awaitable[Any], timeout_s
         raise EnvironmentFailure(f"{what}: no answer within {timeout_s:g} s; its process is restarted") from None
     except RayActorError as error:
         raise EnvironmentFailure(f"{what}: the environment's process died") from error
-    except (DataError, EnvironmentFailure):
+    except (UserError, EnvironmentFailure):
         raise
     except Exception as error:
         raise EnvironmentFailure(f"{what}: {' '.join(str(error).split())[-500:]}") from error

@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 from actors.engine import Engine, SamplingParameters
 from envs.base import Observation, StepResult
 from trajectories.builder import PromptBuilder
+from trajectories.errors import ConcertoError
 from trajectories.types import Episode, StopReason, Trajectory
 
 Result = TypeVar("Result")
@@ -18,12 +19,12 @@ PER_ACTION_REWARDS = ("format", "action_validity")
 """Rewards that judge single actions: an episode earns their mean over its turns. It earns the sum of all others."""
 
 
-class EnvironmentFailure(RuntimeError):
+class EnvironmentFailure(ConcertoError):
     """The environment died, hung or raised. The episode is lost; another environment may play it again."""
 
 
 class Session(Protocol):
-    """An environment for one episode, wherever it lives. Failures are EnvironmentFailure, bad task ids DataError."""
+    """An environment for one episode, wherever it lives. Failures are EnvironmentFailure, bad task ids UserError."""
 
     @property
     def reward_names(self) -> tuple[str, ...]: ...
@@ -100,7 +101,7 @@ async def play(
         waiting_seconds: what the episode spent before it got its environment; only recorded.
     Raises:
         EnvironmentFailure, EngineError: the episode is lost and may be tried again.
-        DataError: no environment knows this task.
+        UserError: no environment knows this task.
     """
     engine, builder, sampling = agent.engine, agent.builder, agent.sampling
     clock = _Clock()

@@ -105,7 +105,7 @@ async def play_group(
 
     Raises:
         EngineError: the engine died, or holds weights older than the request allows.
-        DataError: no environment knows the task.
+        UserError: no environment knows the task.
     """
     version = engine.stats().version
     if version < request.weights_version:

@@ -66,7 +66,7 @@ class RouterActor:
         Returns:
             The assignments, the rewards of all groups (None without groups), and metrics.
         Raises:
-            RewardError: an episode lacks a reward channel, or has a value that is no number.
+            UserError: an episode lacks a reward channel, or has a value that is no number.
         """
         sft = assignments_to_table(
             Assignment(name, Route.SFT, 0.0, 0.0, 1.0, {}) for name in dict.fromkeys(demonstrated)
@@ -114,7 +114,7 @@ class RouterActor:
             The assignments, one for every sequence of the groups and of `experts`, the rewards of the groups that are
             explored, metrics, and the router's state after.
         Raises:
-            RewardError: as `assign`.
+            UserError: as `assign`.
         """
         groups, batch, metrics = self._groups(tables, reading)
         references = pa.concat_tables([experts, own])

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from router.errors import RouterError
+from trajectories.errors import UserError
 from trajectories.types import Sequence
 
 
@@ -64,12 +64,12 @@ def check(sequences: Many[Sequence]) -> None:
     """Refuse what no gradient can be taken of.
 
     Raises:
-        RouterError: there is no sequence, or one has no trained token after its first.
+        UserError: there is no sequence, or one has no trained token after its first.
     """
     if not sequences:
-        raise RouterError("there is nothing to probe: the corpus holds no sequence")
+        raise UserError("there is nothing to probe: the corpus holds no sequence")
     for sequence in sequences:
         if not sequence.trained[1:].any():
-            raise RouterError(
+            raise UserError(
                 f"trajectory {sequence.sequence_id} has no trained token that others precede; drop it from the corpus"
             )

@@ -9,6 +9,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from trajectories.files import written_aside
+
 EPISODES_FILE, SEQUENCES_FILE, ASSIGNMENTS_FILE = "episodes.parquet", "sequences.parquet", "assignments.parquet"
 
 
@@ -29,14 +31,12 @@ class TrajectoryStore:
     def append(self, episodes: pa.Table, sequences: pa.Table, assignments: pa.Table | None = None) -> int:
         """Write one part; returns its number, counted from 0."""
         number = len(self)
-        aside = self.directory / f".part-{number:06d}.{os.getpid()}"
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir()
-        pq.write_table(episodes, aside / EPISODES_FILE, compression="zstd")
-        pq.write_table(sequences, aside / SEQUENCES_FILE, compression="zstd")
-        if assignments is not None:
-            pq.write_table(assignments, aside / ASSIGNMENTS_FILE, compression="zstd")
-        aside.rename(self._path(number))
+        with written_aside(self._path(number)) as aside:
+            aside.mkdir()
+            pq.write_table(episodes, aside / EPISODES_FILE, compression="zstd")
+            pq.write_table(sequences, aside / SEQUENCES_FILE, compression="zstd")
+            if assignments is not None:
+                pq.write_table(assignments, aside / ASSIGNMENTS_FILE, compression="zstd")
         return number
 
     def read(self, number: int) -> tuple[pa.Table, pa.Table, pa.Table | None]:
@@ -62,3 +62,9 @@ class TrajectoryStore:
 
     def _parts(self) -> list[Path]:
         return sorted(self.directory.glob("part-*"))
+
+
+def write_parquet(path: Path, table: pa.Table) -> None:
+    """One table as a file, written aside and renamed; the folder of `path` is made where it is missing."""
+    with written_aside(path) as aside:
+        pq.write_table(table, aside, compression="zstd")

@@ -20,11 +20,10 @@ from rich.console import Console
 from cluster.config.loading import check_config
 from cluster.config.matrix import load_matrix
 from cluster.config.run import RunSettings
-from cluster.errors import UserError
 from cluster.loop.checkpoint import has_checkpoint
-from cluster.loop.stream import RunError
 from cluster.reporting.charts import write_charts
 from cluster.reporting.summary import Comparison, RunSummary, compare_runs, markdown, summarise_run
+from trajectories.errors import RunError, UserError
 
 INTERRUPTED = 130
 

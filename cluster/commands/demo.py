@@ -12,8 +12,8 @@ from rich.console import Console
 
 from cluster.commands.train import plan_run, run_training
 from cluster.config.loading import load_config
-from cluster.errors import UserError
 from cluster.reporting.evaluation_tables import evaluation_tables, run_evaluations
+from trajectories.errors import UserError
 
 SHOPPING = (
     "tasks=webshop",

@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.progress import Progress
 
 from cluster.config.run import RunSettings
-from cluster.errors import UserError
 from cluster.inputs.models import load_tokenizer, resolve_model
 from cluster.reporting.evaluation import Evaluation, Sampling, evaluate_panel, write_evaluations
 from cluster.runtime.session import (
@@ -18,6 +17,7 @@ from cluster.runtime.session import (
     ray_cluster,
 )
 from envs import Panel, load_panel
+from trajectories.errors import UserError
 
 
 def run_evaluation(
@@ -25,7 +25,7 @@ def run_evaluation(
 ) -> tuple[Evaluation, ...]:
     """Play a panel greedily and at `temperature`, and write both results to `out`.
 
-    Raises UserError or DataError for wrong input, before anything is started.
+    Raises UserError for wrong input, before anything is started.
     """
     if out.is_dir():
         raise UserError(f"{out} is a directory: name a JSON file with --out.")

@@ -6,9 +6,9 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.config.run import RunSettings
-from cluster.errors import UserError
 from cluster.runtime.placement import plan_placement
 from cluster.runtime.session import cluster_nodes, learner_demands, ray_cluster, rollout_demands
+from trajectories.errors import UserError
 
 
 def show_plan(config: RunSettings, console: Console) -> None:

@@ -18,11 +18,10 @@ import yaml
 from rich.console import Console
 from transformers import AutoConfig
 
-from actors.conductor import ConductorError, RemoteConductor, start_conductor
+from actors.conductor import RemoteConductor, start_conductor
 from actors.router import RouterActor
 from cluster.config.loading import check_config
 from cluster.config.run import RunSettings
-from cluster.errors import UserError, last_line
 from cluster.inputs.demonstrations import FILE, load_demonstrations, write_demonstrations
 from cluster.inputs.models import load_tokenizer, resolve_model
 from cluster.inputs.recorded import read_recorded
@@ -35,7 +34,7 @@ from cluster.reporting.curve import write_learning_curve
 from cluster.reporting.metrics import MetricsWriter
 from cluster.reporting.progress import RunObserver
 from cluster.reporting.run_evaluation import RunEvaluation
-from cluster.runtime.fleet import RolloutFleet, WeightsLost
+from cluster.runtime.fleet import RolloutFleet
 from cluster.runtime.learner import ConductorWeighing, OnlineRouting, RayLearner
 from cluster.runtime.publisher import Publisher
 from cluster.runtime.session import check_resources, open_fleet, ray_cluster
@@ -44,9 +43,10 @@ from learners.learner_settings import LearnerSettings
 from learners.rewards.open_channels import READ
 from learners.rewards.reward_batch import ConstantWatch
 from learners.rewards.scalarisers import ADVANTAGES
-from learners.workers.pool import LearnerError, LearnerPool
+from learners.workers.pool import LearnerPool
 from router.arbitration import make_arbiter
 from router.online import OnlineRouter
+from trajectories.errors import UserError, WorkersLost, last_line
 
 PARITY_SEQUENCES = 2
 MAX_DEATHS = 3
@@ -86,7 +86,7 @@ class Plan:
 
 
 def plan_run(config: RunSettings, run_dir: Path, resume: bool) -> Plan:
-    """Check model, data and run directory. Raises UserError or DataError."""
+    """Check model, data and run directory. Raises UserError."""
     if not config.schedule.stages:
         raise UserError(
             "the schedule has no steps: set schedule.sft_steps, schedule.mixed_steps or schedule.grpo_steps."
@@ -138,7 +138,7 @@ def run_training(plan: Plan, console: Console) -> None:
 
     Raises:
         Interrupted: after a stop by SIGINT or SIGTERM, checkpoint written.
-        LearnerError, WeightsLost, ConductorError: workers died `MAX_DEATHS` times without a new checkpoint in between.
+        WorkersLost: workers died `MAX_DEATHS` times without a new checkpoint in between.
     """
     with ray_cluster(plan.config.placement):
         say = partial(console.print, markup=False, highlight=False)
@@ -149,7 +149,7 @@ def run_training(plan: Plan, console: Console) -> None:
         while True:
             try:
                 return asyncio.run(_train(plan, console))
-            except (LearnerError, WeightsLost, ConductorError) as error:
+            except WorkersLost as error:
                 before, plan = plan, plan_run(plan.config, plan.run_dir, resume=True)
                 deaths = 1 if plan.manifest.step > before.manifest.step else deaths + 1
                 if deaths == MAX_DEATHS:

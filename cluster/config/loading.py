@@ -13,9 +13,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from cluster.config.run import RunSettings
-from cluster.errors import UserError, did_you_mean
 from cluster.inputs.models import TINY
 from router.router_settings import RouterSettings
+from trajectories.errors import UserError, did_you_mean
 
 DEFAULTS = {"policy": {"model": TINY}}
 

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 
 from cluster.config.loading import PRESETS, check_config, merge
 from cluster.config.run import RunSettings
-from cluster.errors import UserError, did_you_mean
+from trajectories.errors import UserError, did_you_mean
 from trajectories.settings import Settings
 
 ArmName = Annotated[str, Field(pattern=r"^[\w-]+$")]

@@ -13,11 +13,11 @@ from cluster.config.sections import (
     PlacementSettings,
     ScheduleSettings,
 )
-from cluster.errors import did_you_mean
 from envs import ENVIRONMENTS
 from learners.learner_settings import GRPOSettings, OptimizerSettings, PolicySettings, SFTSettings
 from learners.rewards.reward_settings import RewardSettings
 from router.router_settings import RouterSettings
+from trajectories.errors import did_you_mean
 from trajectories.settings import Settings
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cluster.errors import UserError
 from cluster.loop.tasks import TaskMixture, index_at
 from envs import make_environment
 from envs.experts import Demonstration, play_expert
 from trajectories.builder import DemonstratedStep, PromptSettings, add_demonstration, make_builder
 from trajectories.chat import ChatTokenizer
+from trajectories.errors import UserError
 from trajectories.ids import PREFIX
 from trajectories.schema import sequences_to_table
 from trajectories.types import Sequence

@@ -14,13 +14,13 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from cluster.config.run import RunSettings
-from cluster.errors import UserError
 from cluster.inputs.demonstrations import demonstrated_sequences, write_demonstrations
 from cluster.inputs.models import load_tokenizer, resolve_model
 from envs import Panel
 from envs.recordings import import_recordings
 from trajectories.builder import PromptSettings
 from trajectories.chat import ChatTokenizer
+from trajectories.errors import UserError, first_line
 from trajectories.ids import demonstrated_task
 from trajectories.schema import SEQUENCES, sequences_to_table
 
@@ -31,7 +31,7 @@ def import_demonstrations(config: RunSettings, environment: str, source: Path, o
     """Replay the recordings in `source` and write those that win to `out`.
 
     Raises:
-        DataError: the file or the environment's data cannot be read.
+        UserError: the file or the environment's data cannot be read.
         UserError: no model, or nothing that can be imitated; nothing is written.
     """
     tokenizer = load_tokenizer(resolve_model(config.policy.model))
@@ -68,7 +68,7 @@ def read_recorded(
         table = pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as error:
         raise UserError(
-            f"schedule.demonstrations_file={path} cannot be read ({str(error).splitlines()[0]}): make one with "
+            f"schedule.demonstrations_file={path} cannot be read ({first_line(error)}): make one with "
             "`concerto data import`."
         ) from None
     metadata = table.schema.metadata or {}

@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from cluster.config.run import RunSettings
-from cluster.errors import UserError, did_you_mean
 from cluster.inputs.models import resolve_model
 from cluster.loop.tasks import TaskMixture
 from envs import make_environment
 from learners.rewards.open_channels import OF_ANY_EPISODE, OF_QUESTIONS, OpenChannels
 from trajectories.chat import ChatTokenizer
+from trajectories.errors import UserError, did_you_mean
 
 
 def reward_channels(config: RunSettings, tasks: TaskMixture) -> tuple[str, ...]:

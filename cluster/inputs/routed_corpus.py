@@ -18,9 +18,7 @@ import pyarrow.parquet as pq
 import torch
 
 from cluster.config.sections import ScheduleSettings
-from cluster.errors import UserError
 from cluster.loop.ports import GroupTask, Rollouts
-from cluster.loop.stream import RunError
 from cluster.loop.tasks import TaskMixture, member_seeds
 from router import tables
 from router.arbitration import make_arbiter
@@ -28,6 +26,7 @@ from router.batch import check
 from router.probe import ProbeResult, concatenated
 from router.router_settings import MIXES, RouterSettings
 from router.scores import Candidates
+from trajectories.errors import RunError, UserError, first_line
 from trajectories.ids import demonstrated_task
 from trajectories.schema import sequences_from_table
 from trajectories.types import Route
@@ -112,7 +111,7 @@ class CorpusRouter:
         """Read the routes of the run, or decide them by the weights that the learner holds now: the base model's.
 
         Raises:
-            RouterError: the corpus cannot be measured or split; nothing is written.
+            UserError: the corpus cannot be measured or split; nothing is written.
             UserError: a stage is left without data.
         """
         path, metrics = self.run_dir / ROUTES_FILE, {}
@@ -189,7 +188,7 @@ def read_routes(path: Path) -> pa.Table:
     try:
         routes = pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as error:
-        raise UserError(f"cannot read router.routes={path}: {str(error).strip().splitlines()[0]}") from None
+        raise UserError(f"cannot read router.routes={path}: {first_line(error)}") from None
     tables.check_columns(routes, tables.ROUTES, str(path), "give a file that `concerto route` wrote")
     return routes
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.ipc
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from cluster.errors import UserError
+from trajectories.errors import UserError
 
 FORMAT = 2
 STEP_FOLDER = re.compile(r"step-(\d{6,})")

@@ -21,14 +21,18 @@ from cluster.loop.ports import FinishedGroup, GroupTask, Learner, Rollouts, fini
 from cluster.loop.staleness import StalenessGate
 from cluster.loop.stream import GroupStream
 from cluster.loop.tasks import TaskMixture, index_at, member_seeds
+from trajectories.errors import ConcertoError
 from trajectories.schema import concat_tables
 from trajectories.store import TrajectoryStore
 
 Result = TypeVar("Result")
 
 
-class Interrupted(Exception):
+class Interrupted(ConcertoError):
     """The run was asked to stop and has written a checkpoint."""
+
+    exit_code = 130
+    fix = "checkpoint written, go on with --resume"
 
 
 class Observer(Protocol):

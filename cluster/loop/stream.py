@@ -7,10 +7,7 @@ from collections.abc import Callable
 
 from cluster.loop.frontier import GroupFrontier
 from cluster.loop.ports import FinishedGroup, GroupTask, Rollouts
-
-
-class RunError(Exception):
-    """The run cannot go on: a bounded wait ended or a budget is spent. The message says which."""
+from trajectories.errors import RunError
 
 
 class GroupStream:

@@ -12,9 +12,10 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from cluster.loop.ports import FinishedGroup, GroupTask, Rollouts
-from cluster.loop.stream import RunError
 from cluster.loop.tasks import member_seeds
 from envs.panels import Panel
+from trajectories.errors import ConcertoError
+from trajectories.files import written_aside
 
 Z_95 = 1.959963984540054
 
@@ -143,7 +144,7 @@ async def evaluate_panel(
     try:
         async with asyncio.TaskGroup() as group:
             plays = [group.create_task(play(position, task_id)) for position, task_id in enumerate(task_ids)]
-    except* RunError as errors:
+    except* ConcertoError as errors:
         raise errors.exceptions[0] from None
     results = [task.result() for task in plays]
     kinds = sorted({kind for result in results if (kind := task_type(result.task_id))})
@@ -169,10 +170,8 @@ async def evaluate_panel(
 
 def write_evaluations(path: Path, evaluations: tuple[Evaluation, ...]) -> None:
     """Written aside and renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.tmp")
-    aside.write_text(EvaluationFile(evaluations=evaluations).model_dump_json(indent=1) + "\n", encoding="utf-8")
-    aside.replace(path)
+    with written_aside(path) as aside:
+        aside.write_text(EvaluationFile(evaluations=evaluations).model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
 def read_evaluations(path: Path) -> tuple[Evaluation, ...]:

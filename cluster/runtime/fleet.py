@@ -20,9 +20,8 @@ from ray.exceptions import ObjectLostError, RayActorError
 
 from actors.engine import EngineError
 from actors.rollout_group import GroupRequest
-from cluster.errors import last_line
 from cluster.loop.ports import FinishedGroup, GroupTask, Scores, finished_group
-from cluster.loop.stream import RunError
+from trajectories.errors import RunError, WorkersLost, last_line
 
 logger = logging.getLogger(__name__)
 
@@ -37,10 +36,6 @@ REVIVALS = 3
 
 class EngineNotStarted(RunError):
     """The engine of an actor does not start; the message has its own words."""
-
-
-class WeightsLost(RunError):
-    """An actor came back and there are no weights to give it: with a learner worker dies what it exported."""
 
 
 @dataclass(slots=True, eq=False)
@@ -251,8 +246,8 @@ class RolloutFleet:
         except ObjectLostError as error:
             raise self._weights_lost() from error
 
-    def _weights_lost(self) -> WeightsLost:
-        return WeightsLost(f"the weights of version {self._version} are gone: their learner worker died")
+    def _weights_lost(self) -> WorkersLost:
+        return WorkersLost(f"the weights of version {self._version} are gone: their learner worker died")
 
     async def _load(self, member: Member) -> None:
         await member.actor.publish.remote(self._update)

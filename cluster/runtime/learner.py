@@ -17,16 +17,15 @@ from ray.exceptions import RayTaskError
 
 from actors.conductor import RemoteConductor
 from cluster.loop.ports import Scores, Trained
-from learners.errors import RewardError
 from learners.objectives.assign import completed_assignments
 from learners.rewards.conductor_head import ConductorScalariser
 from learners.rewards.reward_batch import ConstantWatch, RewardBatch
 from learners.rewards.reward_settings import ConductorSettings
 from learners.rewards.scalarisers import Advantage, reward_weight_metrics
 from learners.workers.pool import LearnerPool
-from router.errors import RouterError
 from router.online import OnlineRouter
 from router.probe import ProbeResult
+from trajectories.errors import UserError
 
 ROUTER_FILE, CONDUCTOR_FILE = "router.pickle", "conductor.pickle"
 
@@ -94,7 +93,7 @@ class RayLearner:
         self._starting = asyncio.ensure_future(asyncio.to_thread(self._pool.start, timeout_s))
 
     async def ready(self) -> None:
-        """Raises LearnerError when the workers do not start, with what was waited for."""
+        """Raises WorkersLost when the workers do not start, with what was waited for."""
         assert self._starting is not None, "call start first"
         await self._starting
 
@@ -108,8 +107,8 @@ class RayLearner:
         """Where mixed steps are routed online, each group brings its own demonstration, and those given stay out.
 
         Raises:
-            RewardError: an episode lacks a reward channel, or a channel never changes.
-            ConductorError: the Conductor died.
+            UserError: an episode lacks a reward channel, or a channel never changes.
+            WorkersLost: the Conductor died.
         """
         with _own_words():
             if stage == "mixed" and self.online is not None:
@@ -221,6 +220,6 @@ def _own_words() -> Iterator[None]:
     try:
         yield
     except RayTaskError as error:
-        if isinstance(error.cause, RewardError | RouterError):
+        if isinstance(error.cause, UserError):
             raise error.cause from None
         raise

@@ -27,7 +27,7 @@ class Publisher:
     tolerance: float
 
     async def publish(self, version: int) -> float:
-        """Publish the present weights as `version`; the greatest difference in nats. Raises ParityError."""
+        """Publish the present weights as `version`; the greatest difference in nats. Raises RunError."""
         await self.fleet.publish(await self.learner.export(version), version)
         sequences = sequences_from_table(self.sequences)
         by_engine = await self.fleet.score([sequence.token_ids for sequence in sequences], temperature=1.0)

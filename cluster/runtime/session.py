@@ -21,11 +21,10 @@ from actors.rollout import start_rollout_actor
 from actors.rollout_group import RolloutSettings
 from cluster.config.run import RunSettings
 from cluster.config.sections import PlacementSettings
-from cluster.errors import UserError
-from cluster.loop.stream import RunError
 from cluster.runtime.fleet import RolloutFleet
 from cluster.runtime.placement import Demand, Node, preflight
 from envs import make_environment
+from trajectories.errors import RunError, UserError, first_line
 
 NAMESPACE = "concerto"
 CLOSE_TIMEOUT_S = 20.0
@@ -67,9 +66,8 @@ def ray_cluster(placement: PlacementSettings) -> Iterator[None]:
         else:
             ray.init(address="local", include_dashboard=False, **common)
     except Exception as error:  # Ray raises bare ones too, e.g. when a busy machine starts it too slowly
-        reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"no Ray cluster at {address or 'this machine'} ({reason}): start one with `ray start --head`, "
+            f"no Ray cluster at {address or 'this machine'} ({first_line(error)}): start one with `ray start --head`, "
             "or leave out placement.address."
         ) from error
     try:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from envs.alfworld.native.names import player_names
-from envs.base import DataError, UnknownTaskError
+from trajectories.errors import UserError
 
 TASK_TYPES = (
     "pick_and_place_simple",
@@ -87,7 +87,7 @@ class GameLibrary:
         """Open the pack and, beside it, `data`: an official .zip or .tar.* archive, `json_2.1.1` or the folder above.
 
         Raises:
-            DataError: `data` does not exist, or holds no games.
+            UserError: `data` does not exist, or holds no games.
         """
         # Imported here because the sources parse games with the functions of this module.
         from envs.alfworld.install import installed_folder
@@ -107,12 +107,12 @@ class GameLibrary:
         """The playable games of a split, sorted: of the six task types, solvable, no movable or sliced targets.
 
         Raises:
-            DataError: the split is not in this library.
+            UserError: the split is not in this library.
         """
         for source in self._sources:
             if split in source.splits():
                 return source.task_ids(split)
-        raise DataError(self._missing_split(split))
+        raise UserError(self._missing_split(split))
 
     def content_hash(self, task_id: str) -> str:
         """SHA-256 of a game's content. Raises like `read`."""
@@ -122,8 +122,8 @@ class GameLibrary:
         """Read one game.
 
         Raises:
-            UnknownTaskError: no source has it.
-            DataError: its file is damaged.
+            UserError: no source has it.
+            UserError: its file is damaged.
         """
         for source in self._sources:
             game = source.read(task_id)
@@ -131,8 +131,8 @@ class GameLibrary:
                 return game
         split = split_of(task_id)
         if split is None or split not in self.splits():
-            raise UnknownTaskError(f"unknown ALFWorld task {task_id!r}: {self._missing_split(split or task_id)}")
-        raise UnknownTaskError(
+            raise UserError(f"unknown ALFWorld task {task_id!r}: {self._missing_split(split or task_id)}")
+        raise UserError(
             f"unknown ALFWorld task {task_id!r}: not among the games of {split!r}; "
             f"load_panel('alfworld/{split}', data=...) lists the valid ids"
         )
@@ -166,17 +166,17 @@ def parse_game(task_id: str, content: str | bytes, source: str) -> Game | None:
         source: file name for error messages.
 
     Raises:
-        DataError: not JSON, or parts of the game are missing.
+        UserError: not JSON, or parts of the game are missing.
     """
     try:
         data = json.loads(content)
     except ValueError as error:
-        raise DataError(f"{source} is no valid game file ({error}); delete it and fetch the games again") from error
+        raise UserError(f"{source} is no valid game file ({error}); delete it and fetch the games again") from error
     if not isinstance(data, dict):
-        raise DataError(f"{source} is no valid game file (a JSON object was expected); fetch the games again")
+        raise UserError(f"{source} is no valid game file (a JSON object was expected); fetch the games again")
     missing = [key for key in ("pddl_domain", "pddl_problem", "grammar") if not isinstance(data.get(key), str)]
     if missing:
-        raise DataError(f"{source} lacks {', '.join(missing)}; fetch the games again (json_2.1.2_tw-pddl has them)")
+        raise UserError(f"{source} lacks {', '.join(missing)}; fetch the games again (json_2.1.2_tw-pddl has them)")
     if not data.get("solvable", False):
         return None
     return Game(

@@ -15,13 +15,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from learners.learner_settings import LoraSettings, PolicySettings
 from learners.policy.micro_batch import MicroBatch
+from trajectories.errors import UserError, first_line
 
 LOGITS_AT_ONCE = 1 << 27
 """Most logits held at a time (512 MB in float32); beyond, the output head runs in pieces and is recomputed."""
-
-
-class ModelError(Exception):
-    """A model that cannot be loaded. The message is one line and names the fix."""
 
 
 class PolicyModel(nn.Module):
@@ -117,7 +114,7 @@ def load_policy(config: PolicySettings, seed: int) -> PolicyModel:
     Weights that train are float32; a frozen base model is kept in `config.dtype`.
 
     Raises:
-        ModelError: there is no such model.
+        UserError: there is no such model.
     """
     dtype = getattr(torch, config.dtype)
     try:
@@ -126,8 +123,8 @@ def load_policy(config: PolicySettings, seed: int) -> PolicyModel:
         )
     except (OSError, ValueError) as error:
         place = "directory" if Path(config.model).exists() else "directory or hub model"
-        raise ModelError(
-            f"{config.model} is no {place} with a Hugging Face causal language model ({_first_line(error)}); "
+        raise UserError(
+            f"{config.model} is no {place} with a Hugging Face causal language model ({first_line(error)}); "
             "set policy.model to one that holds config.json and model.safetensors"
         ) from error
     _silence_dropout(lm)
@@ -160,7 +157,3 @@ def _silence_dropout(lm: PreTrainedModel) -> None:
             module.p = 0.0
         if hasattr(module, "attention_dropout"):
             module.attention_dropout = 0.0  # pyright: ignore[reportArgumentType]
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0].rstrip(".")

@@ -76,7 +76,7 @@ class Weigher:
             ends: as `together` named them.
             states: float32 [n, H] after the last token of each.
         Raises:
-            RewardError: the states do not fit the scalariser.
+            UserError: the states do not fit the scalariser.
         """
         rows = torch.tensor([self._row_of[sequence.episode_id] for sequence in ends])
         order = rows.argsort()

@@ -25,13 +25,10 @@ from ray.train.torch import TorchTrainer
 from learners.learner_settings import LearnerSettings
 from learners.workers.mailbox import Command, Mailbox, Outcome
 from learners.workers.process import keep_freed_memory
+from trajectories.errors import WorkersLost
 
 
-class LearnerError(Exception):
-    """The pool could not do what was asked; the message holds the worker's own words."""
-
-
-class LearnerRestarted(LearnerError):
+class LearnerRestarted(WorkersLost):
     """The workers died and were restarted from `checkpoint` (None: from the initial model); the command is lost."""
 
     def __init__(self, message: str, checkpoint: str | None) -> None:
@@ -76,7 +73,7 @@ class LearnerPool:
         """Start the workers and wait until each has loaded the model.
 
         Raises:
-            LearnerError: they were not ready in time, or died; says what was waited for.
+            WorkersLost: they were not ready in time, or died; says what was waited for.
         """
         name = f"concerto:{self._run_name}:learner"
         # Ray Train has no other place for its limit. A little later than ours, whose message says more.
@@ -100,7 +97,7 @@ class LearnerPool:
         self._thread.start()
         missing = ray.get(self._mailbox.wait_ready.remote(timeout_s))
         if missing:
-            raise LearnerError(f"the learner pool did not start: {missing} (each needs {self._resources})")
+            raise WorkersLost(f"the learner pool did not start: {missing} (each needs {self._resources})")
 
     async def call(self, method: str, *arguments: Any, timeout_s: float = 1800.0) -> list[Any]:
         """Run a method of LearnerWorker on every worker; the results in order of rank.
@@ -108,7 +105,7 @@ class LearnerPool:
         Object references among the arguments, also in lists, are resolved by the workers.
 
         Raises:
-            LearnerError: a worker raised, or did not answer in time.
+            WorkersLost: a worker raised, or did not answer in time.
             LearnerRestarted: the workers died and came back with the state of the last `save`.
         """
         return await asyncio.gather(*await self.call_refs(method, *arguments, timeout_s=timeout_s))
@@ -120,14 +117,14 @@ class LearnerPool:
             where = outcome.checkpoint or "the initial model"
             raise LearnerRestarted(f"{method}: the learner workers died; restarted from {where}", outcome.checkpoint)
         if outcome.error:
-            raise LearnerError(f"{method}: {outcome.error}")
+            raise WorkersLost(f"{method}: {outcome.error}")
         return outcome.results
 
     def stop(self, timeout_s: float = 60.0) -> None:
         """Let the workers end and free their resources. Harmless where nothing runs.
 
         Raises:
-            LearnerError: they did not end in time.
+            WorkersLost: they did not end in time.
         """
         if self._thread is None:
             return
@@ -136,7 +133,7 @@ class LearnerPool:
             ray.get(self._mailbox.stop.remote())
             thread.join(timeout_s)
             if thread.is_alive():
-                raise LearnerError(f"the learner workers did not end within {timeout_s:.0f} s")
+                raise WorkersLost(f"the learner workers did not end within {timeout_s:.0f} s")
         finally:
             ray.kill(self._mailbox)  # its name must be free for those that start next
 

@@ -115,7 +115,7 @@ class LearnerWorker:
         Args:
             token_budget: tokens of one pass, see `router.probe.batched`.
         Raises:
-            RouterError: there is nothing to probe, a sequence has no trained token, or the model cannot be probed.
+            UserError: there is nothing to probe, a sequence has no trained token, or the model cannot be probed.
         """
         rows = schema.sequences_from_table(_joined(sequences))
         check(rows)  # all of them on all workers: none must leave while the others wait for it

@@ -11,7 +11,8 @@ import numpy as np
 
 from actors.engine import EngineStats, Generation, SamplingParameters
 from actors.episode import Session
-from envs.base import Observation, StepResult, UnknownTaskError
+from envs.base import Observation, StepResult
+from trajectories.errors import UserError
 
 
 class Countdown:
@@ -27,7 +28,7 @@ class Countdown:
 
     def reset(self, task_id: str, seed: int = 0) -> Observation:
         if not task_id.isdigit():
-            raise UnknownTaskError(f"task {task_id!r} is no number; use a number")
+            raise UserError(f"task {task_id!r} is no number; use a number")
         self._left = self._start = int(task_id)
         return Observation(f"Count down from {task_id}.", ("down", "wait"))
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from actors.conductor import ALARM_UPDATES, ConductorActor, ConductorError, RemoteConductor, alarm, start_conductor
-from learners.errors import RewardError
+from actors.conductor import ALARM_UPDATES, ConductorActor, RemoteConductor, alarm, start_conductor
 from learners.objectives import advantages
 from learners.rewards.conductor_head import ConductorScalariser, probabilities
 from learners.rewards.reward_settings import ConductorSettings
 from tests.learners.rewards.test_conductor_head import CHANNELS, HIDDEN, batch
+from trajectories.errors import UserError, WorkersLost
 
 
 def actor(channels: tuple[str, ...] = CHANNELS, hidden: int = HIDDEN, **settings: Any) -> ConductorActor:
@@ -98,7 +98,7 @@ def test_a_restored_conductor_goes_on_bit_for_bit() -> None:
 def test_a_state_of_another_run_is_refused() -> None:
     saved = actor().state()
     for other in (actor(channels=("success", "score", "format")), actor(hidden=8)):
-        with pytest.raises(RewardError, match="the saved Conductor weighs success, progress, format by 16 numbers"):
+        with pytest.raises(UserError, match="the saved Conductor weighs success, progress, format by 16 numbers"):
             other.restore(saved)
 
 
@@ -116,9 +116,9 @@ def test_the_alarm_rings_once_when_a_channel_keeps_the_weight() -> None:
 
 def test_it_refuses_what_it_cannot_read() -> None:
     conductor = actor()
-    with pytest.raises(RewardError, match=r"contexts are \[2, 5\], this Conductor reads \[n, 16\]"):
+    with pytest.raises(UserError, match=r"contexts are \[2, 5\], this Conductor reads \[n, 16\]"):
         conductor.observe(torch.zeros(2, 5), torch.zeros(2).long(), torch.zeros(2))
-    with pytest.raises(RewardError, match="a meta-reward is not finite"):
+    with pytest.raises(UserError, match="a meta-reward is not finite"):
         conductor.observe(torch.zeros(2, HIDDEN), torch.zeros(2).long(), torch.tensor([0.0, float("nan")]))
 
 
@@ -129,7 +129,7 @@ async def test_in_another_process_it_learns_as_inline(caplog: pytest.LogCaptureF
     handle = start_conductor(CHANNELS, HIDDEN, config, {"name": "concerto:test:conductor", "num_cpus": 0.1})
     remote, inline = RemoteConductor(handle), ConductorActor(CHANNELS, HIDDEN, config)
     try:
-        with pytest.raises(ConductorError, match="has not answered 'head' within 0 s"):
+        with pytest.raises(WorkersLost, match="has not answered 'head' within 0 s"):
             await RemoteConductor(handle, timeout_s=0).head()
         for number in range(4):
             *experience, metrics = step(inline, number, config)
@@ -143,5 +143,5 @@ async def test_in_another_process_it_learns_as_inline(caplog: pytest.LogCaptureF
         assert not caplog.records
     finally:
         remote.stop()
-    with pytest.raises(ConductorError, match="the Conductor died, and with it what it learned"):
+    with pytest.raises(WorkersLost, match="the Conductor died, and with it what it learned"):
         await remote.head()

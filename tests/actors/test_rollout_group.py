@@ -9,9 +9,9 @@ import pytest
 from actors.engine import EngineDied, EngineError, EngineSettings
 from actors.episode import EnvironmentFailure
 from actors.rollout_group import GroupRequest, RolloutSettings, play_group
-from envs.base import UnknownTaskError
 from tests.actors.scripted import Countdown, LocalEnvironments, LocalSession, ScriptedEngine
 from trajectories.builder import PromptSettings, make_builder
+from trajectories.errors import UserError
 from trajectories.schema import from_tables
 from trajectories.types import StopReason
 
@@ -167,7 +167,7 @@ async def test_an_episode_that_fails_for_good_is_recorded_with_its_error(play, e
 
 
 async def test_an_unknown_task_is_the_callers_error(play, engine):
-    with pytest.raises(UnknownTaskError, match="use a number"):
+    with pytest.raises(UserError, match="use a number"):
         await play(engine("down"), request=GroupRequest("g", "countdown", "x", (1, 2), 0, 1.0, "train"))
 
 

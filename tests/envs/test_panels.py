@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import pytest
 
 from envs import load_panel, make_environment
-from envs.base import DataError
 from envs.panels import make_panel
+from trajectories.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def test_training_and_heldout_games_are_apart() -> None:
 
 
 def test_unknown_names_list_the_known_ones() -> None:
-    with pytest.raises(DataError, match="alfworld"):
+    with pytest.raises(UserError, match="alfworld"):
         make_environment("chess")
-    with pytest.raises(DataError, match="generated/heldout"):
+    with pytest.raises(UserError, match="generated/heldout"):
         load_panel("alfworld/generated/nothing")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from cluster.errors import UserError
 from cluster.inputs.demonstrations import load_demonstrations
 from cluster.inputs.models import TINY, load_tokenizer, resolve_model
 from cluster.loop.tasks import TaskMixture
 from envs import training_panel
 from trajectories.builder import PromptSettings
+from trajectories.errors import UserError
 
 TASKS = TaskMixture((training_panel("alfworld"),))
 

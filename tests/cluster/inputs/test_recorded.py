@@ -12,7 +12,6 @@ from rich.console import Console
 
 from cluster.commands.train import plan_run
 from cluster.config.loading import load_config
-from cluster.errors import UserError
 from cluster.inputs.models import TINY, resolve_model
 from cluster.inputs.recorded import import_demonstrations, read_recorded
 from envs import load_panel
@@ -22,6 +21,7 @@ from learners.workers.worker import LearnerWorker
 from tests.envs.test_recordings import shop_record
 from trajectories.builder import PromptSettings
 from trajectories.chat import ChatTokenizer
+from trajectories.errors import UserError
 
 QUIET = Console(quiet=True)
 

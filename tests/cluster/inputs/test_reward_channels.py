@@ -6,10 +6,10 @@ import pytest
 
 from cluster.config.loading import load_config
 from cluster.config.run import RunSettings
-from cluster.errors import UserError
 from cluster.inputs.reward_channels import open_channels, reward_channels
 from cluster.loop.tasks import TaskMixture
 from envs import training_panel
+from trajectories.errors import UserError
 from trajectories.schema import to_tables
 
 ALFWORLD = ("success", "progress", "format", "action_validity", "efficiency")

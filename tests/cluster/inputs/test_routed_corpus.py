@@ -13,15 +13,14 @@ import pytest
 import torch
 
 from cluster.config.sections import ScheduleSettings
-from cluster.errors import UserError
 from cluster.inputs.routed_corpus import MEASURED_FILE, ROUTES_FILE, CorpusRouter, Routing, check_router
 from cluster.loop.tasks import TaskMixture
 from envs.panels import Panel
-from router.errors import RouterError
 from router.probe import ProbeResult
 from router.router_settings import RouterSettings
 from tests.cluster.simulation import TASKS, SimulatedRollouts
 from tests.router.samples import make_sequence
+from trajectories.errors import UserError
 from trajectories.ids import demonstration_id
 from trajectories.schema import sequences_from_table, sequences_to_table
 
@@ -153,7 +152,7 @@ def test_the_pass_rate_gate_lets_the_base_model_play_every_task(tmp_path):
     ids=["empty corpus", "one trajectory", "NaN gradient", "no gradient"],
 )
 def test_what_cannot_be_routed_leaves_nothing_behind(tmp_path, demonstrations, prober, message):
-    with pytest.raises(RouterError, match=message):
+    with pytest.raises(UserError, match=message):
         route(tmp_path, "median_split", demonstrations, prober)
     assert not list(tmp_path.iterdir())
 
@@ -173,7 +172,7 @@ def test_a_mixture_explores_in_the_environments_that_keep_tasks(tmp_path):
 
 def test_a_trajectory_without_trained_tokens_is_named(tmp_path):
     silent = replace(make_sequence("mute", 5, 0), trained=np.zeros(5, np.bool_))
-    with pytest.raises(RouterError, match="trajectory mute has no trained token"):
+    with pytest.raises(UserError, match="trajectory mute has no trained token"):
         route(tmp_path, "median_split", sequences_to_table([silent]), SimulatedProber())
 
 

@@ -8,7 +8,6 @@ import yaml
 
 from cluster.commands.train import plan_run
 from cluster.config.loading import load_config
-from cluster.errors import UserError
 from cluster.loop.checkpoint import (
     Frontier,
     Manifest,
@@ -18,6 +17,7 @@ from cluster.loop.checkpoint import (
     load_ready,
     save_checkpoint,
 )
+from trajectories.errors import UserError
 
 READY = {4: (pa.table({"a": [1, 2]}), pa.table({"b": ["x"]}))}
 FRONTIER = Frontier(

@@ -10,9 +10,9 @@ import pytest
 from cluster.config.sections import CheckpointSettings, ScheduleSettings
 from cluster.loop.checkpoint import latest_checkpoint, load_manifest
 from cluster.loop.coordinator import Coordinator, Interrupted
-from cluster.loop.stream import RunError
 from envs.panels import Panel
 from tests.cluster.simulation import TASKS, Log, SimulatedLearner, SimulatedRollouts, coordinator
+from trajectories.errors import RunError
 from trajectories.schema import episodes_from_table
 from trajectories.store import TrajectoryStore
 

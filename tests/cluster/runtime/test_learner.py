@@ -18,7 +18,6 @@ from cluster.config.loading import load_config
 from cluster.inputs.reward_channels import open_channels
 from cluster.loop.ports import GroupTask
 from cluster.runtime.learner import ConductorWeighing, OnlineRouting, RayLearner
-from learners.errors import RewardError
 from learners.learner_settings import GRPOSettings
 from learners.objectives import advantages
 from learners.rewards.channels import Reading
@@ -30,6 +29,7 @@ from router.arbitration import RunningQuantile
 from router.online import OnlineRouter
 from router.scores import Candidates, Loss
 from tests.cluster.simulation import trajectory
+from trajectories.errors import UserError
 from trajectories.schema import assignments_from_table, sequences_from_table, sequences_to_table, to_tables
 
 CHANNELS, HIDDEN = ("success", "progress"), 4
@@ -154,12 +154,12 @@ async def test_the_policy_reads_what_open_channels_need_before_it_trains(start_r
 @pytest.mark.real
 async def test_what_is_wrong_with_a_channel_is_said_in_one_line(start_router):
     broken = start_router(RewardSettings(scalariser="uniform"), ("success", "score"))
-    with pytest.raises(RewardError, match=r"^reward channel 'score' is missing in episode a/0; its channels are succ"):
+    with pytest.raises(UserError, match=r"^reward channel 'score' is missing in episode a/0; its channels are succ"):
         await learner(broken).train("grpo", [group("a", (0.0, 1.0))], ())
     nan = start_router(RewardSettings(scalariser="uniform"))
-    with pytest.raises(RewardError, match=r"^reward channel 'progress' is nan in episode a/1: a channel must give"):
+    with pytest.raises(UserError, match=r"^reward channel 'progress' is nan in episode a/1: a channel must give"):
         await learner(nan).train("grpo", [group("a", (0.0, float("nan")))], ())
     watched = learner(start_router(RewardSettings(scalariser="uniform")), watch=ConstantWatch(limit=4))
     await watched.train("grpo", [group("a", (0.0, 1.0))], ())
-    with pytest.raises(RewardError, match=r"^reward channel 'success' is 0 in all of 4 episodes up to b/1: raise rew"):
+    with pytest.raises(UserError, match=r"^reward channel 'success' is 0 in all of 4 episodes up to b/1: raise rew"):
         await watched.train("grpo", [group("b", (0.0, 1.0))], ())

@@ -23,9 +23,9 @@ from learners.objectives.grpo import GRPOObjective
 from learners.objectives.objective import Example
 from learners.objectives.sft import SFTObjective
 from learners.policy import model as model_module
-from learners.policy.model import ModelError
 from learners.policy.shard import PolicyShard, Term
 from tests.learners.samples import make_sequences
+from trajectories.errors import UserError
 from trajectories.types import Sequence
 
 OPTIMIZER = OptimizerSettings(lr=1e-2, warmup_steps=2, token_budget=64)
@@ -235,6 +235,6 @@ def test_a_saved_model_directory_gives_the_same_logprobs(
 
 
 def test_a_directory_that_is_no_model_is_one_clear_line(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"set policy\.model to one that holds config\.json") as caught:
+    with pytest.raises(UserError, match=r"set policy\.model to one that holds config\.json") as caught:
         make_shard(tmp_path)
     assert "\n" not in str(caught.value)

@@ -11,7 +11,6 @@ from transformers import AutoTokenizer
 
 from actors.router import RouterActor
 from envs import load_panel, make_environment
-from learners.errors import RewardError
 from learners.learner_settings import GRPOSettings
 from learners.rewards.channels import Reading
 from learners.rewards.open_channels import OpenChannels
@@ -20,6 +19,7 @@ from learners.tiny import embedded_model_path
 from tests.learners.rewards.test_channels import write_reward_model
 from tests.trajectories.samples import CHATML
 from trajectories.chat import ChatTokenizer
+from trajectories.errors import UserError
 from trajectories.schema import sequences_from_table, to_tables
 from trajectories.types import Episode, Sequence, StopReason, Trajectory
 
@@ -79,9 +79,7 @@ def test_every_sound_episode_gets_a_value_in_each_channel() -> None:
 
 def test_an_episode_without_a_response_is_named() -> None:
     full = replace(answered("full", "7", StopReason.LENGTH_LIMIT), sequences=())
-    with pytest.raises(
-        RewardError, match=rf"^episode full \(task {TASK}\) has no response, since its prompt leaves no"
-    ):
+    with pytest.raises(UserError, match=rf"^episode full \(task {TASK}\) has no response, since its prompt leaves no"):
         OpenChannels(("length",), CHAT, 24).values(*to_tables([answered("plain", "7"), full]), None)
 
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from learners.errors import RewardError
 from learners.learner_settings import GRPOSettings
 from learners.objectives import advantages
 from learners.objectives.assign import scalarised_assignments
@@ -28,6 +27,7 @@ from learners.rewards.scalarisers import (
 )
 from tests.learners.objectives.test_assign import trajectory
 from trajectories import schema
+from trajectories.errors import UserError
 from trajectories.types import StopReason, Turn
 
 
@@ -62,7 +62,7 @@ def test_uniform_averages_the_ranks() -> None:
 def test_static_weighs_by_name_and_raw_rewards_if_asked() -> None:
     result = Static({"progress": 2.0}, maths.NORMALISATIONS["none"])(FOUR)
     assert result.rewards.tolist() == pytest.approx([0.4, 1.8, 0.2, 1.0])
-    with pytest.raises(RewardError, match="'score' has a weight but is missing in episode e-0"):
+    with pytest.raises(UserError, match="'score' has a weight but is missing in episode e-0"):
         Static({"score": 1.0})(FOUR)
 
 
@@ -126,9 +126,9 @@ def test_a_batch_holds_the_sound_episodes_of_a_table() -> None:
     assert found.groups.tolist() == [0, 1]
     assert found.outcome.tolist() == [1.0, 0.0]
     assert reward_batch(episodes).names == ("success", "progress")
-    with pytest.raises(RewardError, match="'score' is missing in episode a; its channels are success, progress"):
+    with pytest.raises(UserError, match="'score' is missing in episode a; its channels are success, progress"):
         reward_batch(episodes, outcome="score")
-    with pytest.raises(RewardError, match="'length' has 3 values for 2 episodes"):
+    with pytest.raises(UserError, match="'length' has 3 values for 2 episodes"):
         reward_batch(episodes, more={"length": [1.0, 2.0, 3.0]})
 
 
@@ -139,7 +139,7 @@ def test_a_channel_that_never_changes_ends_the_run_but_not_at_once() -> None:
     watch.observe(dead)  # success has changed before, in the first batch
     fresh = ConstantWatch(limit=8)
     fresh.observe(dead)
-    with pytest.raises(RewardError, match="'success' is 0 in all of 8 episodes up to e-3"):
+    with pytest.raises(UserError, match="'success' is 0 in all of 8 episodes up to e-3"):
         fresh.observe(dead)
 
 
@@ -162,7 +162,7 @@ def test_a_channel_that_one_environment_lacks_is_named() -> None:
     shopping = replace(rows[1], episode=replace(rows[1].episode, rewards={"success": 0.0, "score": 0.5}))
     episodes = schema.concat_tables([schema.to_tables([one])[0] for one in (rows[0], shopping)])
     assert reward_batch(episodes, names=("success",)).rewards.tolist() == [[1.0], [0.0]]
-    with pytest.raises(RewardError, match="'score' is missing in episode a, whose environment does not have it"):
+    with pytest.raises(UserError, match="'score' is missing in episode a, whose environment does not have it"):
         reward_batch(episodes, names=("score",))
 
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import ray
 
-from learners.workers.pool import LearnerError, LearnerPool, LearnerRestarted
+from learners.workers.pool import LearnerPool, LearnerRestarted
 from learners.workers.worker import LearnerWorker
 from tests.learners.samples import learner_settings, make_sequences, make_tables
+from trajectories.errors import WorkersLost
 
 pytestmark = [pytest.mark.real, pytest.mark.usefixtures("ray_session")]
 
@@ -61,7 +62,7 @@ async def test_workers_that_die_come_back_with_the_last_checkpoint(pool: Learner
     await pool.call("train", "mixed", sequences, assignments)
     await pool.call("save", str(tmp_path / "checkpoint"))
     expected = (await pool.call("train", "mixed", sequences, assignments))[0]
-    with pytest.raises(LearnerError, match="have no assignment"):
+    with pytest.raises(WorkersLost, match="have no assignment"):
         await pool.call("train", "mixed", sequences, assignments.slice(1))
     with pytest.raises(LearnerRestarted) as caught:
         await asyncio.wait_for(pool.call("train", "mixed", sequences, assignments), timeout=240)
@@ -71,9 +72,9 @@ async def test_workers_that_die_come_back_with_the_last_checkpoint(pool: Learner
 
 
 async def test_without_restarts_left_every_later_call_says_why(pool: LearnerPool) -> None:
-    with pytest.raises(LearnerError, match="no attribute 'fly'"):
+    with pytest.raises(WorkersLost, match="no attribute 'fly'"):
         await pool.call("fly")
-    with pytest.raises(LearnerError, match="the learner workers died"):
+    with pytest.raises(WorkersLost, match="the learner workers died"):
         await pool.call("export", 1, timeout_s=240)
 
 
@@ -83,7 +84,7 @@ def test_a_group_that_finds_no_room_says_what_it_waited_for(untied_model: Path, 
     pool = LearnerPool(
         learner_settings(untied_model), run_name="crowded", storage=tmp_path, resources_per_worker={"CPU": 1}
     )
-    with pytest.raises(LearnerError, match="0 of 1 workers were ready after 3 s"):
+    with pytest.raises(WorkersLost, match="0 of 1 workers were ready after 3 s"):
         pool.start(timeout_s=3)
     pool.stop()
     ray.util.remove_placement_group(occupied)

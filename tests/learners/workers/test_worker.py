@@ -9,10 +9,10 @@ from transformers import AutoModelForCausalLM
 
 from learners.learner_settings import GRPO_VARIANTS, GRPOSettings, RampSettings, SFTSettings
 from learners.workers.worker import LearnerWorker
-from router.errors import RouterError
 from router.probe import sequential
 from tests.learners.samples import learner_settings, make_sequences, make_tables
 from trajectories import schema
+from trajectories.errors import UserError
 from trajectories.types import Assignment, Route
 
 
@@ -118,7 +118,7 @@ def test_the_probe_gives_what_the_reference_gives_and_changes_nothing(untied_mod
 
 
 def test_a_probe_of_nothing_is_refused(untied_model: Path) -> None:
-    with pytest.raises(RouterError, match="nothing to probe"):
+    with pytest.raises(UserError, match="nothing to probe"):
         LearnerWorker(learner_settings(untied_model)).probe(make_tables([])[0], token_budget=64)
 
 
