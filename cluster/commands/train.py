@@ -19,6 +19,7 @@ from rich.console import Console
 from transformers import AutoConfig
 
 from actors.conductor import ConductorError, RemoteConductor, start_conductor
+from actors.recorder import start_recorder
 from actors.router import RouterActor
 from cluster.config.loading import check_config
 from cluster.config.run import RunConfig
@@ -37,8 +38,9 @@ from cluster.reporting.progress import RunObserver
 from cluster.reporting.run_evaluation import RunEvaluation
 from cluster.runtime.fleet import RolloutFleet, WeightsLost
 from cluster.runtime.learner import ConductorWeighing, OnlineRouting, RayLearner
-from cluster.runtime.publisher import Publisher
-from cluster.runtime.session import check_resources, open_fleet, ray_cluster
+from cluster.runtime.publisher import ParitySequences, Publisher
+from cluster.runtime.recorder import RayRecorder
+from cluster.runtime.session import beside_rollouts, check_resources, open_fleet, ray_cluster
 from envs import Panel, heldout_panel, load_panel, training_panel
 from learners.learner_config import LearnerConfig
 from learners.rewards.open_channels import READ
@@ -166,9 +168,10 @@ async def _train(plan: Plan, console: Console) -> None:
         async with (
             _open_learner(plan, demonstrations) as learner,
             open_fleet(config, plan.model, plan.environments, plan.run_dir.name) as fleet,
+            _open_recorder(plan) as recorder,
         ):
             await learner.ready()
-            parity_sequences = demonstrations.slice(0, PARITY_SEQUENCES)
+            parity_sequences = ParitySequences.put(demonstrations.slice(0, PARITY_SEQUENCES))
             publisher = Publisher(learner, fleet, parity_sequences, config.schedule.parity_tolerance)
             evaluation = RunEvaluation(plan.run_dir, config, plan.eval_panels, fleet, observer)
             routing = await _routing(plan, learner, fleet, observer, demonstrations)
@@ -182,6 +185,7 @@ async def _train(plan: Plan, console: Console) -> None:
                 demonstrations=routing.rows,
                 rollouts=fleet,
                 learner=learner,
+                recorder=recorder,
                 publish=publisher.publish,
                 evaluate=evaluation.play,
                 observer=observer,
@@ -237,6 +241,18 @@ def _demonstrations(plan: Plan, observer: RunObserver) -> pa.Table:
         config.seed,
         lambda done, total: observer.activity("demonstrations", done, total),
     )
+
+
+@asynccontextmanager
+async def _open_recorder(plan: Plan) -> AsyncIterator[RayRecorder]:
+    """The recorder, beside the first rollout actor, since most of what it writes was made there or has to travel."""
+    run = plan.run_dir.name
+    options = {"name": f"concerto:{run}:recorder", "scheduling_strategy": beside_rollouts(run)}
+    actor = start_recorder(plan.run_dir / "trajectories", options)
+    try:
+        yield RayRecorder(actor)
+    finally:
+        ray.kill(actor)
 
 
 @asynccontextmanager

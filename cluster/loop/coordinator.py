@@ -12,17 +12,14 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-import pyarrow as pa
-
 from cluster.config.sections import CheckpointSettings, EvaluationSettings, ScheduleSettings, Stage
-from cluster.loop.checkpoint import Frontier, Manifest, load_manifest, load_ready, save_checkpoint
+from cluster.loop.checkpoint import LEARNER, READY, Frontier, Manifest, load_manifest, save_checkpoint
 from cluster.loop.frontier import GroupFrontier
-from cluster.loop.ports import FinishedGroup, GroupTask, Learner, Rollouts, finished_group
+from cluster.loop.ports import FinishedGroup, GroupTask, Learner, Recorder, Rollouts
+from cluster.loop.recording import Recording
 from cluster.loop.staleness import StalenessGate
 from cluster.loop.stream import GroupStream
 from cluster.loop.tasks import TaskMixture, index_at, member_seeds
-from trajectories.schema import concat_tables
-from trajectories.store import TrajectoryStore
 
 Result = TypeVar("Result")
 
@@ -63,6 +60,7 @@ class Coordinator:
         demonstrations: Sequence[int],
         rollouts: Rollouts,
         learner: Learner,
+        recorder: Recorder,
         publish: Callable[[int], Awaitable[float]],
         evaluate: Callable[[str], Coroutine[Any, Any, None]],
         observer: Observer,
@@ -74,7 +72,7 @@ class Coordinator:
         self._tasks, self._demonstrations = tasks, demonstrations
         self._rollouts, self._learner = rollouts, learner
         self._publish, self._evaluate, self._observer = publish, evaluate, observer
-        self._store = TrajectoryStore(run_dir / "trajectories")
+        self._recorder, self._recording = recorder, Recording(recorder)
         self._stop = asyncio.Event()
         self._stream: GroupStream | None = None
         self._published, self._parity_error = -1, 0.0
@@ -88,11 +86,11 @@ class Coordinator:
         """Go on from a checkpoint; call before `run`."""
         self._resumed_from = checkpoint
         self.manifest = load_manifest(checkpoint)
-        await self._learner.restore(checkpoint / "learner")
+        await self._learner.restore(checkpoint / LEARNER)
 
     async def run(self) -> None:
         """Every stage of the schedule that the manifest has not behind it."""
-        self._store.truncate(self.manifest.parts)
+        await self._recorder.truncate(self.manifest.parts)
         try:
             stages = self._schedule.stages
             if self._evaluation.stages and not self.manifest.step:
@@ -106,12 +104,13 @@ class Coordinator:
         finally:
             if self._stream is not None:
                 await self._stream.close()
+            await self._recording.close()
 
     async def _run_stage(self, stage: Stage) -> None:
         self._observer.stage(stage, self.manifest.stage_step)
         if stage.plays:
             await self._publish_weights()
-            self._stream = self._open_stream(stage)
+            self._stream = await self._open_stream(stage)
         while self.manifest.stage_step < stage.steps:
             await self._run_step(stage)
         if self._stream is not None:
@@ -135,7 +134,8 @@ class Coordinator:
             metrics["parity_error"] = await self._publish_weights()
             self._stream.advance(self.manifest.stage_step)
             metrics |= group_metrics(groups, self._stream.frontier.gate)
-            await self._dump(groups, trained.assignments)
+            await self._recording.add(at.parts, [group.data for group in groups], trained.assignments)
+            self._move(parts=at.parts + 1)
         metrics |= {"waited_s": waited, "step_s": time.monotonic() - started}
         if "probe_s" in metrics:
             metrics["probe_share"] = metrics["probe_s"] / metrics["step_s"]
@@ -160,7 +160,7 @@ class Coordinator:
         rows = self._demonstrations
         return [rows[index_at(len(rows), self._seed, first + offset)] for offset in range(count)]
 
-    def _open_stream(self, stage: Stage) -> GroupStream:
+    async def _open_stream(self, stage: Stage) -> GroupStream:
         gate = StalenessGate(
             concurrency=self._rollouts.room(self._schedule.group_size),
             max_staleness=self._schedule.max_staleness,
@@ -169,7 +169,7 @@ class Coordinator:
         )
         frontier = GroupFrontier(gate, self._schedule.min_group, self._schedule.max_attempts)
         saved = self.manifest.frontier
-        frontier.restore(saved, {position: self._read_ready(position) for position in saved.ready})
+        frontier.restore(saved, {position: await self._read_ready(position) for position in saved.ready})
         return GroupStream(self._rollouts, frontier, lambda at: self._task(stage, at), self.manifest.stage_step)
 
     def _task(self, stage: Stage, position: int) -> GroupTask:
@@ -184,10 +184,9 @@ class Coordinator:
             split=panel.split,
         )
 
-    def _read_ready(self, position: int) -> FinishedGroup:
+    async def _read_ready(self, position: int) -> FinishedGroup:
         assert self._resumed_from is not None, "only a checkpoint has ready groups"
-        episodes, sequences = load_ready(self._resumed_from, position)
-        return finished_group(episodes, self._rollouts.put(episodes, sequences))
+        return await self._recorder.read(self._resumed_from / READY, position)
 
     async def _publish_weights(self) -> float:
         """Puts the present weights into the engines, once a version; the parity error."""
@@ -209,20 +208,20 @@ class Coordinator:
         await self._unless_stopped(self._evaluate(name))
         self._move(evaluated=(*self.manifest.evaluated, name))
 
-    async def _dump(self, groups: Sequence[FinishedGroup], assignments: pa.Table | None) -> None:
-        tables = [await self._rollouts.fetch(group.data) for group in groups]
-        episodes, sequences = (concat_tables(column) for column in zip(*tables, strict=True))
-        self._store.append(episodes, sequences, assignments)
-        self._move(parts=len(self._store))
-
     async def _save(self) -> None:
-        ready: dict[int, tuple[pa.Table, pa.Table]] = {}
+        """Write a checkpoint. All that it counts is on disk before it has its name."""
+        ready: dict[int, Any] = {}
         if self._stream is not None:
             frontier = self._stream.frontier
             self._move(frontier=frontier.snapshot())
-            finished = tuple(frontier.ready.items())  # as the snapshot has it: more may finish during the fetches
-            ready = {position: await self._rollouts.fetch(group.data) for position, group in finished}
-        await save_checkpoint(self._run_dir, self.manifest, ready, self._learner.save, self._checkpoint.keep)
+            ready = {position: group.data for position, group in frontier.ready.items()}  # more may finish meanwhile
+
+        async def save_data(folder: Path) -> None:
+            if ready:
+                await self._recorder.keep(folder, ready)
+            await self._recording.flush()
+
+        await save_checkpoint(self._run_dir, self.manifest, self._learner.save, save_data, self._checkpoint.keep)
 
     def _move(self, **changes: Any) -> None:
         self.manifest = self.manifest.model_copy(update=changes)

@@ -105,16 +105,31 @@ class Rollouts(Protocol):
         """Loads new weights everywhere. `update` is the handle that `Learner.export` gave."""
         ...
 
-    async def score(self, token_ids: Sequence[npt.NDArray[np.int32]], temperature: float) -> list[Scores]:
-        """What every engine says: for each engine, the log-probabilities [T] of each sequence."""
+    async def score(self, token_ids: Any, temperature: float) -> list[Scores]:
+        """What every engine says: for each engine, the log-probabilities [T] of each sequence.
+
+        `token_ids` is the handle of a list of int32 [T].
+        """
         ...
 
-    async def fetch(self, data: Any) -> tuple[pa.Table, pa.Table]:
-        """The (episodes, sequences) tables behind a handle."""
+
+class Recorder(Protocol):
+    """What writes token data to disk, past the loop. Every method may raise RunError, with the recorder's own words."""
+
+    async def truncate(self, parts: int) -> None:
+        """Forget the trajectories from part `parts` on: they belong to steps that no checkpoint holds."""
         ...
 
-    def put(self, episodes: pa.Table, sequences: pa.Table) -> Any:
-        """A handle for tables read back from a checkpoint."""
+    async def write(self, part: int, groups: Sequence[Any], assignments: pa.Table | None) -> None:
+        """Write the groups behind these handles, and what a step made of them; they are on disk when it returns."""
+        ...
+
+    async def keep(self, folder: Path, ready: Mapping[int, Any]) -> None:
+        """Write finished groups that are not trained yet, given by position, to a folder of a checkpoint."""
+        ...
+
+    async def read(self, folder: Path, position: int) -> FinishedGroup:
+        """A group that `keep` wrote, with a handle for its tables."""
         ...
 
 
@@ -125,8 +140,11 @@ class Learner(Protocol):
         """One optimiser step on the groups behind these handles and on demonstrations, given by row."""
         ...
 
-    async def score(self, sequences: pa.Table) -> Scores:
-        """Log-probabilities [T] of every token of each sequence, at the sequence's temperature; 0 at the first."""
+    async def score(self, sequences: Any) -> Scores:
+        """Log-probabilities [T] of every token of each sequence, at the sequence's temperature; 0 at the first.
+
+        `sequences` is the handle of a sequences table.
+        """
         ...
 
     async def export(self, version: int) -> Any:

@@ -8,11 +8,12 @@ from collections import Counter
 import pytest
 
 from cluster.config.sections import CheckpointSettings, ScheduleSettings
-from cluster.loop.checkpoint import latest_checkpoint, load_manifest
+from cluster.loop.checkpoint import has_checkpoint, latest_checkpoint, load_manifest
 from cluster.loop.coordinator import Coordinator, Interrupted
+from cluster.loop.recording import BACKLOG
 from cluster.loop.stream import RunError
 from envs.panels import Panel
-from tests.cluster.simulation import TASKS, Log, SimulatedLearner, SimulatedRollouts, coordinator
+from tests.cluster.simulation import TASKS, Log, SimulatedLearner, SimulatedRecorder, SimulatedRollouts, coordinator
 from trajectories.schema import episodes_from_table
 from trajectories.store import TrajectoryStore
 
@@ -138,15 +139,32 @@ def test_a_crash_without_warning_resumes_from_the_last_checkpoint(tmp_path):
     assert Counter(learner.trained) == Counter(whole.trained)
 
 
-def test_groups_may_finish_while_a_checkpoint_fetches_those_before(tmp_path):
-    class SlowFetch(SimulatedRollouts):
-        async def fetch(self, data):
-            await asyncio.sleep(self.slowness_s / 5)
-            return await super().fetch(data)
-
-    learner = SimulatedLearner(slowness_s=0.03)
-    run(tmp_path, GRPO, SlowFetch(slowness_s=0.05), learner, Log())
+def test_groups_may_finish_while_a_checkpoint_keeps_those_before(tmp_path):
+    learner, recorder = SimulatedLearner(slowness_s=0.03), SimulatedRecorder(tmp_path / "trajectories", 0.01)
+    loop = coordinator(tmp_path, GRPO, SimulatedRollouts(slowness_s=0.05), learner, Log(), recorder=recorder)
+    asyncio.run(loop.run())
     assert len(learner.trained) == 18
+
+
+def test_steps_do_not_wait_for_the_disk_but_a_checkpoint_does(tmp_path):
+    """Only the last of six steps is a checkpoint step: until then parts pile up behind a disk that is slow."""
+    log, recorder = Log(), SimulatedRecorder(tmp_path / "trajectories", slowness_s=0.2)
+    on_disk: list[int] = []
+    log.at_step = lambda step: on_disk.append(len(TrajectoryStore(recorder.directory)))
+    keep = CheckpointSettings(every=6)
+    loop = coordinator(tmp_path, GRPO, SimulatedRollouts(), SimulatedLearner(), log, checkpoint=keep, recorder=recorder)
+    asyncio.run(loop.run())
+    assert on_disk[:BACKLOG] == [0] * BACKLOG
+    assert recorder.most_writing == BACKLOG, "and no more than that"
+    assert load_manifest(latest_checkpoint(tmp_path)).parts == len(TrajectoryStore(recorder.directory)) == 6
+
+
+def test_what_the_recorder_says_ends_the_run_before_a_checkpoint_counts_what_is_not_on_disk(tmp_path):
+    recorder = SimulatedRecorder(tmp_path / "trajectories", broken="no space left on device")
+    loop = coordinator(tmp_path, GRPO, SimulatedRollouts(), SimulatedLearner(), Log(), recorder=recorder)
+    with pytest.raises(RunError, match="no space left on device"):
+        asyncio.run(loop.run())
+    assert not has_checkpoint(tmp_path)
 
 
 async def resume(loop: Coordinator, run_dir) -> None:
