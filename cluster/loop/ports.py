@@ -6,7 +6,7 @@ the loop passes it on and never looks inside.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from cluster.config.sections import Stage
 from trajectories.schema import episodes_from_table, reward_names
 from trajectories.types import StopReason
 
@@ -154,3 +155,30 @@ class Learner(Protocol):
     async def save(self, folder: Path) -> None: ...
 
     async def restore(self, folder: Path) -> None: ...
+
+
+class Observer(Protocol):
+    """Is told what happens: the metrics files, the terminal."""
+
+    def stage(self, stage: Stage, done: int) -> None: ...
+
+    def step(self, step: int, stage: str, metrics: dict[str, float]) -> None: ...
+
+    def say(self, line: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The outside world of a run.
+
+    Attributes:
+        publish: puts the learner's weights of this version into the engines and returns the parity error.
+        evaluate: plays the evaluation panels and writes the result under this name.
+    """
+
+    rollouts: Rollouts
+    learner: Learner
+    recorder: Recorder
+    publish: Callable[[int], Awaitable[float]]
+    evaluate: Callable[[str], Coroutine[Any, Any, None]]
+    observer: Observer

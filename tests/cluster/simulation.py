@@ -16,7 +16,8 @@ import pyarrow as pa
 from cluster.config.sections import CheckpointSettings, EvaluationSettings, ScheduleSettings, Stage
 from cluster.loop.checkpoint import Manifest
 from cluster.loop.coordinator import Coordinator
-from cluster.loop.ports import FinishedGroup, GroupTask, Scores, Trained, finished_group
+from cluster.loop.ports import FinishedGroup, GroupTask, Parts, Scores, Trained, finished_group
+from cluster.loop.programme import Programme
 from cluster.loop.stream import RunError
 from cluster.loop.tasks import TaskMixture
 from envs.panels import Panel
@@ -202,36 +203,34 @@ class Log:
 PANEL = Panel("mock/train", TASKS, "c0ffee")
 
 
-def coordinator(
-    run_dir: Path,
-    schedule: ScheduleSettings,
-    rollouts: SimulatedRollouts,
-    learner: SimulatedLearner,
-    log: Log,
-    panels: tuple[Panel, ...] = (PANEL,),
-    checkpoint: CheckpointSettings = CheckpointSettings(),  # noqa: B008 (frozen)
-    recorder: SimulatedRecorder | None = None,
-) -> Coordinator:
-    async def publish(version: int) -> float:
-        await rollouts.publish(await learner.export(version), version)
+@dataclass
+class World:
+    """All that the loop runs on; what a test does not name is the plain one."""
+
+    rollouts: SimulatedRollouts = field(default_factory=SimulatedRollouts)
+    learner: SimulatedLearner = field(default_factory=SimulatedLearner)
+    log: Log = field(default_factory=Log)
+    recorder: SimulatedRecorder | None = None
+
+    async def publish(self, version: int) -> float:
+        await self.rollouts.publish(await self.learner.export(version), version)
         return 0.0
 
-    async def evaluate(name: str) -> None:
-        log.evaluations.append(name)
+    async def evaluate(self, name: str) -> None:
+        self.log.evaluations.append(name)
 
-    return Coordinator(
-        run_dir=run_dir,
-        seed=3,
-        schedule=schedule,
-        evaluation=EvaluationSettings(),
-        checkpoint=checkpoint,
-        tasks=TaskMixture(panels),
-        demonstrations=range(10),
-        rollouts=rollouts,
-        learner=learner,
-        recorder=recorder or SimulatedRecorder(run_dir / "trajectories"),
-        publish=publish,
-        evaluate=evaluate,
-        observer=log,
-        manifest=Manifest(),
-    )
+    def parts(self, run_dir: Path) -> Parts:
+        recorder = self.recorder or SimulatedRecorder(run_dir / "trajectories")
+        return Parts(self.rollouts, self.learner, recorder, self.publish, self.evaluate, self.log)
+
+
+def programme(
+    schedule: ScheduleSettings,
+    panels: tuple[Panel, ...] = (PANEL,),
+    checkpoint: CheckpointSettings = CheckpointSettings(),  # noqa: B008 (frozen)
+) -> Programme:
+    return Programme(3, TaskMixture(panels), range(10), schedule, EvaluationSettings(), checkpoint)
+
+
+def coordinator(run_dir: Path, programme: Programme, world: World) -> Coordinator:
+    return Coordinator(run_dir, programme, world.parts(run_dir), Manifest())

@@ -5,9 +5,9 @@ import asyncio
 import pytest
 import yaml
 
-from cluster.commands.train import plan_run
 from cluster.config.loading import load_config
 from cluster.errors import UserError
+from cluster.inputs.run_plan import plan_run
 from cluster.loop.checkpoint import (
     Frontier,
     Manifest,
