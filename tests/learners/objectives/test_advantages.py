@@ -90,9 +90,11 @@ def test_gigpo_adds_the_comparison_at_common_states(episodes: list, gamma: float
     actual = advantages.gigpo(
         torch.tensor(totals, dtype=torch.float64),
         torch.tensor(groups),
-        torch.tensor([episodes[index][turn][0] for index, turn in flat], dtype=torch.float64),
-        torch.tensor([index for index, _ in flat]),
-        torch.tensor([episodes[index][turn][1] for index, turn in flat]),
+        advantages.Turns(
+            rewards=torch.tensor([episodes[index][turn][0] for index, turn in flat], dtype=torch.float64),
+            episodes=torch.tensor([index for index, _ in flat]),
+            states=torch.tensor([episodes[index][turn][1] for index, turn in flat]),
+        ),
         gamma,
         step_weight,
     )
