@@ -228,9 +228,7 @@ def grade(groups: Sequence[Group], estimate: Callable[[Group], Tensor]) -> dict[
                 found[f"regress_{name}"].append(value)
         if np.ptp(change[known]) > 0:
             varied = np.ptp(scores[known]) > 0
-            found["rank"].append(
-                float(spearman(dict(enumerate(scores[known])), dict(enumerate(change[known])))) if varied else 0.0
-            )
+            found["rank"].append(float(spearman(_named(scores[known]), _named(change[known]))) if varied else 0.0)
     return {name: round(statistics.mean(values), 3) for name, values in found.items()}
 
 
@@ -259,6 +257,10 @@ def main() -> None:
             results["rows"].append(row)
             print("  ".join(f"{key}={value}" for key, value in row.items()), flush=True)
         write_results(options.out, results)
+
+
+def _named(values: np.ndarray) -> dict[str, float]:
+    return {str(row): float(value) for row, value in enumerate(values)}
 
 
 def facts(again: Sequence[Played]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -67,7 +68,7 @@ def test_a_writer_killed_in_the_middle_leaves_no_part(tmp_path: Path, monkeypatc
     store = TrajectoryStore(tmp_path)
     write = pq.write_table
 
-    def die_at_sequences(table: object, path: Path, **options: object) -> None:
+    def die_at_sequences(table: object, path: Path, **options: Any) -> None:
         if path.name == "sequences.parquet":
             raise KeyboardInterrupt
         write(table, path, **options)

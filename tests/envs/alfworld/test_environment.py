@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from envs import load_panel, make_environment
-from envs.alfworld.games import GameLibrary
+from envs.alfworld.library import GameLibrary
 from envs.base import Environment
 from trajectories.errors import UserError
 

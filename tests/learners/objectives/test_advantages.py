@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def normalised(values: list[float]) -> list[float]:
     return [0.0 if spread < 1e-6 else (value - float(np.mean(values))) / (spread + 1e-6) for value in values]
 
 
-def by_group(values: list[float], groups: list, rule: Callable[[list[float]], list[float]]) -> list[float]:
+def by_group(values: Sequence[float], groups: list, rule: Callable[[list[float]], list[float]]) -> list[float]:
     result = [0.0] * len(values)
     for group in set(groups):
         members = [index for index, other in enumerate(groups) if other == group]
