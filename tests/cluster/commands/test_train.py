@@ -25,14 +25,16 @@ GRPO_STEPS = 8
 """Enough for the kills and an interruption on the way."""
 CONDUCTED = {"reward__scalariser": "conductor", "reward__conductor__update_every": 1}
 ROUTED = {"router__policy": "median_split", "schedule__grpo_steps": GRPO_STEPS} | CONDUCTED
+GUARDED = "tests.cluster.guard"
 STEPS = list(range(2 + GRPO_STEPS + 1))
 """Routing, two of SFT, then GRPO."""
 
 
 @pytest.fixture(scope="module")
 def finished_run(tmp_path_factory, tiny_model_dir) -> Path:
+    """Its coordinator never sees a sequences table."""
     run_dir = tmp_path_factory.mktemp("whole") / "run"
-    with RunProcess(train_arguments(run_dir, tiny_model_dir, **ROUTED), run_dir.parent / "log") as run:
+    with RunProcess(train_arguments(run_dir, tiny_model_dir, **ROUTED), run_dir.parent / "log", GUARDED) as run:
         assert run.wait() == 0, run.log()
         run.assert_nothing_left()
     return run_dir
@@ -61,6 +63,7 @@ def test_kills_and_an_interruption_change_no_task_and_resume_finishes(tmp_path, 
         run.kill_actor("EnvironmentHost")
         run.kill_actor("RolloutActor")
         run.kill_actor("RouterActor")
+        run.kill_actor("RecorderActor")
         run.wait_until("a GRPO step after the kills", lambda: len(read_metrics(run_dir)) >= 5)
         run.kill_actor("RayTrainWorker")
         run.wait_until("the restart from a checkpoint", lambda: "resuming after step" in run.log())
@@ -72,7 +75,7 @@ def test_kills_and_an_interruption_change_no_task_and_resume_finishes(tmp_path, 
         run.assert_nothing_left()
     assert load_manifest(latest_checkpoint(run_dir)).step == read_metrics(run_dir)[-1]["step"]
 
-    with RunProcess([*arguments, "--resume"], tmp_path / "log-resumed") as resumed:
+    with RunProcess([*arguments, "--resume"], tmp_path / "log-resumed", GUARDED) as resumed:
         assert resumed.wait() == 0, resumed.log()
         resumed.assert_nothing_left()
     assert trained_tasks(run_dir) == trained_tasks(finished_run)
