@@ -57,5 +57,5 @@ def start_recorder(directory: Path, options: Mapping[str, Any]) -> ActorHandle:
     Args:
         options: Ray's actor options: name, scheduling_strategy, …
     """
-    actor = ray.remote(RecorderActor).options(num_cpus=0, max_restarts=-1, max_task_retries=2, **options)
+    actor: Any = ray.remote(RecorderActor).options(num_cpus=0, max_restarts=-1, max_task_retries=2, **options)
     return actor.remote(directory.resolve())  # actors run in directories of their own

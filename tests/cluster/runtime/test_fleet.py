@@ -192,7 +192,7 @@ async def test_the_run_goes_on_with_the_actors_that_are_left(killed):
 
 async def test_an_engine_that_never_started_is_not_tried_again(killed):
     actor = FakeActor()
-    actor.errors = [EngineError("unknown model")]
+    actor.errors.append(EngineError("unknown model"))
     with pytest.raises(RunError, match="rollout-0 does not start: unknown model"):
         async with started(actor):
             pass
