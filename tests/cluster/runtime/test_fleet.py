@@ -39,7 +39,7 @@ class FakeActor:
 
     def __init__(self, deaths: int = 0) -> None:
         self.deaths, self.version, self.stuck = deaths, 0, False
-        self.errors: list[Exception] = []
+        self.errors: list[EngineError] = []
         self.played: list[GroupRequest] = []
         self.published: list[Any] = []
         self.health_checks = 0
