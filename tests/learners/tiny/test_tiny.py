@@ -1,7 +1,7 @@
 """The embedded base model, its tokenizer, and the players that wrote its reading matter."""
 
 import random
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ TOKENIZER = AutoTokenizer.from_pretrained(embedded_model_path())
 def test_the_embedded_model_is_small_and_untied():
     weights = embedded_model_path() / "model.safetensors"
     assert weights.stat().st_size < 10e6
-    model: Any = AutoModelForCausalLM.from_pretrained(embedded_model_path())
+    model = AutoModelForCausalLM.from_pretrained(embedded_model_path())
     assert model.lm_head.weight is not model.model.embed_tokens.weight
     assert 4e6 < sum(parameter.numel() for parameter in model.parameters()) < 6e6
 
@@ -49,7 +49,7 @@ def test_the_chat_template_only_appends():
 def test_the_embedded_model_has_learned_to_copy_names():
     """The first place it walks to is one that the room lists."""
     chat = ChatTokenizer(TOKENIZER)
-    model = AutoModelForCausalLM.from_pretrained(embedded_model_path(), dtype=torch.float32)
+    model = cast(Any, AutoModelForCausalLM.from_pretrained(embedded_model_path(), dtype=torch.float32))
     environment = make_environment("alfworld")
     for task_id in load_panel("alfworld/generated/train").task_ids[:5]:
         observation = environment.reset(task_id)
