@@ -21,9 +21,10 @@ demo: install  ## watch an agent learn ALFWorld: base model, SFT, GRPO, and a ta
 test: $(VENV)/.installed-dev $(VENV)/.installed-reference  ## run all tests, those with real Ray and vLLM included
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
-lint: $(VENV)/.installed-dev  ## check formatting, lint and types
+lint: $(VENV)/.installed-dev  ## check formatting, lint, types and who imports whom
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports
 	$(BIN)/basedpyright --level error
 
 format: $(VENV)/.installed-dev  ## format the code and fix what the linter can fix
