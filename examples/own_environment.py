@@ -11,8 +11,9 @@ from __future__ import annotations
 import hashlib
 import random
 
-from envs import Observation, StepResult, UnknownTaskError, make_panel
+from envs import Observation, StepResult, make_panel
 from envs.experts import play_expert
+from trajectories.errors import UserError
 
 SPLITS = {"train": range(40), "test": range(40, 50)}
 
@@ -44,7 +45,7 @@ class Shelf:
     def reset(self, task_id: str, seed: int = 0) -> Observation:
         split, _, number = task_id.partition("/")
         if not number.isdecimal() or int(number) not in SPLITS.get(split, ()):
-            raise UnknownTaskError(f"no task {task_id!r} on this shelf; task ids read like test/42")
+            raise UserError(f"no task {task_id!r} on this shelf; task ids read like test/42")
         self._letters = shuffled(int(number))
         return self._observation()
 

@@ -16,9 +16,9 @@ from actors.rollout_group import GroupRequest
 from cluster.loop.ports import GroupTask
 from cluster.loop.stream import RunError
 from cluster.runtime import fleet as module
-from cluster.runtime.fleet import GROUP_ATTEMPTS, REVIVALS, RolloutFleet, WeightsLost
-from envs.base import DataError
+from cluster.runtime.fleet import GROUP_ATTEMPTS, REVIVALS, RolloutFleet
 from tests.cluster.simulation import trajectory
+from trajectories.errors import UserError, WorkersLost
 from trajectories.schema import to_tables
 
 
@@ -159,11 +159,11 @@ async def test_an_error_that_no_other_actor_would_avoid_is_not_tried_again(kille
     class Unknowing(FakeActor):
         async def _play(self, request: GroupRequest) -> Any:
             self.played.append(request)
-            raise DataError("no such task")
+            raise UserError("no such task")
 
     actor = Unknowing()
     async with started(actor) as fleet:
-        with pytest.raises(DataError, match="no such task"):
+        with pytest.raises(UserError, match="no such task"):
             await fleet.run_group(group())
     assert (len(actor.played), fleet.restarts) == (1, 0)
 
@@ -253,5 +253,5 @@ async def test_an_actor_that_dies_over_a_publication_is_brought_up_to_date(kille
 
 async def test_weights_that_are_gone_are_named(killed):
     async with started(FakeActor()) as fleet:
-        with pytest.raises(WeightsLost, match="the weights of version 4 are gone: their learner worker died"):
+        with pytest.raises(WorkersLost, match="the weights of version 4 are gone: their learner worker died"):
             await fleet.publish(ObjectLostError("ab", None, ""), version=4)

@@ -7,13 +7,13 @@ import os
 from typing import Any
 
 import pytest
-from cluster.errors import UserError
 
 from cluster.config.loading import load_config
 from cluster.config.sections import PlacementSettings
 from cluster.loop.stream import RunError
 from cluster.runtime import session
 from cluster.runtime.placement import Node
+from trajectories.errors import UserError
 
 PLACEMENT = PlacementSettings(
     rollout_actors=2,
