@@ -93,8 +93,8 @@ def plan_run(config: RunSettings, run_dir: Path, resume: bool) -> Plan:
         )
     check_router(config.router, config.schedule)
     model = resolve_model(config.policy.model)
-    load_tokenizer(model)
-    tasks = TaskMixture(tuple(training_panel(name, _data(config, name)) for name in config.tasks))
+    load_tokenizer(model, config.rollout.prompt)
+    tasks = TaskMixture(tuple(training_panel(name, *config.opening(name)) for name in config.tasks))
     panels = {panel.name: panel.hash for panel in tasks.panels}
     if len(panels) < len(tasks.panels):
         raise UserError(f"tasks={','.join(config.tasks)} names a panel twice: shares are equal, so name each once.")
@@ -123,14 +123,9 @@ def plan_run(config: RunSettings, run_dir: Path, resume: bool) -> Plan:
 
 def _eval_panels(config: RunSettings, tasks: TaskMixture) -> tuple[Panel, ...]:
     if config.evaluation.panels is not None:
-        return tuple(load_panel(name, _data(config, name)) for name in config.evaluation.panels)
+        return tuple(load_panel(name, *config.opening(name)) for name in config.evaluation.panels)
     environments = dict.fromkeys(panel.environment for panel in tasks.panels)
-    return tuple(heldout_panel(name, _data(config, name)) for name in environments)
-
-
-def _data(config: RunSettings, name: str) -> str | None:
-    """The data of the environment of a panel."""
-    return config.data.get(name.partition("/")[0])
+    return tuple(heldout_panel(name, *config.opening(name)) for name in environments)
 
 
 def run_training(plan: Plan, console: Console) -> None:
@@ -228,7 +223,7 @@ def _demonstrations(plan: Plan, observer: RunObserver) -> pa.Table:
     return load_demonstrations(
         plan.run_dir,
         plan.tasks,
-        config.data,
+        config.opening,
         config.schedule.demonstrations if wanted else PARITY_SEQUENCES,
         load_tokenizer(plan.model),
         config.rollout.prompt,

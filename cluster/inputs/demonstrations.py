@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,7 +25,7 @@ FILE = "demonstrations.parquet"
 def load_demonstrations(
     run_dir: Path,
     tasks: TaskMixture,
-    data: Mapping[str, str],
+    opening: Callable[[str], tuple[Any, Any]],
     count: int,
     tokenizer: ChatTokenizer,
     prompt: PromptSettings,
@@ -47,7 +48,7 @@ def load_demonstrations(
         wanted = count * (number + 1) // len(tasks.panels) - count * number // len(tasks.panels)
         found: list[Sequence] = []
         solved = 0
-        player = make_environment(panel.environment, data.get(panel.environment))
+        player = make_environment(panel.environment, *opening(panel.environment))
         tried = 0
         while solved < wanted and tried < len(panel.task_ids):
             task_id = panel.task_ids[index_at(len(panel.task_ids), seed, tried)]

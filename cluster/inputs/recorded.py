@@ -34,9 +34,9 @@ def import_demonstrations(config: RunSettings, environment: str, source: Path, o
         UserError: the file or the environment's data cannot be read.
         UserError: no model, or nothing that can be imitated; nothing is written.
     """
-    tokenizer = load_tokenizer(resolve_model(config.policy.model))
+    tokenizer = load_tokenizer(resolve_model(config.policy.model), config.rollout.prompt)
     prompt, longest = config.rollout.prompt, config.rollout.engine.max_model_len
-    imported = import_recordings(environment, source, config.data.get(environment))
+    imported = import_recordings(environment, source, *config.opening(environment))
     episodes = [
         demonstrated_sequences(demonstration, f"{environment}/{task}", tokenizer, prompt)
         for task, demonstration in imported.won

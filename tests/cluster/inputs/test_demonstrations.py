@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
+from cluster.config.loading import load_config
 from cluster.inputs.demonstrations import load_demonstrations
 from cluster.inputs.models import TINY, load_tokenizer, resolve_model
 from cluster.loop.tasks import TaskMixture
@@ -17,7 +18,8 @@ TASKS = TaskMixture((training_panel("alfworld"),))
 
 def load(run_dir, count: int, prompt: PromptSettings, max_tokens: int = 2048) -> pa.Table:
     tokenizer = load_tokenizer(resolve_model(TINY))
-    return load_demonstrations(run_dir, TASKS, {}, count, tokenizer, prompt, max_tokens, 30, 0, lambda *_: None)
+    opening = load_config("local").opening
+    return load_demonstrations(run_dir, TASKS, opening, count, tokenizer, prompt, max_tokens, 30, 0, lambda *_: None)
 
 
 def test_demonstrations_are_counted_by_task_also_where_every_turn_is_a_sequence(tmp_path):
