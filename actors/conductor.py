@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import ray
 import torch
@@ -132,7 +132,7 @@ def start_conductor(
     Args:
         options: Ray's actor options: name, num_cpus, scheduling_strategy, …
     """
-    return ray.remote(ConductorActor).options(**options).remote(channels, hidden, config)
+    return cast(ActorHandle, ray.remote(ConductorActor).options(**options).remote(channels, hidden, config))
 
 
 class RemoteConductor:

@@ -8,7 +8,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import ray
 from ray.actor import ActorHandle
@@ -81,7 +81,7 @@ def start_environment_host(openers: Openers, options: Mapping[str, Any]) -> Acto
         openers: by name, what makes one environment, e.g. `partial(make_environment, "alfworld", data=path)`.
         options: Ray's actor options: name, num_cpus, scheduling_strategy, …
     """
-    return ray.remote(EnvironmentHost).options(max_restarts=-1, **options).remote(openers)
+    return cast(ActorHandle, ray.remote(EnvironmentHost).options(max_restarts=-1, **options).remote(openers))
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,15 @@ class EpisodeTask:
 
 
 @dataclass(frozen=True, slots=True)
+class Agent:
+    """Who plays one episode: an engine that speaks, how it samples, and the builder that remembers the conversation."""
+
+    engine: Engine
+    builder: PromptBuilder
+    sampling: SamplingParameters
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """When an episode ends that its environment does not end: turns, and tokens of prompt and response together."""
 
@@ -82,13 +91,7 @@ class _Clock:
 
 
 async def play(
-    task: EpisodeTask,
-    engine: Engine,
-    session: Session,
-    builder: PromptBuilder,
-    sampling: SamplingParameters,
-    limits: Limits,
-    waiting_seconds: float = 0.0,
+    task: EpisodeTask, agent: Agent, session: Session, limits: Limits, waiting_seconds: float = 0.0
 ) -> Trajectory:
     """Play one episode to its end.
 
@@ -100,6 +103,7 @@ async def play(
         EnvironmentFailure, EngineError: the episode is lost and may be tried again.
         UserError: no environment knows this task.
     """
+    engine, builder, sampling = agent.engine, agent.builder, agent.sampling
     clock = _Clock()
     totals = dict.fromkeys(session.reward_names, 0.0)
     versions: set[int] = set()

@@ -14,7 +14,7 @@ import pyarrow as pa
 from pydantic import PositiveFloat, PositiveInt, model_validator
 
 from actors.engine import Engine, EngineDied, EngineError, EngineSettings, SamplingParameters
-from actors.episode import EnvironmentFailure, EpisodeTask, Limits, Session, failed_episode, play
+from actors.episode import Agent, EnvironmentFailure, EpisodeTask, Limits, Session, failed_episode, play
 from trajectories.builder import PromptBuilder, PromptSettings
 from trajectories.schema import to_tables
 from trajectories.settings import Settings
@@ -121,7 +121,7 @@ async def play_group(
     async def attempt(task: EpisodeTask, started: float) -> Trajectory:
         async with environments.lease(request.environment) as session:
             waited = time.perf_counter() - started
-            return await play(task, engine, session, make_builder(), sampling, limits, waited)
+            return await play(task, Agent(engine, make_builder(), sampling), session, limits, waited)
 
     async def member(index: int, seed: int) -> Trajectory:
         task = EpisodeTask(

@@ -88,7 +88,7 @@ class RouterActor:
         experts, own = {"": demonstrations.slice(0, 0)}, [demonstrations.slice(0, 0)]
         for episodes, sequences in _pairs(tables):
             name = online.reference_id(episodes, demonstrated)
-            if name in demonstrated:
+            if name is not None and name in demonstrated:
                 experts[name] = online.sequences_of(demonstrations, name)  # groups of one task share it
             elif name is not None:
                 own.append(online.sequences_of(sequences, name))

@@ -54,7 +54,8 @@ def main() -> None:
             "  rank correlation with " + ", ".join(f"{k} {v:+.2f}" for k, v in goes_along(scores[name], others).items())
         )
         if sizes is not None:
-            plain = _named(table, CONCENTRATION[options.metric](per_entry(_norms(table), sizes)).numpy())
+            norms = per_entry(_norms(table), sizes)
+            plain = _named(table, CONCENTRATION[options.metric](norms, table["trajectory"].to_pylist()).numpy())
             same = agreement(scores[name], plain)
             print(f"  without the bias of shapes: {spearman(scores[name], plain):+.2f}, the same half for {same:.0%}")
     for (first, second), correlation in rank_stability(scores).items():

@@ -44,7 +44,8 @@ def train(
     from cluster.config.loading import load_config
 
     run_config = load_config(preset, config, set_ or [])  # before the imports that take seconds
-    from cluster.commands.train import plan_run, run_training
+    from cluster.commands.train import run_training
+    from cluster.inputs.run_plan import plan_run
     from cluster.reporting.evaluation_tables import evaluation_tables, run_evaluations
 
     plan = plan_run(run_config, out, resume)

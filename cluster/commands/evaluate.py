@@ -10,7 +10,7 @@ from rich.progress import Progress
 
 from cluster.config.run import RunSettings
 from cluster.inputs.models import load_tokenizer, resolve_model
-from cluster.reporting.evaluation import Evaluation, Sampling, evaluate_panel, write_evaluations
+from cluster.reporting.evaluation import Evaluation, Sampling, Subject, evaluate_panel, write_evaluations
 from cluster.runtime.session import (
     check_resources,
     open_fleet,
@@ -54,8 +54,8 @@ async def _evaluate(
                     fleet,
                     panel,
                     sampling,
-                    model=config.policy.model,
-                    limit=limit,
+                    Subject(config.policy.model),
+                    limit,
                     progress=lambda done, total, task=task: progress.update(task, completed=done, total=total),
                 )
                 results.append(result)

@@ -6,6 +6,7 @@ a run with others refuses it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,55 +15,53 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from cluster.config.run import RunSettings
-from cluster.inputs.demonstrations import demonstrated_sequences, write_demonstrations
+from cluster.inputs.demonstrations import Transcriber
 from cluster.inputs.models import load_tokenizer, resolve_model
 from envs import Panel
 from envs.recordings import import_recordings
-from trajectories.builder import PromptSettings
-from trajectories.chat import ChatTokenizer
 from trajectories.errors import UserError, first_line
 from trajectories.ids import demonstrated_task
 from trajectories.schema import SEQUENCES, sequences_to_table
+from trajectories.store import write_parquet
 
-TOKENIZER, PROMPT = b"concerto.tokenizer", b"concerto.prompt"
+TOKENIZER, PROMPT, OPTIONS = b"concerto.tokenizer", b"concerto.prompt", b"concerto.options"
 
 
 def import_demonstrations(config: RunSettings, environment: str, source: Path, out: Path, console: Console) -> None:
     """Replay the recordings in `source` and write those that win to `out`.
 
     Raises:
-        UserError: the file or the environment's data cannot be read.
-        UserError: no model, or nothing that can be imitated; nothing is written.
+        UserError: the file or the environment's data cannot be read, there is no model, or nothing that can be
+            imitated; nothing is written.
     """
-    tokenizer = load_tokenizer(resolve_model(config.policy.model), config.rollout.prompt)
-    prompt, longest = config.rollout.prompt, config.rollout.engine.max_model_len
-    imported = import_recordings(environment, source, *config.opening(environment))
-    episodes = [
-        demonstrated_sequences(demonstration, f"{environment}/{task}", tokenizer, prompt)
-        for task, demonstration in imported.won
-    ]
-    fitting = [episode for episode in episodes if all(len(sequence.token_ids) < longest for sequence in episode)]
+    model, rollout = resolve_model(config.policy.model), config.rollout
+    transcriber = Transcriber(load_tokenizer(model, rollout.prompt), rollout.prompt, rollout.engine.max_model_len)
+    data, settings = config.opening(environment)
+    imported = import_recordings(environment, source, data, settings)
+    episodes = [transcriber.sequences(demonstration, f"{environment}/{task}") for task, demonstration in imported.won]
+    fitting = [episode for episode in episodes if transcriber.fits(episode)]
     left_out = [f"{count} {reason}" for reason, count in imported.refused.items()]
     if len(fitting) < len(episodes):
-        left_out.append(f"{len(episodes) - len(fitting)} of {longest} tokens or more")
+        left_out.append(f"{len(episodes) - len(fitting)} of {transcriber.longest} tokens or more")
     reasons = f" Left out: {', '.join(left_out)}." if left_out else ""
     if not fitting:
         raise UserError(f"no recording in {source} can be imported: name other --data.{reasons}")
     table = sequences_to_table(sequence for episode in fitting for sequence in episode)
-    write_demonstrations(out, table.replace_schema_metadata(_metadata(tokenizer, prompt)))
+    options = json.dumps({environment: settings.task_options() if settings is not None else {}})
+    write_parquet(out, table.replace_schema_metadata(_metadata(transcriber) | {OPTIONS: options.encode()}))
     console.print(f"Imported {len(fitting)} recordings to {out}.{reasons}", highlight=False)
 
 
 def read_recorded(
-    path: Path, tokenizer: ChatTokenizer, prompt: PromptSettings, longest: int, evaluated: Sequence[Panel] = ()
+    path: Path, transcriber: Transcriber, evaluated: Sequence[Panel] = (), trained: Sequence[Panel] = ()
 ) -> pa.Table:
     """The sequences in a file of `import_demonstrations`.
 
     Args:
-        longest: tokens that an engine holds.
+        transcriber: how the run makes sequences; the file must have been made alike.
     Raises:
-        UserError: no such file, it was made for another tokenizer or prompt, a demonstration is too long, or it solves
-            a task that is `evaluated`.
+        UserError: no such file, it was made for another tokenizer or prompt, with other options of an environment that
+            is `trained`, a demonstration is too long, or it solves a task that is `evaluated`.
     """
     try:
         table = pq.read_table(path)
@@ -74,13 +73,20 @@ def read_recorded(
     metadata = table.schema.metadata or {}
     if table.schema.names != SEQUENCES.names or TOKENIZER not in metadata:
         raise UserError(f"{path} holds no demonstrations: make such a file with `concerto data import`.")
-    for key, expected in _metadata(tokenizer, prompt).items():
+    for key, expected in _metadata(transcriber).items():
         if metadata[key] != expected:
             raise UserError(
                 f"{path} was made for another {key.decode().rpartition('.')[2]}: import the recordings again with this "
                 "run's policy.model and rollout.prompt."
             )
-    if (most := max(map(len, table["token_ids"]), default=0)) >= longest:
+    options = json.loads(metadata.get(OPTIONS, b"{}"))
+    for panel in trained:
+        if options.get(panel.environment, panel.options) != panel.options:
+            raise UserError(
+                f"{path} was made with other options of {panel.environment}: import the recordings again with this "
+                f"run's environments.{panel.environment}."
+            )
+    if (most := max(map(len, table["token_ids"]), default=0)) >= transcriber.longest:
         raise UserError(
             f"{path} holds a demonstration of {most} tokens: raise rollout.engine.max_model_len above that, or import "
             "the recordings again with this run's."
@@ -92,5 +98,8 @@ def read_recorded(
     return table
 
 
-def _metadata(tokenizer: ChatTokenizer, prompt: PromptSettings) -> dict[bytes, bytes]:
-    return {TOKENIZER: tokenizer.fingerprint.encode(), PROMPT: prompt.model_dump_json().encode()}
+def _metadata(transcriber: Transcriber) -> dict[bytes, bytes]:
+    return {
+        TOKENIZER: transcriber.tokenizer.fingerprint.encode(),
+        PROMPT: transcriber.prompt.model_dump_json().encode(),
+    }

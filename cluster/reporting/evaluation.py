@@ -93,6 +93,14 @@ class Sampling:
     seed: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Whose weights are evaluated. `version` is None for a model taken as it is."""
+
+    model: str
+    version: int | None = None
+
+
 def wilson_rate(wins: int, tasks: int) -> Rate:
     """Success rate with its Wilson score interval at 95 %.
 
@@ -121,10 +129,8 @@ async def evaluate_panel(
     rollouts: Rollouts,
     panel: Panel,
     sampling: Sampling,
-    *,
-    model: str,
+    subject: Subject,
     limit: int | None = None,
-    version: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
     """Play every task of the panel once (the first `limit` of them), as many at a time as the actors hold."""
@@ -135,7 +141,7 @@ async def evaluate_panel(
     async def play(position: int, task_id: str) -> TaskResult:
         nonlocal done
         async with free:
-            group_id = f"eval-{panel.name}-{sampling.temperature:g}-{sampling.seed}-{version}-{position}"
+            group_id = f"eval-{panel.name}-{sampling.temperature:g}-{sampling.seed}-{subject.version}-{position}"
             seeds = member_seeds(sampling.seed, position, 1)
             finished = await rollouts.run_group(
                 GroupTask(group_id, panel.environment, task_id, seeds, sampling.temperature, panel.split)
@@ -154,14 +160,14 @@ async def evaluate_panel(
     by_type = {kind: [result for result in results if task_type(result.task_id) == kind] for kind in kinds}
     names = dict.fromkeys(name for result in results for name in result.rewards)
     return Evaluation(
-        model=model,
+        model=subject.model,
         panel=panel.name,
         panel_hash=panel.hash,
         options=panel.options,
         limit=limit,
         temperature=sampling.temperature,
         seed=sampling.seed,
-        version=version,
+        version=subject.version,
         success=_rate(results),
         by_type={kind: _rate(of_kind) for kind, of_kind in by_type.items()},
         rewards={name: sum(result.rewards.get(name, 0.0) for result in results) / len(results) for name in names},

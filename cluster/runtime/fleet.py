@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
 import ray
 from ray.exceptions import ObjectLostError, RayActorError
 
@@ -28,8 +25,6 @@ logger = logging.getLogger(__name__)
 RETRY_S = 0.5
 GROUP_ATTEMPTS = 4
 """Actors that may die under a group before the run is stopped."""
-
-
 REVIVALS = 3
 """Times that an engine which ran before may fail to start again, before its actor is given up."""
 
@@ -98,7 +93,7 @@ class RolloutFleet:
         for _ in range(GROUP_ATTEMPTS):
             member = await self._reserve(len(task.seeds))
             try:
-                episodes, sequences = member.actor.run_group.options(num_returns=2).remote(self._request(task))
+                episodes, sequences = member.actor.run_group.remote(self._request(task))
                 return finished_group(await episodes, (episodes, sequences))
             except (RayActorError, EngineError) as error:
                 logger.warning("group %s is played again: %s", task.group_id, last_line(error))
@@ -115,24 +110,17 @@ class RolloutFleet:
             raise self._weights_lost() from error
         self._published = version
 
-    async def score(self, token_ids: Sequence[npt.NDArray[np.int32]], temperature: float) -> list[Scores]:
+    async def score(self, token_ids: Any, temperature: float) -> list[Scores]:
         for _ in range(GROUP_ATTEMPTS):
             async with self._turn:
                 await self._turn.wait_for(lambda: self._failure or self._healthy())
             if self._failure:
                 raise self._failure
-            if scores := await self._from_all("score_logprobs", list(token_ids), temperature):
+            if scores := await self._from_all("score_logprobs", token_ids, temperature):
                 return scores
         raise RunError(
             f"no rollout actor could score for the parity check in {GROUP_ATTEMPTS} tries: look at their logs"
         )
-
-    async def fetch(self, data: Any) -> tuple[pa.Table, pa.Table]:
-        episodes, sequences = data
-        return await episodes, await sequences
-
-    def put(self, episodes: pa.Table, sequences: pa.Table) -> Any:
-        return ray.put(episodes), ray.put(sequences)
 
     async def close(self) -> None:
         """Stop the health checks; the actors are the owner's."""

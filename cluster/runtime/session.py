@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 import ray
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.placement_group import PlacementGroup, get_placement_group, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.engine import AdapterSettings
@@ -130,6 +130,11 @@ async def open_fleet(
             await fleet.close()
     finally:
         await _take_down(actors, hosts, group)
+
+
+def beside_rollouts(run: str) -> PlacementGroupSchedulingStrategy:
+    """Puts an actor of this run on the node of its first rollout actor; call while its fleet is open."""
+    return PlacementGroupSchedulingStrategy(get_placement_group(f"concerto:{run}"), placement_group_bundle_index=0)
 
 
 async def _reserved(group: Any, timeout_s: float) -> None:

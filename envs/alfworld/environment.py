@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from envs.alfworld.explorer import Explorer
-from envs.alfworld.games import GameLibrary
+from envs.alfworld.library import GameLibrary
 from envs.alfworld.settings import AlfworldSettings
 from envs.base import Observation, StepResult
 from trajectories.errors import UserError

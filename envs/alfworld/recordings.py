@@ -16,7 +16,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from envs.alfworld.games import GENERATED_SPLITS, GameLibrary, player_walkthrough, split_of
+from envs.alfworld.games import GENERATED_SPLITS, player_walkthrough, split_of
+from envs.alfworld.library import GameLibrary
 from envs.recordings import Recording, read_records
 from trajectories.errors import UserError
 

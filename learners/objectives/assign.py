@@ -137,15 +137,12 @@ def _gigpo(sequences: Many[Sequence], members: Tensor, scalar: Tensor, groups: T
             owners.append(index)
             reached[episode] = turn.state_hash
     owner = torch.tensor(owners, dtype=torch.int64)
-    by_turn = advantages.gigpo(
-        scalar,
-        groups,
+    turns = advantages.Turns(
         torch.tensor(rewards, dtype=torch.float64),
         torch.tensor(episodes, dtype=torch.int64),
         torch.tensor(states, dtype=torch.int64),
-        config.gamma,
-        config.step_weight,
     )
+    by_turn = advantages.gigpo(scalar, groups, turns, config.gamma, config.step_weight)
     zeros = torch.zeros(len(sequences), dtype=torch.float64)
     counts = zeros.index_add(0, owner, torch.ones_like(by_turn))
     return zeros.index_add(0, owner, by_turn) / counts.clamp(min=1.0)

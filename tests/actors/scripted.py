@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from typing import ClassVar
 
 import numpy as np
 
@@ -77,9 +76,8 @@ class LocalSession:
 class LocalEnvironments:
     """So many sessions; `make` decides which session the n-th lease gets."""
 
-    reward_names: ClassVar = {"countdown": Countdown.reward_names}
-
     def __init__(self, slots: int, make: Callable[[int], Session] = lambda lease: LocalSession()) -> None:
+        self.reward_names = {"countdown": Countdown.reward_names}
         self._slots = asyncio.Semaphore(slots)
         self._make = make
         self.leases = 0

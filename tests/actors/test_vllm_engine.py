@@ -140,7 +140,7 @@ async def test_adapters_are_published_and_old_ones_unloaded(lora):
             if "lora_" in name:
                 parameter.data.normal_(std=0.2)
         tensors = serialize(get_peft_model_state_dict(lora.model))
-        adapter = config.to_dict() | {"target_modules": sorted(config.target_modules), "peft_type": "LORA"}
+        adapter = config.to_dict() | {"target_modules": sorted(config.target_modules or ()), "peft_type": "LORA"}
         running = asyncio.create_task(lora.engine.generate(PROMPT, SamplingParameters(max_tokens=100)))
         while lora.engine.stats().running < 1:
             await asyncio.sleep(0.001)

@@ -16,6 +16,8 @@ from trajectories.errors import UserError
 @dataclass(frozen=True)
 class Tasks:
     contents: tuple[tuple[str, str], ...]
+    train_split: str = "train"
+    heldout_split: str = "test"
 
     def task_ids(self, split: str) -> tuple[str, ...]:
         return tuple(name for name, _ in self.contents)

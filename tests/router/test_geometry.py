@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -63,7 +63,7 @@ every_statistic = pytest.mark.parametrize("name", REFERENCES)
 rows = st.lists(st.integers(0, 1000), min_size=2, max_size=40).filter(lambda row: len(set(row)) > 1)
 
 
-def apply(name: str, *row_values: list[float]) -> list[float]:
+def apply(name: str, *row_values: Sequence[float]) -> list[float]:
     return REFERENCES[name][0](np.array(row_values, dtype=float), None).tolist()
 
 

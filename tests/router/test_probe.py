@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -160,7 +161,7 @@ def test_gradients_that_are_not_finite_are_refused_by_the_statistics_with_the_tr
 
 
 def test_a_model_with_other_layers_is_refused() -> None:
-    sizes = samples.SIZES | {"num_key_value_heads": 2, "pad_token_id": 0}
+    sizes: dict[str, Any] = samples.SIZES | {"num_key_value_heads": 2, "pad_token_id": 0}
     with pytest.raises(UserError, match=r"layer 0 of Phi3ForCausalLM has no linear layer self_attn\.q_proj"):
         probe.batched(samples.policy(Phi3ForCausalLM(Phi3Config(**sizes))), samples.ragged())
 
@@ -168,14 +169,15 @@ def test_a_model_with_other_layers_is_refused() -> None:
 def test_dropout_is_refused_in_training_and_harmless_otherwise() -> None:
     def model(training: bool) -> PolicyModel:
         policy = samples.policy().train(training)
-        policy.layers[0].self_attn.attention_dropout = 0.1
+        attention: Any = policy.layers[0].self_attn
+        attention.attention_dropout = 0.1
         return policy
 
     with pytest.raises(UserError, match=r"layers\.0\.self_attn drops out a share of 0\.1"):
         probe.batched(model(training=True), samples.ragged())
     probe.batched(model(training=False), samples.ragged())
     adapted = samples.policy().train()
-    adapted.layers[1].mlp.dropout = nn.Dropout(0.2)
+    adapted.layers[1].get_submodule("mlp").add_module("dropout", nn.Dropout(0.2))
     with pytest.raises(UserError, match=r"layers\.1\.mlp\.dropout drops out a share of 0\.2"):
         probe.batched(adapted, samples.ragged())
 

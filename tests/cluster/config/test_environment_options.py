@@ -12,13 +12,13 @@ import pytest
 from rich.console import Console
 
 from actors.environment_host import EnvironmentHost
-from cluster.commands.train import plan_run
 from cluster.config.loading import load_config
-from cluster.inputs.demonstrations import load_demonstrations
+from cluster.inputs.demonstrations import ExpertPlay, Transcriber, load_demonstrations
 from cluster.inputs.models import TINY, load_tokenizer, resolve_model
 from cluster.inputs.recorded import import_demonstrations
+from cluster.inputs.run_plan import plan_run
 from cluster.loop.tasks import TaskMixture
-from cluster.reporting.evaluation import Sampling, evaluate_panel, read_evaluations, write_evaluations
+from cluster.reporting.evaluation import Sampling, Subject, evaluate_panel, read_evaluations, write_evaluations
 from envs import load_panel, make_environment, training_panel
 from envs.webshop.settings import WebShopSettings
 from tests.cluster.simulation import SimulatedRollouts
@@ -82,8 +82,8 @@ def test_the_hosts_play_what_the_options_say():
 def test_experts_show_what_the_options_say(tmp_path):
     tasks = TaskMixture((training_panel("webshop", *shop(RICH).opening("webshop")),))
     tokenizer = load_tokenizer(resolve_model(TINY))
-    parts = (tokenizer, PromptSettings(), 4096, 30, 0, lambda *_: None)
-    table = load_demonstrations(tmp_path, tasks, shop(RICH).opening, 1, *parts)
+    play = ExpertPlay(tasks, shop(RICH).opening, count=1, max_turns=30, seed=0)
+    table = load_demonstrations(tmp_path, play, Transcriber(tokenizer, PromptSettings(), 4096), lambda *_: None)
     assert "[button]" in tokenizer.decode(table["token_ids"][0].as_py())
 
 
@@ -94,11 +94,16 @@ def test_recordings_are_replayed_as_the_options_say(tmp_path):
     import_demonstrations(settings, "webshop", tmp_path / "shop.jsonl", out, Console(quiet=True))
     tokens = pq.read_table(out)["token_ids"][0].as_py()
     assert "[button]" in load_tokenizer(resolve_model(TINY)).decode(tokens)
+    with pytest.raises(UserError, match=r"made with other options of webshop: import .* this run's environments\.webs"):
+        plan_run(shop(f"schedule.demonstrations_file={out}"), tmp_path / "plain", resume=False)
+    assert plan_run(
+        shop(RICH, "rollout.engine.max_model_len=8192", f"schedule.demonstrations_file={out}"), tmp_path / "rich", False
+    )
 
 
 def test_an_evaluation_file_tells_the_options(tmp_path):
     panel = load_panel("webshop/dev", *shop(RICH).opening("webshop"))
-    result = asyncio.run(evaluate_panel(SimulatedRollouts(), panel, Sampling(0.0), model="m", limit=2))
+    result = asyncio.run(evaluate_panel(SimulatedRollouts(), panel, Sampling(0.0), Subject("m"), limit=2))
     write_evaluations(tmp_path / "eval.json", (result,))
     assert read_evaluations(tmp_path / "eval.json")[0].options == {"observation_mode": "text_rich"}
 

@@ -6,7 +6,7 @@ import pytest
 
 from envs import load_panel, make_environment
 from envs.alfworld.environment import AlfworldEnvironment
-from envs.alfworld.games import GameLibrary
+from envs.alfworld.library import GameLibrary
 from envs.alfworld.settings import AlfworldSettings
 from envs.base import Environment
 from trajectories.errors import UserError

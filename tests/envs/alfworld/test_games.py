@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from envs.alfworld.games import TASK_TYPES, GameLibrary, is_playable, parse_game, player_walkthrough
+from envs.alfworld.games import TASK_TYPES, is_playable, parse_game, player_walkthrough
+from envs.alfworld.library import GameLibrary
 from tests.data import ALFWORLD_MINI, require
 from trajectories.errors import UserError
 
@@ -104,7 +105,7 @@ def test_a_truncated_archive_is_named(tmp_path: Path, name: str) -> None:
         with zipfile.ZipFile(archive, "w") as file:
             file.write(tmp_path / "data" / "json_2.1.1" / TASK / "game.tw-pddl", f"json_2.1.1/{TASK}/game.tw-pddl")
     else:
-        with tarfile.open(archive, f"w:{name.rsplit('.', 1)[-1]}") as file:
+        with tarfile.open(archive, "w:xz" if name.endswith("xz") else "w:gz") as file:
             file.add(tmp_path / "data" / "json_2.1.1", "json_2.1.1")
     assert GameLibrary.open(archive).task_ids("train") == (TASK,)
     archive.write_bytes(archive.read_bytes()[: archive.stat().st_size // 2])

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from envs.alfworld.games import GameLibrary
 from envs.alfworld.install import download, install, installed_folder
+from envs.alfworld.library import GameLibrary
 from envs.download import data_folder
 from tests.envs.alfworld.test_games import TASK, write_games
 from trajectories.errors import UserError

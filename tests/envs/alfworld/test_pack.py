@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from envs import load_panel, make_environment
-from envs.alfworld.games import GameLibrary
+from envs.alfworld.library import GameLibrary
 from envs.alfworld.pack import PACK_FILE, PackSource, write_pack
 from trajectories.errors import UserError
 

@@ -19,7 +19,7 @@ HIDDEN, CHANNELS, ENTROPY_WEIGHT = 12, 4, 0.3
 KEY = "default_policy"
 
 
-def learner(**settings: float) -> Any:
+def learner(**settings: Any) -> Any:
     return conductor_module.build_learner(
         HIDDEN, CHANNELS, ConductorSettings(entropy_weight=ENTROPY_WEIGHT, **settings)
     )

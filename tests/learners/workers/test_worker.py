@@ -96,10 +96,10 @@ def test_it_reads_log_probabilities_and_entropies(untied_model: Path) -> None:
     reading = worker.read(make_tables(sequences)[0])
     reference = AutoModelForCausalLM.from_pretrained(untied_model, dtype=torch.float32).eval()
     for sequence, logprobs, entropies in zip(sequences, reading.logprobs, reading.entropies, strict=True):
-        ids = torch.tensor(sequence.token_ids).long()
+        ids, trained = torch.tensor(sequence.token_ids).long(), torch.tensor(sequence.trained[1:])
         with torch.no_grad():
-            table = torch.log_softmax(reference(ids[None]).logits[0, :-1] / 0.7, 1)[sequence.trained[1:]]
-        targets = ids[1:][sequence.trained[1:]]
+            table = torch.log_softmax(reference(ids[None]).logits[0, :-1] / 0.7, 1)[trained]
+        targets = ids[1:][trained]
         np.testing.assert_allclose(logprobs, table.gather(1, targets[:, None]).squeeze(1), atol=1e-5)
         np.testing.assert_allclose(entropies, -(table.exp() * table).sum(1), atol=1e-5)
     assert worker.read(make_tables([])[0]).logprobs == ()
