@@ -8,7 +8,7 @@ DATA ?= ../shared/data
 MODEL ?= runs/demo/model
 ENVIRONMENT := $(wildcard requirements/*) pyproject.toml
 
-.PHONY: help install demo test lint format bench gpu-check
+.PHONY: help install demo test lint format docs bench gpu-check
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -30,6 +30,9 @@ lint: $(VENV)/.installed-dev  ## check formatting, lint, types and who imports w
 format: $(VENV)/.installed-dev  ## format the code and fix what the linter can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(VENV)/.installed  ## write docs/configuration.md from the docstrings of the settings
+	$(BIN)/python -m cluster.config.reference > docs/configuration.md
 
 bench: export OMP_NUM_THREADS := 1
 bench: $(VENV)/.installed-reference  ## run the benchmarks on the data under DATA and the model of `make demo`; each prints its ratio
