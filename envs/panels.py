@@ -57,12 +57,16 @@ class Panel:
         return self.name.partition("/")[2]
 
 
-def make_panel(environment: str, split: str, tasks: TaskSource, options: Mapping[str, Any]) -> Panel:
-    """The panel of a whole split. Raises UserError if there is no such split, or a task is damaged."""
+def make_panel(environment: str, split: str, tasks: TaskSource, options: Mapping[str, Any] | None = None) -> Panel:
+    """The panel of a whole split; `options` as in `Panel`.
+
+    Raises:
+        UserError: there is no such split, or a task is damaged.
+    """
     task_ids = tasks.task_ids(split)
     digest = hashlib.sha256()
     for part in (environment, split, *(f"{task_id}\0{tasks.content_hash(task_id)}" for task_id in task_ids)):
         digest.update(part.encode() + b"\n")
     if options:  # defaults leave the hash as it was before there were options
         digest.update(json.dumps(options, sort_keys=True).encode() + b"\n")
-    return Panel(f"{environment}/{split}", task_ids, digest.hexdigest(), options)
+    return Panel(f"{environment}/{split}", task_ids, digest.hexdigest(), options or {})
