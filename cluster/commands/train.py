@@ -257,7 +257,6 @@ async def _open_learner(plan: Plan, demonstrations: pa.Table) -> AsyncIterator[R
         storage=plan.run_dir / "ray_train",
         num_workers=config.placement.learner_workers,
         resources_per_worker={name: share for name, share in resources.items() if share},
-        max_failures=0,  # `run_training` goes on from a checkpoint of the whole run, not of the learner alone
     )
     options = {"name": f"{name}:router", "num_cpus": 0, "max_restarts": -1, "max_task_retries": 2}
     unnamed = open_channels(config, plan.channels, plan.model)
