@@ -36,9 +36,17 @@ from cluster.reporting.metrics import MetricsWriter
 from cluster.reporting.progress import RunObserver
 from cluster.reporting.run_evaluation import RunEvaluation
 from cluster.runtime.fleet import RolloutFleet, WeightsLost
-from cluster.runtime.learner import ConductorWeighing, OnlineRouting, RayLearner
+from cluster.runtime.learner import RayLearner
 from cluster.runtime.publisher import Publisher
 from cluster.runtime.session import check_resources, open_fleet, ray_cluster
+from cluster.runtime.steps import (
+    ConductedTraining,
+    NothingToRead,
+    OnlineRouting,
+    PlainRouting,
+    PlainTraining,
+    PolicyReader,
+)
 from envs import Panel, heldout_panel, load_panel, training_panel
 from learners.learner_config import LearnerConfig
 from learners.rewards.open_channels import READ
@@ -262,10 +270,8 @@ async def _open_learner(plan: Plan, demonstrations: pa.Table) -> AsyncIterator[R
     unnamed = open_channels(config, plan.channels, plan.model)
     parts = (config.grpo, config.reward, plan.channels, config.seed, unnamed)
     router: Any = ray.remote(RouterActor).options(**options).remote(*parts)
-    weighing = _weighing(plan, f"{name}:conductor")
-    watch = None if config.reward.scalariser == "single" else ConstantWatch(config.reward.constant_limit)
-    online, reads = _online(config, demonstrations), not READ.isdisjoint(plan.channels)
-    learner = RayLearner(pool, router, demonstrations, online, weighing, watch, reads)
+    conductor = _conductor(plan, f"{name}:conductor") if config.reward.scalariser == "conductor" else None
+    learner = RayLearner(pool, _routing_of(plan, pool, router, demonstrations), _training_of(plan, pool, conductor))
     try:
         learner.start(config.placement.start_timeout_s)
         yield learner
@@ -274,26 +280,36 @@ async def _open_learner(plan: Plan, demonstrations: pa.Table) -> AsyncIterator[R
             await learner.stop()
         finally:
             ray.kill(router)
-            if weighing is not None:
-                weighing.conductor.stop()
+            if conductor is not None:
+                conductor.stop()
 
 
-def _weighing(plan: Plan, name: str) -> ConductorWeighing | None:
-    reward = plan.config.reward
-    if reward.scalariser != "conductor":
-        return None
+def _conductor(plan: Plan, name: str) -> RemoteConductor:
     hidden = AutoConfig.from_pretrained(plan.model).hidden_size
     options = {"name": name, "num_cpus": 0}
-    conductor = RemoteConductor(start_conductor(plan.channels, hidden, reward.conductor, options))
-    return ConductorWeighing(conductor, reward.conductor, ADVANTAGES[plan.config.grpo.advantage], plan.config.seed)
+    return RemoteConductor(start_conductor(plan.channels, hidden, plan.config.reward.conductor, options))
 
 
-def _online(config: RunConfig, demonstrations: pa.Table) -> OnlineRouting | None:
-    router = config.router
-    if not router.online:
-        return None
-    state, budget = OnlineRouter(make_arbiter(router, config.seed)), router.token_budget if router.probes else None
-    return OnlineRouting(state, budget, ray.put(demonstrations))
+def _routing_of(plan: Plan, pool: LearnerPool, router: Any, demonstrations: pa.Table) -> PlainRouting | OnlineRouting:
+    config = plan.config.router
+    reader = NothingToRead() if READ.isdisjoint(plan.channels) else PolicyReader(pool, router)
+    plain = PlainRouting(router, reader, demonstrations)
+    if not config.online:
+        return plain
+    memory, budget = (
+        OnlineRouter(make_arbiter(config, plan.config.seed)),
+        config.token_budget if config.probes else None,
+    )
+    return OnlineRouting(plain, pool, memory, budget, ray.put(demonstrations))
+
+
+def _training_of(plan: Plan, pool: LearnerPool, conductor: RemoteConductor | None) -> PlainTraining | ConductedTraining:
+    config, reward = plan.config, plan.config.reward
+    watch = ConstantWatch(reward.constant_limit)
+    if conductor is not None:
+        advantage = ADVANTAGES[config.grpo.advantage]
+        return ConductedTraining(pool, conductor, reward.conductor, advantage, config.seed, watch)
+    return PlainTraining(pool, watch if reward.scalariser != "single" else None)
 
 
 @contextmanager
