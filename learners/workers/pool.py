@@ -26,6 +26,8 @@ from learners.learner_config import LearnerConfig
 from learners.workers.mailbox import Command, Mailbox, Outcome
 from learners.workers.process import keep_freed_memory
 
+STOP_TIMEOUT_S = 60.0
+
 
 class LearnerError(Exception):
     """The pool could not do what was asked; the message holds the worker's own words."""
@@ -108,7 +110,7 @@ class LearnerPool:
             raise LearnerError(f"{method}: {outcome.error}")
         return outcome.results
 
-    def stop(self, timeout_s: float = 60.0) -> None:
+    def stop(self) -> None:
         """Let the workers end and free their resources. Harmless where nothing runs.
 
         Raises:
@@ -119,9 +121,9 @@ class LearnerPool:
         thread, self._thread = self._thread, None
         try:
             ray.get(self._mailbox.stop.remote())
-            thread.join(timeout_s)
+            thread.join(STOP_TIMEOUT_S)
             if thread.is_alive():
-                raise LearnerError(f"the learner workers did not end within {timeout_s:.0f} s")
+                raise LearnerError(f"the learner workers did not end within {STOP_TIMEOUT_S:.0f} s")
         finally:
             ray.kill(self._mailbox)  # its name must be free for those that start next
 

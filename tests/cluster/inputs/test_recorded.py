@@ -17,11 +17,12 @@ from cluster.inputs.models import TINY, resolve_model
 from cluster.inputs.recorded import import_demonstrations, read_recorded
 from envs import load_panel
 from learners.learner_config import LearnerConfig, PolicyConfig
-from learners.objectives.assign import sft_assignments
 from learners.workers.worker import LearnerWorker
 from tests.envs.test_recordings import shop_record
 from trajectories.builder import PromptConfig
 from trajectories.chat import ChatTokenizer
+from trajectories.schema import assignments_to_table
+from trajectories.types import Assignment, Route
 
 QUIET = Console(quiet=True)
 
@@ -55,7 +56,10 @@ def test_the_file_holds_the_training_goals_only(demonstrations, tokenizer):
 def test_a_learner_imitates_it(demonstrations, tokenizer):
     table = read_recorded(demonstrations, tokenizer, PromptConfig(), 2048)
     worker = LearnerWorker(LearnerConfig(policy=PolicyConfig(model=resolve_model(TINY))))
-    losses = [worker.train("sft", table, sft_assignments(table))["sft/loss"] for _ in range(3)]
+    imitated = assignments_to_table(
+        Assignment(name, Route.SFT, 0.0, 0.0, 1.0, {}) for name in table["sequence_id"].to_pylist()
+    )
+    losses = [worker.train("sft", table, imitated)["sft/loss"] for _ in range(3)]
     assert losses[-1] < losses[0]
 
 

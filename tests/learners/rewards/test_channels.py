@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, Qwen2Config, Qwen2ForSequenceClassificat
 
 from learners.errors import RewardError
 from learners.policy.model import ModelError
-from learners.rewards import channels
+from learners.rewards import channels, preference
 from learners.rewards.preference import PreferenceModel
 from tests.learners.samples import SIZES
 from tests.trajectories.samples import CHATML, byte_tokenizer
@@ -74,7 +74,7 @@ def write_reward_model(directory: Path, outputs: int, template: str | None) -> P
     return directory
 
 
-def test_preference_is_the_models_output_for_each_pair(reward_model: Path) -> None:
+def test_preference_is_the_models_output_for_each_pair(reward_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts, answers = ["Why?", "What is a mug?", "go"], ["Because it is so.", "A cup.", ""]
     model = PreferenceModel(str(reward_model))
     scores = model.score(prompts, answers)
@@ -88,7 +88,8 @@ def test_preference_is_the_models_output_for_each_pair(reward_model: Path) -> No
         encoded = tokenizer(*((chat,) if tokenizer.chat_template else (prompt, answer)), return_tensors="pt")
         with torch.no_grad():
             assert reference(**encoded).logits.item() == pytest.approx(score, abs=1e-5)
-    torch.testing.assert_close(model.score(prompts, answers, at_once=1), scores, atol=1e-5, rtol=0)
+    monkeypatch.setattr(preference, "PAIRS_AT_ONCE", 1)
+    torch.testing.assert_close(model.score(prompts, answers), scores, atol=1e-5, rtol=0)
     assert model.score([], []).shape == (0,)
 
 
