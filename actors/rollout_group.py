@@ -11,24 +11,23 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, model_validator
+from pydantic import PositiveFloat, PositiveInt, model_validator
 
-from actors.engine import Engine, EngineDied, EngineError, EngineSettings, SamplingConfig
-from actors.episode import EnvironmentFailure, EpisodeTask, Limits, Session, failed_episode, play
-from trajectories.builder import PromptBuilder, PromptConfig
+from actors.engine import Engine, EngineDied, EngineError, EngineSettings, SamplingParameters
+from actors.episode import Agent, EnvironmentFailure, EpisodeTask, Limits, Session, failed_episode, play
+from trajectories.builder import PromptBuilder, PromptSettings
 from trajectories.schema import to_tables
+from trajectories.settings import Settings
 from trajectories.types import StopReason, Trajectory
 
 logger = logging.getLogger(__name__)
 
 
-class RolloutSettings(BaseModel):
+class RolloutSettings(Settings):
     """How episodes are played."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
     engine: EngineSettings = EngineSettings()
-    prompt: PromptConfig = PromptConfig()
+    prompt: PromptSettings = PromptSettings()
     episodes: PositiveInt = 48
     """Episodes at once on one actor; others wait. More fill the engine's batches better until its KV cache is full."""
     max_turns: PositiveInt = 50
@@ -106,7 +105,7 @@ async def play_group(
 
     Raises:
         EngineError: the engine died, or holds weights older than the request allows.
-        DataError: no environment knows the task.
+        UserError: no environment knows the task.
     """
     version = engine.stats().version
     if version < request.weights_version:
@@ -114,13 +113,13 @@ async def play_group(
             f"group {request.group_id} asks for weights of version {request.weights_version}, but this actor holds "
             f"version {version} (it may have been restarted): publish to it first"
         )
-    sampling = SamplingConfig(request.temperature, settings.max_response_tokens, stop_token_ids)
+    sampling = SamplingParameters(request.temperature, settings.max_response_tokens, stop_token_ids)
     limits = Limits(settings.max_turns, settings.engine.max_model_len)
 
     async def attempt(task: EpisodeTask, started: float) -> Trajectory:
         async with environments.lease(request.environment) as session:
             waited = time.perf_counter() - started
-            return await play(task, engine, session, make_builder(), sampling, limits, waited)
+            return await play(task, Agent(engine, make_builder(), sampling), session, limits, waited)
 
     async def member(index: int, seed: int) -> Trajectory:
         task = EpisodeTask(

@@ -9,12 +9,12 @@ import ray
 import torch
 
 from actors.group_references import GroupTables, StepGroups
-from learners.learner_config import GRPOConfig
+from learners.learner_settings import GRPOSettings
 from learners.objectives.assign import pending_assignments, scalarised_assignments
 from learners.rewards.channels import Reading
 from learners.rewards.open_channels import OpenChannels
 from learners.rewards.reward_batch import RewardBatch, reward_batch
-from learners.rewards.reward_config import RewardConfig
+from learners.rewards.reward_settings import RewardSettings
 from learners.rewards.scalarisers import ADVANTAGES, channel_metrics, pure_scalariser, reward_weight_metrics
 from router import online
 from router.arbitration import Decision
@@ -34,8 +34,8 @@ class RouterActor:
 
     def __init__(
         self,
-        grpo: GRPOConfig,
-        reward: RewardConfig,
+        grpo: GRPOSettings,
+        reward: RewardSettings,
         channels: Sequence[str],
         seed: int,
         open_channels: Callable[[], OpenChannels] | None = None,
@@ -69,7 +69,7 @@ class RouterActor:
         Returns:
             The assignments, the rewards of all groups (None without groups), and metrics.
         Raises:
-            RewardError: an episode lacks a reward channel, or has a value that is no number.
+            UserError: an episode lacks a reward channel, or has a value that is no number.
         """
         sft = assignments_to_table(
             Assignment(name, Route.SFT, 0.0, 0.0, 1.0, {}) for name in dict.fromkeys(demonstrated)
@@ -93,9 +93,7 @@ class RouterActor:
         experts, own = {"": demonstrations.slice(0, 0)}, [demonstrations.slice(0, 0)]
         for episodes, sequences in groups.fetch():
             name = online.reference_id(episodes, demonstrated)
-            if name is None:
-                continue
-            if name in demonstrated:
+            if name is not None and name in demonstrated:
                 experts[name] = online.sequences_of(demonstrations, name)  # groups of one task share it
             else:
                 own.append(online.sequences_of(sequences, name))
@@ -122,7 +120,7 @@ class RouterActor:
             The assignments, one for every sequence of the groups and of `experts`, the rewards of the groups that are
             explored, metrics, and the router's state after.
         Raises:
-            RewardError: as `assign`.
+            UserError: as `assign`.
         """
         played, batch, metrics = self._compared(groups.fetch(), reading)
         references = pa.concat_tables([experts, own])

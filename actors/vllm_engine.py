@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,7 @@ import torch
 from safetensors.torch import load_file
 from vllm import SamplingParams
 from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.logprobs import Logprob
 from vllm.lora.request import LoRARequest
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.outputs import RequestOutput
@@ -36,7 +37,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
 from actors.admission import Admission
-from actors.engine import EngineDied, EngineError, EngineSettings, EngineStats, Generation, SamplingConfig
+from actors.engine import EngineDied, EngineError, EngineSettings, EngineStats, Generation, SamplingParameters
 from actors.engine_process import (
     die_with_parent,
     environment,
@@ -104,7 +105,7 @@ class VllmEngine:
         return cls(llm, settings, directory, lock)
 
     async def generate(
-        self, prompt_ids: npt.NDArray[np.int32], sampling: SamplingConfig, seed: int | None = None
+        self, prompt_ids: npt.NDArray[np.int32], sampling: SamplingParameters, seed: int | None = None
     ) -> Generation:
         """See `actors.engine.Engine.generate`."""
         params = SamplingParams(
@@ -124,8 +125,7 @@ class VllmEngine:
             version = self._version
             output = (await self._request("generate", prompt_ids, params, adapter)).outputs[0]
         token_ids = np.asarray(output.token_ids, np.int32)
-        assert output.logprobs is not None
-        steps = zip(output.token_ids, output.logprobs, strict=True)
+        steps = zip(output.token_ids, cast(list[dict[int, Logprob]], output.logprobs), strict=True)
         logprobs = np.asarray([step[token].logprob for token, step in steps], np.float32)
         self._generated_tokens += len(token_ids)
         return Generation(token_ids, logprobs, version, finished=output.stop_reason is not None)
@@ -284,7 +284,7 @@ class EngineExecutor(UniProcExecutor):
     """
 
     def _init_executor(self) -> None:
-        own = self.vllm_config.additional_config["concerto"]
+        own = cast(dict[str, Any], self.vllm_config.additional_config)["concerto"]
         directory = Path(own["directory"])
         threading.Thread(target=die_with_parent, args=(directory,), daemon=True, name="die-with-parent").start()
         handler = logging.FileHandler(log_file(directory))

@@ -22,7 +22,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
 
-from envs.alfworld.games import OFFICIAL_SPLITS, Game, GameLibrary
+from envs.alfworld.games import OFFICIAL_SPLITS, Game
+from envs.alfworld.library import GameLibrary
 from envs.alfworld.native.engine import NativeEngine, NativeGame
 from envs.alfworld.textworld_engine import TextWorldEngine, TextWorldGame
 
@@ -46,8 +47,8 @@ OTHER_COMMANDS = 0.25
 @contextmanager
 def pure_functions_remembered() -> Iterator[None]:
     """Let stock TextWorld translate each problem, and parse each template, once."""
-    import fast_downward
-    from textworld.envs.pddl import textgen
+    import fast_downward  # pyright: ignore[reportMissingImports]
+    from textworld.envs.pddl import textgen  # pyright: ignore[reportMissingImports]
 
     translate, parse = fast_downward.pddl2sas, textgen._parse_and_convert
 

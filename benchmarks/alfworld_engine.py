@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from envs.alfworld.games import OFFICIAL_SPLITS, Game, GameLibrary
+from envs.alfworld.games import OFFICIAL_SPLITS, Game
+from envs.alfworld.library import GameLibrary
 from envs.alfworld.native.engine import NativeEngine, NativeGame
 from envs.alfworld.textworld_engine import TextWorldEngine, TextWorldGame
 

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from envs.alfworld.environment import AlfworldEnvironment
-from envs.alfworld.games import OFFICIAL_SPLITS, Game, GameLibrary
+from envs.alfworld.games import OFFICIAL_SPLITS, Game
+from envs.alfworld.library import GameLibrary
 from envs.alfworld.native.engine import NativeEngine, NativeGame
 from envs.alfworld.native.planner import PlannerTimeout, Unsolvable, shortest_plan
 from envs.experts import play_expert

@@ -23,12 +23,12 @@ from transformers import AutoConfig
 
 from actors.conductor import RemoteConductor, start_conductor
 from cluster.reporting.metrics import read_metrics
-from learners.learner_config import GRPOConfig, LearnerConfig, OptimizerConfig, PolicyConfig
+from learners.learner_settings import GRPOSettings, LearnerSettings, OptimizerSettings, PolicySettings
 from learners.objectives import advantages
 from learners.objectives.assign import pending_assignments, scalarised_assignments
 from learners.rewards.conductor_head import ConductorScalariser
 from learners.rewards.reward_batch import RewardBatch
-from learners.rewards.reward_config import ConductorConfig
+from learners.rewards.reward_settings import ConductorSettings
 from learners.rewards.scalarisers import Uniform
 from learners.workers.process import keep_freed_memory
 from learners.workers.worker import LearnerWorker
@@ -78,15 +78,15 @@ class Contest:
     """Steps of both kinds on the same rollouts and by the same worker."""
 
     def __init__(self, model: str, sequences: list[Sequence], batch: RewardBatch, conductor: RemoteConductor) -> None:
-        optimizer = OptimizerConfig(token_budget=1024, lr=1e-6)
-        self._worker = LearnerWorker(LearnerConfig(policy=PolicyConfig(model=model), optimizer=optimizer))
+        optimizer = OptimizerSettings(token_budget=1024, lr=1e-6)
+        self._worker = LearnerWorker(LearnerSettings(policy=PolicySettings(model=model), optimizer=optimizer))
         self._sequences, self._batch = schema.sequences_to_table(sequences), batch
-        self._conductor, self._config = conductor, ConductorConfig()
+        self._conductor, self._config = conductor, ConductorSettings()
         self.calls: list[float] = []
 
     def plain(self) -> None:
         scalarised = Uniform()(self._batch)
-        assignments = scalarised_assignments(self._sequences, self._batch, scalarised, GRPOConfig())
+        assignments = scalarised_assignments(self._sequences, self._batch, scalarised, GRPOSettings())
         self._worker.train("grpo", self._sequences, assignments)
 
     async def conducted(self) -> None:
@@ -141,7 +141,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="concerto-ray-") as folder:
         ray.init(num_cpus=2, include_dashboard=False, _temp_dir=folder, log_to_driver=False)
         try:
-            handle = start_conductor(CHANNELS, hidden, ConductorConfig(), {"num_cpus": 0.1})
+            handle = start_conductor(CHANNELS, hidden, ConductorSettings(), {"num_cpus": 0.1})
             sequences = rollouts(count, arguments.tokens, vocabulary=1000)
             batch = reward_batch(arguments.groups, arguments.size)
             contest = Contest(arguments.model, sequences, batch, RemoteConductor(handle))

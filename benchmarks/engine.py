@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from transformers import AutoConfig
 
-from actors.engine import EngineSettings, LoRASettings, SamplingConfig
+from actors.engine import AdapterSettings, EngineSettings, SamplingParameters
 from actors.vllm_engine import VllmEngine
 from benchmarks.models import machine, transcripts, write_results
-from learners.learner_config import LoraConfig, OptimizerConfig, PolicyConfig, SFTConfig
+from learners.learner_settings import LoraSettings, OptimizerSettings, PolicySettings, SFTSettings
 from learners.objectives.objective import Example
 from learners.objectives.sft import SFTObjective
 from learners.policy.shard import PolicyShard, Term
@@ -53,7 +53,7 @@ async def published(engine: VllmEngine, policy: PolicyShard, version: int) -> di
 
 async def throughput(engine: VllmEngine, prompt: np.ndarray, episodes: int, tokens: int) -> dict[str, float]:
     """Responses of so many tokens to prompts that differ in their last token, one at a time from each episode."""
-    sampling = SamplingConfig(temperature=1.0, max_tokens=tokens)
+    sampling = SamplingParameters(temperature=1.0, max_tokens=tokens)
 
     async def one(number: int) -> int:
         ids = np.append(prompt, np.int32(10 + number % 100)).astype(np.int32)
@@ -71,14 +71,14 @@ async def throughput(engine: VllmEngine, prompt: np.ndarray, episodes: int, toke
 
 
 async def measure(arguments: argparse.Namespace) -> None:
-    lora = LoraConfig(rank=arguments.lora) if arguments.lora else None
+    lora = LoraSettings(rank=arguments.lora) if arguments.lora else None
     settings = EngineSettings(
         dtype=arguments.dtype,
         max_model_len=arguments.tokens * 2,
         max_num_seqs=max(arguments.episodes),
         gpu_memory_utilization=0.4,
         enforce_eager=arguments.eager,
-        lora=LoRASettings(max_rank=arguments.lora) if lora else None,
+        lora=AdapterSettings(max_rank=arguments.lora) if lora else None,
     )
     results: dict[str, Any] = {"machine": machine(), "dtype": arguments.dtype, "lora": arguments.lora}
     started = time.perf_counter()
@@ -86,13 +86,13 @@ async def measure(arguments: argparse.Namespace) -> None:
     results["start_s"] = round(time.perf_counter() - started, 1)
     try:
         policy = PolicyShard(
-            PolicyConfig(model=arguments.model, dtype=arguments.dtype, lora=lora),
-            OptimizerConfig(lr=1e-5, warmup_steps=0),
+            PolicySettings(model=arguments.model, dtype=arguments.dtype, lora=lora),
+            OptimizerSettings(lr=1e-5, warmup_steps=0),
         )
         sequences = transcripts(8, arguments.tokens, AutoConfig.from_pretrained(arguments.model).vocab_size)
         results["as_loaded"] = await differences(engine, policy, sequences)
         results["unchanged"] = await published(engine, policy, 1) | await differences(engine, policy, sequences)
-        objective = SFTObjective(SFTConfig())
+        objective = SFTObjective(SFTSettings())
         for _ in range(3):
             policy.step([Term(objective, [Example(sequence, 1.0) for sequence in sequences])])
         results["trained"] = await published(engine, policy, 2) | await differences(engine, policy, sequences)

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.models import SHAPES, finish, machine, random_model, transcripts, write_results
-from learners.learner_config import GRPOConfig, LoraConfig, OptimizerConfig, PolicyConfig
+from learners.learner_settings import GRPOSettings, LoraSettings, OptimizerSettings, PolicySettings
 from learners.objectives.grpo import GRPOObjective
 from learners.objectives.objective import Example
 from learners.policy.shard import PolicyShard, Term
@@ -49,7 +49,7 @@ def model_flops(shape: str, sequences: list[Sequence], trains_all: bool) -> floa
 
 def ours(policy: PolicyShard, sequences: list[Sequence]) -> Callable[[], None]:
     """One GRPO step on all sequences."""
-    objective = GRPOObjective(GRPOConfig())
+    objective = GRPOObjective(GRPOSettings())
 
     def step() -> None:
         examples = [Example(sequence, 1.0, 1.0 - 2.0 * (index % 2)) for index, sequence in enumerate(sequences)]
@@ -99,13 +99,13 @@ def case(arguments: argparse.Namespace, shape: str, model: Path, budget: int, ra
     sequences = transcripts(arguments.sequences, arguments.tokens, SHAPES[shape].vocab)
     tokens = sum(len(sequence.token_ids) for sequence in sequences)
     policy = PolicyShard(
-        PolicyConfig(
+        PolicySettings(
             model=str(model),
             dtype=arguments.dtype,
-            lora=LoraConfig(rank=arguments.lora) if arguments.lora else None,
+            lora=LoraSettings(rank=arguments.lora) if arguments.lora else None,
             gradient_checkpointing=arguments.gradient_checkpointing,
         ),
-        OptimizerConfig(lr=1e-6, token_budget=budget),
+        OptimizerSettings(lr=1e-6, token_budget=budget),
     )
     ways = {"concerto": ours(policy, sequences)}
     if arguments.plain:

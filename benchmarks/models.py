@@ -16,6 +16,7 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, Qwen2Config
 
+from trajectories.files import written_aside
 from trajectories.types import Sequence
 
 
@@ -127,7 +128,5 @@ def write_results(file: Path | None, results: dict[str, Any]) -> None:
     """Replace `file` by `results` as JSON; called after every measurement, so that a stop loses only the next one."""
     if file is None:
         return
-    file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_name(f".{file.name}.tmp")
-    aside.write_text(json.dumps(results, indent=1) + "\n")
-    aside.replace(file)
+    with written_aside(file) as aside:
+        aside.write_text(json.dumps(results, indent=1) + "\n")

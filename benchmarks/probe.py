@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from benchmarks.models import SHAPES, finish, machine, random_model, transcripts, write_results
 from cluster.inputs.models import resolve_model
-from learners.learner_config import PolicyConfig
+from learners.learner_settings import PolicySettings
 from learners.policy.model import PolicyModel, load_policy
 from router import probe
 from router.geometry import gini
@@ -57,11 +57,11 @@ def main() -> None:
     for shape in options.shape or [None]:
         with tempfile.TemporaryDirectory(prefix="concerto-bench-") as folder:
             model = str(random_model(shape, Path(folder), DEVICE)) if shape else resolve_model(options.model)
-            results["rows"] += _measure(options, PolicyConfig(model=model, dtype=options.dtype), shape)
+            results["rows"] += _measure(options, PolicySettings(model=model, dtype=options.dtype), shape)
             write_results(options.out, results)
 
 
-def _measure(options: argparse.Namespace, config: PolicyConfig, shape: str | None) -> list[dict[str, Any]]:
+def _measure(options: argparse.Namespace, config: PolicySettings, shape: str | None) -> list[dict[str, Any]]:
     policy = load_policy(config, seed=0).to(DEVICE)
     sequences = _read(options.corpus, options.count, policy.causal_lm.config.vocab_size, options.tokens)
     lengths = sorted(len(sequence.token_ids) for sequence in sequences)
@@ -132,13 +132,13 @@ def _plain(policy: PolicyModel, sequences: list[Sequence], token_budget: int) ->
     return ProbeResult((), torch.zeros(0), torch.zeros(0), torch.zeros(0), ())
 
 
-def _peak(kind: str, config: PolicyConfig, sequences: list[Sequence]) -> int:
+def _peak(kind: str, config: PolicySettings, sequences: list[Sequence]) -> int:
     """Bytes, measured in a process of its own."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_peak_here, (kind, config, sequences))
 
 
-def _peak_here(kind: str, config: PolicyConfig, sequences: list[Sequence]) -> int:
+def _peak_here(kind: str, config: PolicySettings, sequences: list[Sequence]) -> int:
     torch.set_num_threads(1)
     policy = load_policy(config, seed=0).to(DEVICE)
     cuda = DEVICE.type == "cuda"

@@ -19,17 +19,17 @@ import time
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import safetensors.torch
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as torch_multiprocessing
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from benchmarks.models import SHAPES, finish, machine, random_model, write_results
-from learners.learner_config import OptimizerConfig, PolicyConfig
+from learners.learner_settings import OptimizerSettings, PolicySettings
 from learners.policy.shard import PolicyShard
 
 BUCKET = 512 << 20
@@ -67,7 +67,7 @@ def unpack(flat: Tensor, bucket: list[Tensor]) -> None:
 def receive(way: str, model_dir: str, port: int, link: Connection, queue: Any) -> None:
     """The engine's side: takes weights until told to stop, and answers when they are in place."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.bfloat16).to(device)
+    model = cast(nn.Module, AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.bfloat16)).to(device)
     weights = parameters(model)
     if way == "broadcast":
         dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=1, world_size=2)
@@ -97,7 +97,7 @@ def receive(way: str, model_dir: str, port: int, link: Connection, queue: Any) -
         link.send(("done", grown(before), float(sum(tensor.double().sum() for _, tensor in weights))))
 
 
-def send(way: str, policy: PolicyShard, link: Connection, queue: Any) -> Any:
+def send(way: str, policy: PolicyShard, link: Any, queue: Any) -> Any:
     """The learner's side of one publication; the receiver's answer."""
     if way == "file":
         update = policy.export(1)
@@ -134,7 +134,7 @@ def publish(way: str, model_dir: str, port: int, repeats: int, answer: Connectio
     queue = SPAWN.Queue()
     receiver = SPAWN.Process(target=receive, args=(way, model_dir, port, theirs, queue))
     receiver.start()
-    policy = PolicyShard(PolicyConfig(model=model_dir, dtype="bfloat16"), OptimizerConfig())
+    policy = PolicyShard(PolicySettings(model=model_dir, dtype="bfloat16"), OptimizerSettings())
     if way == "broadcast":
         dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=0, world_size=2)
     ours.recv()

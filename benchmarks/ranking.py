@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.inputs.models import resolve_model
-from learners.learner_config import PolicyConfig
+from learners.learner_settings import PolicySettings
 from learners.policy.model import load_policy
 from router.analysis import Column, agreement, goes_along, rank_stability, spearman
 from router.geometry import CONCENTRATION, per_entry
@@ -54,7 +54,8 @@ def main() -> None:
             "  rank correlation with " + ", ".join(f"{k} {v:+.2f}" for k, v in goes_along(scores[name], others).items())
         )
         if sizes is not None:
-            plain = _named(table, CONCENTRATION[options.metric](per_entry(_norms(table), sizes)).numpy())
+            norms = per_entry(_norms(table), sizes)
+            plain = _named(table, CONCENTRATION[options.metric](norms, table["trajectory"].to_pylist()).numpy())
             same = agreement(scores[name], plain)
             print(f"  without the bias of shapes: {spearman(scores[name], plain):+.2f}, the same half for {same:.0%}")
     for (first, second), correlation in rank_stability(scores).items():
@@ -68,7 +69,7 @@ def _concentration(table: pa.Table, metric: str) -> Column:
 
 def _entries(model: str) -> list[int]:
     """Of each matrix, in the order of the norms."""
-    policy = load_policy(PolicyConfig(model=resolve_model(model)), seed=0)
+    policy = load_policy(PolicySettings(model=resolve_model(model)), seed=0)
     return [layer.weight.numel() for layer in projections(policy).values()]
 
 

@@ -22,9 +22,9 @@ from functools import partial
 
 import ray
 
-from actors.engine import Engine, EngineSettings, SamplingConfig
+from actors.engine import Engine, EngineSettings, SamplingParameters
 from actors.environment_host import EnvironmentPool, start_environment_host
-from actors.episode import EpisodeTask, Limits, Session, play
+from actors.episode import Agent, EpisodeTask, Limits, Session, play
 from actors.rollout_group import RolloutSettings
 from envs import load_panel, make_environment
 from trajectories.builder import PromptBuilder, make_builder
@@ -40,11 +40,14 @@ class Bench:
     environment: str
     tokenizer: ChatTokenizer
     settings: RolloutSettings
-    sampling: SamplingConfig
+    sampling: SamplingParameters
     task_ids: tuple[str, ...]
 
     def builder(self) -> PromptBuilder:
         return make_builder(self.tokenizer, self.settings.prompt)
+
+    def agent(self) -> Agent:
+        return Agent(self.engine, self.builder(), self.sampling)
 
     @property
     def limits(self) -> Limits:
@@ -74,7 +77,7 @@ async def asynchronous(bench: Bench) -> list[tuple[int, bool]]:
     async def episode(index: int, task_id: str) -> tuple[int, bool]:
         task = EpisodeTask(str(index), "bench", index, "bench", "bench", task_id, index, index, None)
         async with bench.pool.lease(bench.environment) as session:
-            record = await play(task, bench.engine, session, bench.builder(), bench.sampling, bench.limits)
+            record = await play(task, bench.agent(), session, bench.limits)
         return record.episode.turns, record.episode.success
 
     return list(await asyncio.gather(*(episode(index, task) for index, task in enumerate(bench.task_ids))))
@@ -166,7 +169,7 @@ async def run(arguments: argparse.Namespace) -> None:
     started = time.perf_counter()
     engine = await VllmEngine.start(arguments.model, settings.engine)
     print(f"engine ready after {time.perf_counter() - started:.1f} s")
-    sampling = SamplingConfig(arguments.temperature, settings.max_response_tokens, (tokenizer.turn_end_id,))
+    sampling = SamplingParameters(arguments.temperature, settings.max_response_tokens, (tokenizer.turn_end_id,))
     bench = Bench(engine, pool, environment, tokenizer, settings, sampling, task_ids)
     try:
         await measure(replace(bench, task_ids=task_ids[: settings.episodes]), asynchronous)

@@ -11,6 +11,7 @@ import argparse
 import importlib.util
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -26,11 +27,11 @@ def packaged_gguf() -> Path:
 
 def write_smollm2(gguf: Path, folder: Path) -> None:
     """Model (bfloat16 safetensors), tokenizer and chat template."""
-    source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+    source: dict[str, Any] = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     loaded = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
     config = AutoConfig.from_pretrained(**source)
     if hasattr(config, "quantization_config"):
-        del config.quantization_config  # the weights are plain numbers now
+        delattr(config, "quantization_config")  # the weights are plain numbers now
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # what came from GGUF refuses to be saved
     model.load_state_dict(loaded.state_dict())
     model.to(torch.bfloat16).save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""The command `concerto`. What a user can fix ends with one line on stderr and exit code 2; see `main`."""
+"""The command `concerto`. A `ConcertoError` ends it with one line on stderr and its exit code; see `main`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from cluster.errors import UserError
-from envs.base import DataError
-from learners.errors import RewardError
-from router.errors import RouterError
+from trajectories.errors import ConcertoError
 
 app = typer.Typer(
     help="Concerto trains LLM agents on a Ray cluster.",
@@ -26,6 +23,8 @@ app.add_typer(data_app, name="data")
 
 CONSOLE = Console(soft_wrap=True)
 """Lines stay whole, so that logs can be searched and commands be copied."""
+
+INTERRUPTED = 130
 
 Preset = Annotated[str, typer.Option(help="local (no GPU), gpu (one GPU) or cluster (many nodes).")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file that changes the preset.")]
@@ -45,7 +44,8 @@ def train(
     from cluster.config.loading import load_config
 
     run_config = load_config(preset, config, set_ or [])  # before the imports that take seconds
-    from cluster.commands.train import plan_run, run_training
+    from cluster.commands.train import run_training
+    from cluster.inputs.run_plan import plan_run
     from cluster.reporting.evaluation_tables import evaluation_tables, run_evaluations
 
     plan = plan_run(run_config, out, resume)
@@ -95,9 +95,9 @@ def probe(
     from cluster.config.loading import check_router_settings
 
     settings = check_router_settings(metric=metric)
-    from cluster.commands.probe import run_probe
+    from cluster.commands.probe import Workers, run_probe
 
-    scores = run_probe(model, corpus, settings.metric, out, workers, token_budget, address, CONSOLE)
+    scores = run_probe(model, corpus, settings.metric, out, Workers(workers, token_budget, address), CONSOLE)
     CONSOLE.print(f"Scored {scores.num_rows} trajectories by {metric}; written to {out}.")
 
 
@@ -235,14 +235,10 @@ def _exit_code() -> int:
         return 0
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0
-    except (UserError, DataError, RouterError, RewardError) as error:
-        print(f"concerto: {getattr(error, 'cause', error)}", file=sys.stderr)  # what an actor raised has Ray's report
-        return 2
-    except (Exception, asyncio.CancelledError, KeyboardInterrupt) as error:
-        from cluster.commands.exit_codes import explain
-
-        outcome = explain(error)
-        if outcome is None:
-            raise
-        print(f"concerto: {outcome[1]}", file=sys.stderr)
-        return outcome[0]
+    except ConcertoError as error:
+        message = str(getattr(error, "cause", error))  # what an actor raised has Ray's report around it
+        print(f"concerto: {message}; {error.fix}" if error.fix else f"concerto: {message}", file=sys.stderr)
+        return error.exit_code
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        print("concerto: interrupted", file=sys.stderr)
+        return INTERRUPTED

@@ -16,18 +16,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from envs.base import DataError, Environment, Observation, StepResult, UnknownTaskError
+from envs.base import Environment, Observation, StepResult
 from envs.panels import Panel, TaskSource, make_panel
+from trajectories.errors import UserError
 
 __all__ = [
     "ENVIRONMENTS",
-    "DataError",
     "Environment",
     "Observation",
     "Panel",
     "StepResult",
     "TaskSource",
-    "UnknownTaskError",
+    "UserError",
     "heldout_panel",
     "load_panel",
     "make_environment",
@@ -50,7 +50,7 @@ def make_environment(name: str, data: str | Path | None = None, **options: Any) 
         options: the environment's own; for alfworld `engine="native"` or `"textworld"`.
 
     Raises:
-        DataError: unknown name, or the data are missing or damaged.
+        UserError: unknown name, or the data are missing or damaged.
     """
     return _module(name).open_environment(data, **options)
 
@@ -59,7 +59,7 @@ def load_panel(name: str, data: str | Path | None = None) -> Panel:
     """The fixed task list of one split, for example `alfworld/valid_seen` or `alfworld/generated/heldout`.
 
     Raises:
-        DataError: unknown environment or split, or the data are missing or damaged.
+        UserError: unknown environment or split, or the data are missing or damaged.
     """
     environment, _, split = name.partition("/")
     return make_panel(environment, split, _module(environment).open_tasks(data))
@@ -69,17 +69,17 @@ def training_panel(name: str, data: str | Path | None = None) -> Panel:
     """The panel to train on: that of `name`, or, where `name` is an environment only, the environment's own choice.
 
     Raises:
-        DataError: as `load_panel`.
+        UserError: as `load_panel`.
     """
     return load_panel(name if "/" in name else f"{name}/{_module(name).open_tasks(data).train_split}", data)
 
 
 def heldout_panel(environment: str, data: str | Path | None = None) -> Panel:
-    """The panel that a run evaluates, by the environment's own choice. Raises DataError."""
+    """The panel that a run evaluates, by the environment's own choice. Raises UserError."""
     return load_panel(f"{environment}/{_module(environment).open_tasks(data).heldout_split}", data)
 
 
 def _module(name: str) -> ModuleType:
     if name not in ENVIRONMENTS:
-        raise DataError(f"unknown environment {name!r}; choose one of {', '.join(sorted(ENVIRONMENTS))}")
+        raise UserError(f"unknown environment {name!r}; choose one of {', '.join(sorted(ENVIRONMENTS))}")
     return import_module(ENVIRONMENTS[name])

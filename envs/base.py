@@ -11,14 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 
-class DataError(Exception):
-    """Missing, corrupt or unknown data. The message is one line and names the fix."""
-
-
-class UnknownTaskError(DataError):
-    """The task id is not in the data that this environment was opened with."""
-
-
 @dataclass(frozen=True, slots=True)
 class Observation:
     """What the agent sees.
@@ -65,7 +57,7 @@ class Environment(Protocol):
         ...
 
     def reset(self, task_id: str, seed: int = 0) -> Observation:
-        """Start the episode of `task_id`. Raises UnknownTaskError."""
+        """Start the episode of `task_id`. Raises UserError."""
         ...
 
     def step(self, action: str) -> StepResult:

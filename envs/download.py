@@ -9,7 +9,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from envs.base import DataError
+from trajectories.errors import UserError
 
 SOCKET_TIMEOUT_S = 30
 CHUNK_BYTES = 1 << 20
@@ -34,7 +34,7 @@ def download_file(
         sha256: hexadecimal hash that the file must have; None where none is known.
 
     Raises:
-        DataError: no network, the server refuses, or the file has another hash (it is removed then).
+        UserError: no network, the server refuses, or the file has another hash (it is removed then).
     """
     if target.exists():
         return
@@ -47,7 +47,7 @@ def download_file(
             raise OSError(f"its SHA-256 is {found[:16]}… instead of {sha256[:16]}…")
     except OSError as error:
         reason = getattr(error, "reason", error)
-        raise DataError(f"cannot download {target.name} from {url} ({reason}); {instead}") from error
+        raise UserError(f"cannot download {target.name} from {url} ({reason}); {instead}") from error
     part.rename(target)
 
 

@@ -21,7 +21,7 @@ class TaskSource(Protocol):
         ...
 
     def task_ids(self, split: str) -> tuple[str, ...]:
-        """All tasks of a split, in their fixed order. Raises DataError if there is no such split."""
+        """All tasks of a split, in their fixed order. Raises UserError if there is no such split."""
         ...
 
     def content_hash(self, task_id: str) -> str:
@@ -54,7 +54,7 @@ class Panel:
 
 
 def make_panel(environment: str, split: str, tasks: TaskSource) -> Panel:
-    """The panel of a whole split. Raises DataError if there is no such split, or a task is damaged."""
+    """The panel of a whole split. Raises UserError if there is no such split, or a task is damaged."""
     task_ids = tasks.task_ids(split)
     digest = hashlib.sha256()
     for part in (environment, split, *(f"{task_id}\0{tasks.content_hash(task_id)}" for task_id in task_ids)):

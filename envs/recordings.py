@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from envs import make_environment
-from envs.base import DataError, Environment
+from envs.base import Environment
 from envs.experts import Demonstration
+from trajectories.errors import UserError
 
 READERS = {"alfworld": "envs.alfworld.recordings", "webshop": "envs.webshop.recordings"}
 """Modules with a function `read_recordings(path, data)` that yields a `Recording` for each episode of a file."""
@@ -70,10 +71,10 @@ def import_recordings(
     """Play every recording of a file again.
 
     Raises:
-        DataError: no reader for this environment, an unknown format, a damaged file, or missing data.
+        UserError: no reader for this environment, an unknown format, a damaged file, or missing data.
     """
     if environment not in READERS:
-        raise DataError(f"no recordings of {environment!r} can be imported; only those of {', '.join(READERS)}")
+        raise UserError(f"no recordings of {environment!r} can be imported; only those of {', '.join(READERS)}")
     player = make_environment(environment, data)
     won: dict[str, Demonstration] = {}
     refused: Counter[Refusal] = Counter()
@@ -106,13 +107,13 @@ def read_records(path: Path) -> Iterator[tuple[str, Any]]:
     """(place, record) of `.jsonl`, a record a line, or `.json`, a list or an object by name; `.xz` is unpacked.
 
     Raises:
-        DataError: no such file, or it is damaged.
+        UserError: no such file, or it is damaged.
     """
     try:
         content = lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes()
         text = content.decode()
     except (OSError, lzma.LZMAError, UnicodeDecodeError) as error:
-        raise DataError(f"no recorded demonstrations at {path} ({error}); name a .json or .jsonl file") from error
+        raise UserError(f"no recorded demonstrations at {path} ({error}); name a .json or .jsonl file") from error
     if ".jsonl" in path.suffixes:
         for number, line in enumerate(text.splitlines(), start=1):
             yield f"{path} line {number}", _parse(line, f"{path} line {number}")
@@ -127,7 +128,7 @@ def _parse(text: str, place: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise DataError(f"{place} is no JSON ({error}); fetch the file again") from error
+        raise UserError(f"{place} is no JSON ({error}); fetch the file again") from error
 
 
 def _opens(player: Environment, task: str, opening: str) -> bool:

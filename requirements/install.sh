@@ -12,7 +12,8 @@ TORCH=torch==2.13.0
 suitable() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; }
 
 find_python() {
-    for candidate in ${PYTHON:-python3 python3.11 python3.12 python3.13}; do
+    local locked=; [ "$ACCELERATOR" = gpu ] && locked=python3.12
+    for candidate in ${PYTHON:-$locked python3 python3.11 python3.12 python3.13}; do
         if suitable "$candidate"; then echo "$candidate"; return; fi
     done
     echo "Concerto needs Python 3.11 to 3.13; found $(python3 --version 2>&1 || echo no python3)." \
@@ -30,7 +31,13 @@ if [ ! -x "$VENV/bin/python" ]; then
 fi
 pip=("$VENV/bin/python" -m pip --disable-pip-version-check)
 
-if [ "$ACCELERATOR" = gpu ]; then
+version=$("$VENV/bin/python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+if [ "$ACCELERATOR" = gpu ] && [ "$version" = 3.12 ]; then
+    "${pip[@]}" install --no-deps -r requirements/gpu.txt
+    "${pip[@]}" install --no-deps --no-build-isolation -e .
+elif [ "$ACCELERATOR" = gpu ]; then
+    echo "requirements/gpu.txt is locked for Python 3.12 and $VENV has $version: pip chooses the versions of the GPU" \
+        "build itself. For the tested ones: make install PYTHON=python3.12 (after removing $VENV)" >&2
     "${pip[@]}" install -e '.[gpu]'
     "${pip[@]}" install --no-deps alfworld==0.4.2
 else

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from router.errors import RouterError
+from trajectories.errors import UserError
 
 Column = Mapping[str, float]
 """A value for each trajectory, by its id."""
@@ -21,11 +21,11 @@ def spearman(one: Column, other: Column) -> float:
     spearman({"a": 1, "b": 2, "c": 3}, {"a": 10, "b": 30, "c": 20, "d": 0}) is 0.5.
 
     Raises:
-        RouterError: fewer than three trajectories in common.
+        UserError: fewer than three trajectories in common.
     """
     common = sorted(set(one) & set(other))
     if len(common) < 3:
-        raise RouterError(f"a rank correlation needs three trajectories in common, there are {len(common)}")
+        raise UserError(f"a rank correlation needs three trajectories in common, there are {len(common)}")
     ours, theirs = ([side[name] for name in common] for side in (one, other))
     if len(set(ours)) == 1 or len(set(theirs)) == 1:
         return float("nan")

@@ -16,9 +16,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from router.errors import RouterError
-from router.router_config import RouterConfig
+from router.router_settings import RouterSettings
 from router.scores import Candidates, Concentration, Inverse, Loss, Magnitude, Random, Score
+from trajectories.errors import UserError
 from trajectories.types import Route
 
 
@@ -51,7 +51,7 @@ class Arbiter(Protocol):
         """One decision per trajectory, in order.
 
         Raises:
-            RouterError: it needs a measurement that is missing, or values it cannot split.
+            UserError: it needs a measurement that is missing, or values it cannot split.
         """
         ...
 
@@ -65,11 +65,11 @@ def median_split(scores: Tensor | npt.NDArray[Any] | Many[float], ids: Many[str]
     Args:
         ids: names for errors.
     Raises:
-        RouterError: fewer than two scores, or one that is not finite.
+        UserError: fewer than two scores, or one that is not finite.
     """
     values = _finite(scores, ids)
     if len(values) < 2:
-        raise RouterError(f"a median split needs two trajectories or more, got {len(values)}")
+        raise UserError(f"a median split needs two trajectories or more, got {len(values)}")
     threshold = quantile(values, 0.5)
     return [Route.SFT if value <= threshold else Route.GRPO for value in values]
 
@@ -147,7 +147,7 @@ class PassRateSplit:
 
     def decide(self, candidates: Candidates) -> list[Decision]:
         if candidates.pass_rates is None:
-            raise RouterError("the split by pass rate needs pass rates and there are none; roll out every task first")
+            raise UserError("the split by pass rate needs pass rates and there are none; roll out every task first")
         rates = _finite(candidates.pass_rates, candidates.ids)
         return [
             replace(EXPLORE if rate > self.threshold else IMITATE, score=rate, threshold=self.threshold)
@@ -234,28 +234,28 @@ def _mixed(mu: float) -> Decision:
 def _finite(scores: Tensor | npt.NDArray[Any] | Many[float], ids: Many[str] | None) -> list[float]:
     values = torch.as_tensor(scores, dtype=torch.float64)
     if values.ndim != 1:
-        raise RouterError(f"scores must be one number per trajectory, got the shape {list(values.shape)}")
+        raise UserError(f"scores must be one number per trajectory, got the shape {list(values.shape)}")
     for row, value in enumerate(values.tolist()):
         if not math.isfinite(value):
             name = ids[row] if ids is not None else f"in row {row}"
-            raise RouterError(f"trajectory {name} has the score {value}; drop it before routing")
+            raise UserError(f"trajectory {name} has the score {value}; drop it before routing")
     return values.tolist()
 
 
 def _within(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
-        raise RouterError(f"{name} must be in [{low}, {high}], got {value}")
+        raise UserError(f"{name} must be in [{low}, {high}], got {value}")
 
 
-def make_arbiter(config: RouterConfig, seed: int) -> Arbiter:
+def make_arbiter(config: RouterSettings, seed: int) -> Arbiter:
     """The configured policy. `seed` is that of the random routes (`random`)."""
     return POLICIES[config.policy](config, seed)
 
 
-def _split(score: Callable[[RouterConfig, int], Score]) -> Callable[[RouterConfig, int], Arbiter]:
+def _split(score: Callable[[RouterSettings, int], Score]) -> Callable[[RouterSettings, int], Arbiter]:
     """By the median of the corpus when it is routed at once, by a running quantile when it comes bit by bit."""
 
-    def build(config: RouterConfig, seed: int) -> Arbiter:
+    def build(config: RouterSettings, seed: int) -> Arbiter:
         if config.mode == "online":
             return RunningQuantile(score(config, seed), config.share, config.window)
         return MedianSplit(score(config, seed))
@@ -263,7 +263,7 @@ def _split(score: Callable[[RouterConfig, int], Score]) -> Callable[[RouterConfi
     return build
 
 
-POLICIES: dict[str, Callable[[RouterConfig, int], Arbiter]] = {
+POLICIES: dict[str, Callable[[RouterSettings, int], Arbiter]] = {
     "median_split": _split(lambda config, _: Concentration.named(config.metric)),
     "inverse": _split(lambda config, _: Inverse(Concentration.named(config.metric))),
     "random": _split(lambda _, seed: Random(seed)),

@@ -5,8 +5,8 @@ float64 value per trajectory, [S], on the device of `norms`. All are invariant t
 its entries. `ids` name the trajectories in errors; without them a row's number does.
 
 Raises, all of them:
-    DegenerateGradientError: a row is not finite, has a negative entry or is all zero; its ids are in the message.
-    RouterError: `norms` is no [S, N >= 2] array.
+    UserError: a row is not finite, has a negative entry or is all zero, and the message names its trajectory; or
+        `norms` is no [S, N >= 2] array.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from router.errors import DegenerateGradientError, RouterError
+from trajectories.errors import UserError
 
 Norms = Tensor | npt.NDArray[Any]
 Statistic = Callable[[Norms, Many[str] | None], Tensor]
@@ -42,7 +42,7 @@ def kurtosis(norms: Norms, ids: Many[str] | None = None) -> Tensor:
     """m4 / m2^2 with central moments m_p = mean (x - mean)^p (not "excess"); in [1, N - 2 + 1 / (N - 1)].
 
     Raises:
-        DegenerateGradientError: also where all entries of a row are equal, since m2 = 0.
+        UserError: also where all entries of a row are equal, since m2 = 0.
     """
     x = _checked(norms, ids)
     _refuse(x.amax(1) == x.amin(1), ids, "equal norms for all matrices", "its kurtosis is undefined: use gini")
@@ -113,9 +113,9 @@ def _checked(norms: Norms, ids: Many[str] | None) -> Tensor:
     """`norms` in float64, every row scaled to a maximum of 1, so that no power of it over- or underflows."""
     x = torch.as_tensor(norms)
     if x.ndim != 2 or x.shape[1] < 2:
-        raise RouterError(f"gradient norms must be [trajectories, matrices >= 2], got the shape {list(x.shape)}")
+        raise UserError(f"gradient norms must be [trajectories, matrices >= 2], got the shape {list(x.shape)}")
     if ids is not None and len(ids) != len(x):
-        raise RouterError(f"{len(ids)} ids were given for gradient norms of {len(x)} trajectories")
+        raise UserError(f"{len(ids)} ids were given for gradient norms of {len(x)} trajectories")
     x = x.double()
     _refuse(~x.isfinite().all(1), ids, "a gradient that is not finite", "look at its log-probabilities or drop it")
     _refuse((x < 0).any(1), ids, "negative gradient norms", "give norms, not signed values")
@@ -128,4 +128,4 @@ def _refuse(bad: Tensor, ids: Many[str] | None, what: str, fix: str) -> None:
     if rows:
         names = [ids[row] if ids is not None else f"in row {row}" for row in rows]
         others = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        raise DegenerateGradientError(f"trajectory {names[0]}{others} has {what}; {fix}", tuple(names))
+        raise UserError(f"trajectory {names[0]}{others} has {what}; {fix}")

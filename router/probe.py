@@ -19,9 +19,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from router.errors import RouterError
 from router.taps import NormRecorder
 from trajectories.batch import PaddedBatch, collate, trained_tokens
+from trajectories.errors import UserError
 from trajectories.packing import IDLE, plan_batches
 from trajectories.types import Sequence
 
@@ -108,13 +108,13 @@ def check(sequences: Many[Sequence]) -> None:
     """Refuse what no gradient can be taken of.
 
     Raises:
-        RouterError: there is no sequence, or one has no trained token after its first.
+        UserError: there is no sequence, or one has no trained token after its first.
     """
     if not sequences:
-        raise RouterError("there is nothing to probe: the corpus holds no sequence")
+        raise UserError("there is nothing to probe: the corpus holds no sequence")
     for sequence in sequences:
         if not trained_tokens(sequence):
-            raise RouterError(
+            raise UserError(
                 f"trajectory {sequence.sequence_id} has no trained token that others precede; drop it from the corpus"
             )
 
@@ -126,7 +126,7 @@ def sequential(policy: PolicyNetwork, sequences: Many[Sequence]) -> ProbeResult:
     """One sequence at a time, autograd's own weight gradients: the reference.
 
     Raises:
-        RouterError: nothing to probe, a sequence without trained tokens, or a model that cannot be probed.
+        UserError: nothing to probe, a sequence without trained tokens, or a model that cannot be probed.
     """
     check(sequences)
     return _probe(policy, sequences, [[index] for index in range(len(sequences))], _autograd_pass)
@@ -139,7 +139,7 @@ def batched(policy: PolicyNetwork, sequences: Many[Sequence], token_budget: int 
         token_budget: tokens (padding counted) in one pass; a longer sequence goes alone. Changes memory and speed only.
             Tuning: as much as fits on a GPU; some 1,000 on a CPU, whose caches larger passes leave.
     Raises:
-        RouterError: nothing to probe, a sequence without trained tokens, or a model that cannot be probed.
+        UserError: nothing to probe, a sequence without trained tokens, or a model that cannot be probed.
     """
     check(sequences)
     return _probe(policy, sequences, _plan(sequences, token_budget), _tapped_pass)
@@ -176,7 +176,7 @@ def projections(policy: PolicyNetwork) -> dict[str, nn.Linear]:
     """The 7L linear layers by name ("0.self_attn.q_proj"), in the order of the columns; of adapted ones, the base.
 
     Raises:
-        RouterError: a decoder layer is not built as in Llama, Qwen2 and Qwen3.
+        UserError: a decoder layer is not built as in Llama, Qwen2 and Qwen3.
     """
     found = {}
     for number, layer in enumerate(policy.layers):
@@ -184,7 +184,7 @@ def projections(policy: PolicyNetwork) -> dict[str, nn.Linear]:
         for name in PROJECTIONS:
             module = modules.get(f"{name}.base_layer", modules.get(name))
             if not isinstance(module, nn.Linear):
-                raise RouterError(
+                raise UserError(
                     f"layer {number} of {type(policy.causal_lm).__name__} has no linear layer {name}; "
                     "the probe reads dense models built as Llama, Qwen2 and Qwen3 are"
                 )
@@ -270,4 +270,4 @@ def _refuse_dropout(lm: PreTrainedModel) -> None:
     for name, module in lm.named_modules():
         rate = module.p if isinstance(module, nn.Dropout) else getattr(module, "attention_dropout", 0.0)
         if module.training and rate:
-            raise RouterError(f"{name} drops out a share of {rate}; set it to 0 or call eval() before the probe")
+            raise UserError(f"{name} drops out a share of {rate}; set it to 0 or call eval() before the probe")

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from router.errors import RouterError
 from router.geometry import CONCENTRATION, Statistic, gini
+from trajectories.errors import UserError
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Candidates:
         losses: [n], mean -log p of the trained tokens.
         pass_rates: [n], share of each task's rollouts that succeeded, in [0, 1].
     Raises:
-        RouterError: lengths differ.
+        UserError: lengths differ.
     """
 
     ids: tuple[str, ...]
@@ -43,7 +43,7 @@ class Candidates:
         for name in ("environments", "norms", "losses", "pass_rates"):
             values = getattr(self, name)
             if values is not None and len(values) != len(self.ids):
-                raise RouterError(f"{len(self.ids)} trajectories came with {len(values)} {name}")
+                raise UserError(f"{len(self.ids)} trajectories came with {len(values)} {name}")
 
 
 Score = Callable[[Candidates], Tensor]
@@ -60,10 +60,10 @@ class Concentration:
         """The score by a name of `geometry.CONCENTRATION`.
 
         Raises:
-            RouterError: there is no such statistic.
+            UserError: there is no such statistic.
         """
         if name not in CONCENTRATION:
-            raise RouterError(f"there is no statistic {name!r}; choose one of {', '.join(CONCENTRATION)}")
+            raise UserError(f"there is no statistic {name!r}; choose one of {', '.join(CONCENTRATION)}")
         return cls(CONCENTRATION[name])
 
     def __call__(self, candidates: Candidates) -> Tensor:
@@ -109,5 +109,5 @@ class Random:
 
 def _measured(values: Tensor | None, what: str, fix: str) -> Tensor:
     if values is None:
-        raise RouterError(f"this routing policy needs {what} and there are none; {fix} first")
+        raise UserError(f"this routing policy needs {what} and there are none; {fix} first")
     return values

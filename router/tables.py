@@ -10,9 +10,9 @@ import pyarrow as pa
 import torch
 
 from router.arbitration import Decision
-from router.errors import RouterError
 from router.probe import ProbeResult
 from router.scores import Candidates
+from trajectories.errors import UserError
 from trajectories.types import Sequence
 
 PROBED = pa.schema(
@@ -105,9 +105,9 @@ def routes(ids: Many[str], decisions: Many[Decision]) -> pa.Table:
 
 
 def check_columns(table: pa.Table, schema: pa.Schema, name: str, fix: str) -> None:
-    """Raises RouterError when the table lacks a column of the schema."""
+    """Raises UserError when the table lacks a column of the schema."""
     if missing := [column for column in schema.names if column not in table.column_names]:
-        raise RouterError(f"{name} lacks the column {missing[0]!r}; {fix}")
+        raise UserError(f"{name} lacks the column {missing[0]!r}; {fix}")
 
 
 def _matrices(table: pa.Table) -> dict[str, npt.NDArray[np.float64]]:

@@ -14,19 +14,18 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from trajectories.chat import ChatTokenizer, Message
+from trajectories.settings import Settings
 from trajectories.types import Sequence, Turn, VersionSpan
 
 DEMONSTRATION_VERSION = -1
 """Version of tokens that no policy sampled."""
 
 
-class PromptConfig(BaseModel):
+class PromptSettings(Settings):
     """How observations become prompts."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     mode: Literal["transcript", "windowed"] = "transcript"
     """`transcript`: one append-only conversation an episode, one training sequence. `windowed`: one prompt a turn with
@@ -164,7 +163,7 @@ class _Draft:
 class _Builder:
     """What both modes share: the drafts of an episode and the bookkeeping of responses."""
 
-    def __init__(self, tokenizer: ChatTokenizer, config: PromptConfig) -> None:
+    def __init__(self, tokenizer: ChatTokenizer, config: PromptSettings) -> None:
         self._tokenizer = tokenizer
         self._config = config
         self._drafts = [_Draft()]
@@ -203,7 +202,7 @@ class _Builder:
 class TranscriptBuilder(_Builder):
     """One append-only conversation; it forks only where the chat template rewrites the past."""
 
-    def __init__(self, tokenizer: ChatTokenizer, config: PromptConfig) -> None:
+    def __init__(self, tokenizer: ChatTokenizer, config: PromptSettings) -> None:
         super().__init__(tokenizer, config)
         self._messages: list[Message] = []
         self.alignments: list[AlignmentKind] = []
@@ -239,7 +238,7 @@ class TranscriptBuilder(_Builder):
 class WindowedBuilder(_Builder):
     """One prompt a turn: the first observation (it states the task), the last `window` steps, the current one."""
 
-    def __init__(self, tokenizer: ChatTokenizer, config: PromptConfig) -> None:
+    def __init__(self, tokenizer: ChatTokenizer, config: PromptSettings) -> None:
         super().__init__(tokenizer, config)
         self._observations: list[Observed] = []
         self._actions: list[str] = []
@@ -272,7 +271,7 @@ class WindowedBuilder(_Builder):
         return self._tokenizer.encode(self._tokenizer.render([*self._system(), user]))
 
 
-def make_builder(tokenizer: ChatTokenizer, config: PromptConfig) -> PromptBuilder:
+def make_builder(tokenizer: ChatTokenizer, config: PromptSettings) -> PromptBuilder:
     """The builder of one episode."""
     builders: dict[str, Any] = {"transcript": TranscriptBuilder, "windowed": WindowedBuilder}
     return builders[config.mode](tokenizer, config)

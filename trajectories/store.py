@@ -7,7 +7,10 @@ import shutil
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.ipc
 import pyarrow.parquet as pq
+
+from trajectories.files import written_aside
 
 EPISODES_FILE, SEQUENCES_FILE, ASSIGNMENTS_FILE = "episodes.parquet", "sequences.parquet", "assignments.parquet"
 
@@ -26,18 +29,16 @@ class TrajectoryStore:
         """Number of parts."""
         return len(self._parts())
 
-    def append(self, episodes: pa.Table, sequences: pa.Table, assignments: pa.Table | None = None) -> int:
-        """Write one part; returns its number, counted from 0."""
-        number = len(self)
-        aside = self.directory / f".part-{number:06d}.{os.getpid()}"
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir()
-        pq.write_table(episodes, aside / EPISODES_FILE, compression="zstd")
-        pq.write_table(sequences, aside / SEQUENCES_FILE, compression="zstd")
-        if assignments is not None:
-            pq.write_table(assignments, aside / ASSIGNMENTS_FILE, compression="zstd")
-        aside.rename(self._path(number))
-        return number
+    def write(self, number: int, episodes: pa.Table, sequences: pa.Table, assignments: pa.Table | None = None) -> None:
+        """Write the part of this number, counted from 0; one that is there already is replaced."""
+        if (path := self._path(number)).exists():
+            self._forget(path)
+        with written_aside(path) as aside:
+            aside.mkdir()
+            pq.write_table(episodes, aside / EPISODES_FILE, compression="zstd")
+            pq.write_table(sequences, aside / SEQUENCES_FILE, compression="zstd")
+            if assignments is not None:
+                pq.write_table(assignments, aside / ASSIGNMENTS_FILE, compression="zstd")
 
     def read(self, number: int) -> tuple[pa.Table, pa.Table, pa.Table | None]:
         """(episodes, sequences, assignments or None) of one part."""
@@ -53,12 +54,46 @@ class TrajectoryStore:
 
     def truncate(self, length: int) -> None:
         """Forget the parts from number `length` on: a resumed run writes them again."""
-        for path in reversed(self._parts()[length:]):
-            aside = path.rename(path.with_name(f".{path.name}.{os.getpid()}"))  # never half a part in sight
-            shutil.rmtree(aside)
+        kept = {self._path(number) for number in range(length)}
+        for path in reversed(self._parts()):
+            if path not in kept:
+                self._forget(path)
+
+    def _forget(self, path: Path) -> None:
+        aside = path.rename(path.with_name(f".gone-{path.name}.{os.getpid()}"))  # never half a part in sight
+        shutil.rmtree(aside)
 
     def _path(self, number: int) -> Path:
         return self.directory / f"part-{number:06d}"
 
     def _parts(self) -> list[Path]:
         return sorted(self.directory.glob("part-*"))
+
+
+def write_parquet(path: Path, table: pa.Table) -> None:
+    """Write one table as a file, aside and renamed; the folder of `path` is made where it is missing."""
+    with written_aside(path) as aside:
+        pq.write_table(table, aside, compression="zstd")
+
+
+def write_group(folder: Path, position: int, episodes: pa.Table, sequences: pa.Table) -> None:
+    """Write one group as it travels, without compression: it is read once, on resume."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for table, path in zip((episodes, sequences), _group_files(folder, position), strict=True):
+        with pa.ipc.new_file(path, table.schema) as writer:
+            writer.write_table(table)
+
+
+def read_group(folder: Path, position: int) -> tuple[pa.Table, pa.Table]:
+    """The (episodes, sequences) that `write_group` wrote."""
+    episodes, sequences = map(_read_table, _group_files(folder, position))
+    return episodes, sequences
+
+
+def _group_files(folder: Path, position: int) -> tuple[Path, Path]:
+    return folder / f"{position}.episodes.arrow", folder / f"{position}.sequences.arrow"
+
+
+def _read_table(path: Path) -> pa.Table:
+    with pa.memory_map(str(path)) as source:
+        return pa.ipc.open_file(source).read_all()

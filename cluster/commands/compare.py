@@ -19,12 +19,11 @@ from rich.console import Console
 
 from cluster.config.loading import check_config
 from cluster.config.matrix import load_matrix
-from cluster.config.run import RunConfig
-from cluster.errors import UserError
+from cluster.config.run import RunSettings
 from cluster.loop.checkpoint import has_checkpoint
-from cluster.loop.stream import RunError
 from cluster.reporting.charts import write_charts
 from cluster.reporting.summary import Comparison, RunSummary, compare_runs, markdown, summarise_run
+from trajectories.errors import RunError, UserError
 
 INTERRUPTED = 130
 
@@ -57,7 +56,7 @@ def run_compare(matrix_file: Path, out: Path, console: Console) -> Comparison:
     return comparison
 
 
-def _train(run_dir: Path, config: RunConfig) -> None:
+def _train(run_dir: Path, config: RunSettings) -> None:
     """One run as a process of its own. Raises RunError when it fails."""
     run_dir.parent.mkdir(parents=True, exist_ok=True)
     file, log = run_dir.with_suffix(".yaml"), run_dir.with_suffix(".log")
@@ -98,7 +97,7 @@ def _finished(run_dir: Path) -> bool:
     return (run_dir / "learning_curve.svg").exists()
 
 
-def _check_same(run_dir: Path, config: RunConfig, matrix_file: Path) -> None:
+def _check_same(run_dir: Path, config: RunSettings, matrix_file: Path) -> None:
     file = run_dir / "config.yaml"
     if file.exists() and check_config(yaml.safe_load(file.read_text(encoding="utf-8"))) != config:
         raise UserError(f"{run_dir} was trained by other settings than those of {matrix_file}: name another --out.")

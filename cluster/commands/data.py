@@ -14,7 +14,7 @@ from envs.webshop import install as webshop
 
 
 def install_alfworld(source: Path | None, console: Console) -> None:
-    """Install the official games from an archive or folder, or download them. Raises DataError."""
+    """Install the official games from an archive or folder, or download them. Raises UserError."""
     if source is None:
         with _downloads(console) as (progress, task):
             source = alfworld.download(
@@ -26,7 +26,7 @@ def install_alfworld(source: Path | None, console: Console) -> None:
 
 
 def install_webshop(source: Path | None, size: webshop.CatalogueSize, console: Console) -> None:
-    """Install the original's files from a folder, or download the catalogue of `size`. Raises DataError."""
+    """Install the original's files from a folder, or download the catalogue of `size`. Raises UserError."""
     if source is None:
         with _downloads(console) as (progress, task):
             source = webshop.download(

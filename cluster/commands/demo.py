@@ -10,10 +10,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cluster.commands.train import plan_run, run_training
+from cluster.commands.train import run_training
 from cluster.config.loading import load_config
-from cluster.errors import UserError
+from cluster.inputs.run_plan import plan_run
 from cluster.reporting.evaluation_tables import evaluation_tables, run_evaluations
+from trajectories.errors import UserError
 
 SHOPPING = (
     "tasks=webshop",

@@ -8,24 +8,24 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from cluster.config.run import RunConfig
-from cluster.errors import UserError
+from cluster.config.run import RunSettings
 from cluster.inputs.models import load_tokenizer, resolve_model
-from cluster.reporting.evaluation import Evaluation, Sampling, evaluate_panel, write_evaluations
+from cluster.reporting.evaluation import Evaluation, Sampling, Subject, evaluate_panel, write_evaluations
 from cluster.runtime.session import (
     check_resources,
     open_fleet,
     ray_cluster,
 )
 from envs import Panel, load_panel
+from trajectories.errors import UserError
 
 
 def run_evaluation(
-    config: RunConfig, panel_name: str, limit: int | None, temperature: float, out: Path, console: Console
+    config: RunSettings, panel_name: str, limit: int | None, temperature: float, out: Path, console: Console
 ) -> tuple[Evaluation, ...]:
     """Play a panel greedily and at `temperature`, and write both results to `out`.
 
-    Raises UserError or DataError for wrong input, before anything is started.
+    Raises UserError for wrong input, before anything is started.
     """
     if out.is_dir():
         raise UserError(f"{out} is a directory: name a JSON file with --out.")
@@ -40,7 +40,7 @@ def run_evaluation(
 
 
 async def _evaluate(
-    config: RunConfig, model: str, panel: Panel, limit: int | None, passes: tuple[Sampling, ...], console: Console
+    config: RunSettings, model: str, panel: Panel, limit: int | None, passes: tuple[Sampling, ...], console: Console
 ) -> tuple[Evaluation, ...]:
     await check_resources(config.placement, with_learner=False, say=console.print)
     console.print("starting the engine")
@@ -53,8 +53,8 @@ async def _evaluate(
                     fleet,
                     panel,
                     sampling,
-                    model=config.policy.model,
-                    limit=limit,
+                    Subject(config.policy.model),
+                    limit,
                     progress=lambda done, total, task=task: progress.update(task, completed=done, total=total),
                 )
                 results.append(result)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from cluster.config.run import RunConfig
-from cluster.errors import UserError
+from cluster.config.run import RunSettings
 from cluster.runtime.placement import plan_placement
 from cluster.runtime.session import cluster_nodes, learner_demands, ray_cluster, rollout_demands
+from trajectories.errors import UserError
 
 
-def show_plan(config: RunConfig, console: Console) -> None:
+def show_plan(config: RunSettings, console: Console) -> None:
     """Print the placement plan against what is free now. Raises UserError with the shortfall when it does not fit."""
     with ray_cluster(config.placement):
         nodes = cluster_nodes()

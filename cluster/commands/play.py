@@ -12,7 +12,7 @@ HELP = "Type an action, `?` for what is possible here, or nothing to leave."
 
 
 def play_task(environment: str, task_id: str, data: Path | None, console: Console) -> None:
-    """Play one task in the terminal, to its end or until an empty line. Raises DataError for an unknown task."""
+    """Play one task in the terminal, to its end or until an empty line. Raises UserError for an unknown task."""
     player = make_environment(environment, data)
     observation = player.reset(task_id)
     console.print(observation.text, highlight=False, markup=False)

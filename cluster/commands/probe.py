@@ -26,14 +26,14 @@ from rich.console import Console
 from rich.progress import Progress
 
 from cluster.config.sections import PlacementSettings
-from cluster.errors import UserError
 from cluster.inputs.models import resolve_model
 from cluster.runtime.session import ray_cluster
 from router import tables
-from router.errors import RouterError
 from router.geometry import CONCENTRATION
-from router.router_config import Metric
+from router.router_settings import Metric
+from trajectories.errors import UserError, first_line
 from trajectories.schema import SEQUENCES, sequences_from_table
+from trajectories.store import write_parquet
 
 METRIC = b"metric"
 """Schema metadata key of a scores table: the statistic that made its column `score`."""
@@ -50,34 +50,40 @@ class ProbeJob:
     rows: int
 
 
-def run_probe(
-    model: str,
-    corpus: Path,
-    metric: Metric,
-    out: Path,
-    workers: int,
-    token_budget: int,
-    address: str | None,
-    console: Console,
-) -> pa.Table:
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """Who probes.
+
+    Attributes:
+        count: models that probe at once; each takes a GPU if there is any.
+        token_budget: tokens of one pass.
+        address: Ray cluster to join; None starts a private one.
+    """
+
+    count: int = 1
+    token_budget: int = 1024
+    address: str | None = None
+
+
+def run_probe(model: str, corpus: Path, metric: Metric, out: Path, workers: Workers, console: Console) -> pa.Table:
     """Score every trajectory of the corpus and write the scores table to `out`.
 
     Raises:
-        UserError: no such model or file, or `out` is taken.
-        RouterError: an empty corpus, a trajectory without trained tokens, a gradient that is zero or not finite.
+        UserError: no such model or file, `out` is taken, an empty corpus, a trajectory without trained tokens, or a
+            gradient that is zero or not finite.
     """
     check_free(out)
     job = ProbeJob(resolve_model(model), str(corpus.resolve()), check_corpus(corpus))
     parts = _open_parts(out, job)
     done = sum(pq.read_metadata(part).num_rows for part in parts.glob("*.parquet"))
     if done < job.rows:
-        with ray_cluster(PlacementSettings(address=address)), Progress(console=console) as progress:
+        with ray_cluster(PlacementSettings(address=workers.address)), Progress(console=console) as progress:
             task = progress.add_task(f"probe {corpus.name}", total=job.rows, completed=done)
-            for part in _probe_rest(job, parts, workers, token_budget):
-                write_aside(parts / f"{len(list(parts.glob('*.parquet'))):06d}.parquet", part)
+            for part in _probe_rest(job, parts, workers):
+                write_parquet(parts / f"{len(list(parts.glob('*.parquet'))):06d}.parquet", part)
                 progress.advance(task, part.num_rows)
     scores = _scored(_read_parts(parts), metric)
-    write_aside(out, scores)
+    write_parquet(out, scores)
     shutil.rmtree(parts)
     return scores
 
@@ -86,23 +92,22 @@ def check_corpus(corpus: Path) -> int:
     """Read through the corpus, a piece at a time; the number of its sequences.
 
     Raises:
-        UserError: it cannot be read.
-        RouterError: it is no sequences table, is empty, or a sequence trains no token.
+        UserError: it cannot be read, is no sequences table, is empty, or a sequence trains no token.
     """
     try:
         file = pq.ParquetFile(corpus)
     except (OSError, pa.ArrowInvalid) as error:
         raise UserError(f"cannot read the corpus {corpus}: {first_line(error)}") from None
     if missing := [name for name in NEEDED if name not in file.schema_arrow.names]:
-        raise RouterError(f"{corpus} lacks the column {missing[0]!r}: give a sequences table, as runs write them")
+        raise UserError(f"{corpus} lacks the column {missing[0]!r}: give a sequences table, as runs write them")
     rows = 0
     for batch in file.iter_batches(columns=["sequence_id", "trained"]):
         rows += batch.num_rows
         for name, trained in zip(batch["sequence_id"].to_pylist(), batch["trained"], strict=True):
             if not np.any(trained.values.to_numpy(zero_copy_only=False)[1:]):
-                raise RouterError(f"trajectory {name} has no trained token that others precede; drop it from {corpus}")
+                raise UserError(f"trajectory {name} has no trained token that others precede; drop it from {corpus}")
     if not rows:
-        raise RouterError(f"there is nothing to probe: {corpus} holds no sequence")
+        raise UserError(f"there is nothing to probe: {corpus} holds no sequence")
     return rows
 
 
@@ -110,11 +115,11 @@ class ProbeActor:
     """Holds the model and measures batches of sequences; Ray Data runs several."""
 
     def __init__(self, model: str, token_budget: int) -> None:
-        from learners.learner_config import PolicyConfig
+        from learners.learner_settings import PolicySettings
         from learners.policy.distributed import device
         from learners.policy.model import load_policy
 
-        self._policy = load_policy(PolicyConfig(model=model), seed=0).to(device())
+        self._policy = load_policy(PolicySettings(model=model), seed=0).to(device())
         self._token_budget = token_budget
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -124,7 +129,7 @@ class ProbeActor:
         return tables.probed(batched(self._policy, sequences, self._token_budget), sequences)
 
 
-def _probe_rest(job: ProbeJob, parts: Path, workers: int, token_budget: int) -> Iterator[pa.Table]:
+def _probe_rest(job: ProbeJob, parts: Path, workers: Workers) -> Iterator[pa.Table]:
     """`PROBED` tables of what no part holds yet, as they become ready."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -136,10 +141,10 @@ def _probe_rest(job: ProbeJob, parts: Path, workers: int, token_budget: int) -> 
     gpus = 1 if ray.cluster_resources().get("GPU") else 0
     data = data.map_batches(
         ProbeActor,
-        fn_constructor_kwargs={"model": job.model, "token_budget": token_budget},
+        fn_constructor_kwargs={"model": job.model, "token_budget": workers.token_budget},
         batch_format="pyarrow",
         batch_size=BATCH,
-        compute=ray.data.ActorPoolStrategy(size=workers),
+        compute=ray.data.ActorPoolStrategy(size=workers.count),
         num_gpus=gpus,
     )
     batches: Any = data.iter_batches(batch_format="pyarrow", batch_size=None)
@@ -180,15 +185,3 @@ def _read_parts(folder: Path) -> pa.Table:
 def check_free(out: Path) -> None:
     if out.exists():
         raise UserError(f"{out} exists: remove it, or name another --out.")
-
-
-def write_aside(path: Path, table: pa.Table) -> None:
-    """Aside, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.tmp")
-    pq.write_table(table, aside, compression="zstd")
-    aside.replace(path)
-
-
-def first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]

@@ -8,20 +8,20 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cluster.commands.probe import METRIC, check_free, first_line, write_aside
-from cluster.errors import UserError
+from cluster.commands.probe import METRIC, check_free
 from router import tables
 from router.arbitration import make_arbiter
-from router.errors import RouterError
-from router.router_config import MIXES, PolicyName, RouterConfig
+from router.router_settings import MIXES, PolicyName, RouterSettings
+from trajectories.errors import UserError, first_line
+from trajectories.store import write_parquet
 
 
 def run_route(scores: Path, policy: PolicyName, seed: int, out: Path) -> pa.Table:
     """Split a scores table by a staged policy and write the routes table to `out`.
 
     Raises:
-        UserError: no such file, `out` is taken, or the policy splits nothing.
-        RouterError: what is no scores table, too few rows, or a policy that needs more than scores.
+        UserError: no such file, no scores table, too few rows, `out` is taken, or a policy that splits nothing or needs
+            more than scores.
     """
     if policy == "none" or policy in MIXES:
         raise UserError(f"--policy {policy} splits no corpus: choose median_split or another policy for stages.")
@@ -29,12 +29,12 @@ def run_route(scores: Path, policy: PolicyName, seed: int, out: Path) -> pa.Tabl
     table = _read(scores)
     tables.check_columns(table, tables.MEASURED, str(scores), "give a file that `concerto probe` wrote")
     if not table.num_rows:
-        raise RouterError(f"there is nothing to route: {scores} holds no trajectory")
+        raise UserError(f"there is nothing to route: {scores} holds no trajectory")
     metric: Any = (table.schema.metadata or {}).get(METRIC, b"gini").decode()
     candidates = tables.candidates(table, [""] * table.num_rows)
-    decisions = make_arbiter(RouterConfig(policy=policy, metric=metric), seed).decide(candidates)
+    decisions = make_arbiter(RouterSettings(policy=policy, metric=metric), seed).decide(candidates)
     routes = tables.routes(candidates.ids, decisions)
-    write_aside(out, routes)
+    write_parquet(out, routes)
     return routes
 
 

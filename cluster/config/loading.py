@@ -12,10 +12,10 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from cluster.config.run import RunConfig
-from cluster.errors import UserError, did_you_mean
+from cluster.config.run import RunSettings
 from cluster.inputs.models import TINY
-from router.router_config import RouterConfig
+from router.router_settings import RouterSettings
+from trajectories.errors import UserError, did_you_mean
 
 DEFAULTS = {"policy": {"model": TINY}}
 
@@ -25,7 +25,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def load_config(preset: str, file: Path | None = None, overrides: Iterable[str] = ()) -> RunConfig:
+def load_config(preset: str, file: Path | None = None, overrides: Iterable[str] = ()) -> RunSettings:
     """The preset, changed by the YAML file, changed by `section.key=value` overrides.
 
     Raises UserError, whose one line names the wrong key or value and the nearest right one.
@@ -40,18 +40,18 @@ def load_config(preset: str, file: Path | None = None, overrides: Iterable[str] 
     return check_config(values)
 
 
-def check_config(values: Mapping[str, Any]) -> RunConfig:
+def check_config(values: Mapping[str, Any]) -> RunSettings:
     """Raises UserError for the first wrong key, type or value."""
     try:
-        return RunConfig.model_validate(merge(DEFAULTS, values))
+        return RunSettings.model_validate(merge(DEFAULTS, values))
     except ValidationError as error:
         raise UserError(_explain(error)) from None
 
 
-def check_router_settings(**values: str) -> RouterConfig:
+def check_router_settings(**values: str) -> RouterSettings:
     """Settings of the router by themselves. Raises UserError for a wrong one."""
     try:
-        return RouterConfig.model_validate(values)
+        return RouterSettings.model_validate(values)
     except ValidationError as error:
         raise UserError(_explain(error)) from None
 
@@ -69,7 +69,7 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
-def keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[str]:
+def keys(model: type[BaseModel] = RunSettings, prefix: str = "") -> Iterator[str]:
     """All dotted keys of the configuration."""
     for name, field in model.model_fields.items():
         section = _section(field.annotation)

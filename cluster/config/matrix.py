@@ -6,19 +6,18 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from cluster.config.loading import PRESETS, check_config, merge
-from cluster.config.run import RunConfig
-from cluster.errors import UserError, did_you_mean
+from cluster.config.run import RunSettings
+from trajectories.errors import UserError, did_you_mean
+from trajectories.settings import Settings
 
 ArmName = Annotated[str, Field(pattern=r"^[\w-]+$")]
 
 
-class Matrix(BaseModel):
+class MatrixSettings(Settings):
     """What `concerto compare` reads."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     preset: str = "local"
     settings: dict[str, Any] = Field(default_factory=dict)
@@ -29,7 +28,7 @@ class Matrix(BaseModel):
     reference: str | None = None
     """Arm against whose training time the others' is compared; full GRPO, as a rule."""
 
-    def runs(self) -> dict[str, RunConfig]:
+    def runs(self) -> dict[str, RunSettings]:
         """Configurations by name, `<arm>-<seed>`: all arms of a seed, then those of the next.
 
         Raises:
@@ -47,7 +46,7 @@ class Matrix(BaseModel):
                 )
         return runs
 
-    def _config(self, arm: str, seed: int) -> RunConfig:
+    def _config(self, arm: str, seed: int) -> RunSettings:
         common = merge(PRESETS[self.preset], self.settings)
         try:
             return check_config(merge(common, self.arms[arm]) | {"seed": seed})
@@ -55,24 +54,26 @@ class Matrix(BaseModel):
             raise UserError(f"arm {arm}: {error}") from None
 
 
-def _played(config: RunConfig) -> tuple[tuple[str, ...], int | None, float]:
+def _played(config: RunSettings) -> tuple[tuple[str, ...], int | None, float]:
     """How a run is evaluated: panels, or the environments whose held-out panels are; how much of them; and how."""
     evaluation = config.evaluation
     return config.tasks if evaluation.panels is None else evaluation.panels, evaluation.limit, evaluation.temperature
 
 
-def load_matrix(path: Path) -> Matrix:
+def load_matrix(path: Path) -> MatrixSettings:
     """Raises UserError when the file cannot be read or says something unknown."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"cannot read the matrix {path}: {' '.join(str(error).split())}") from None
     try:
-        matrix = Matrix.model_validate(values)
+        matrix = MatrixSettings.model_validate(values)
     except ValidationError as error:
         problem = error.errors()[0]
         place = ".".join(str(part) for part in problem["loc"]) or "the file"
-        raise UserError(f"{path}: {place}: {problem['msg']}; a matrix has {', '.join(Matrix.model_fields)}.") from None
+        raise UserError(
+            f"{path}: {place}: {problem['msg']}; a matrix has {', '.join(MatrixSettings.model_fields)}."
+        ) from None
     if matrix.preset not in PRESETS:
         raise UserError(f"{path}: unknown preset {matrix.preset!r}.{did_you_mean(matrix.preset, PRESETS)}")
     if matrix.reference is not None and matrix.reference not in matrix.arms:

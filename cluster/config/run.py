@@ -1,4 +1,4 @@
-"""The typed run configuration: `RunConfig` puts the sections of all packages together and checks what spans several."""
+"""`RunSettings`: all sections of a run put together, and the checks that span several of them."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from cluster.config.sections import (
     EvaluationSettings,
     PlacementSettings,
     ScheduleSettings,
-    Settings,
 )
-from cluster.errors import did_you_mean
 from envs import ENVIRONMENTS
-from learners.learner_config import GRPOConfig, OptimizerConfig, PolicyConfig, SFTConfig
-from learners.rewards.reward_config import RewardConfig
-from router.router_config import RouterConfig
+from learners.learner_settings import GRPOSettings, OptimizerSettings, PolicySettings, SFTSettings
+from learners.rewards.reward_settings import RewardSettings
+from router.router_settings import RouterSettings
+from trajectories.errors import did_you_mean
+from trajectories.settings import Settings
 
 
-class RunConfig(Settings):
+class RunSettings(Settings):
     """All of a run. `concerto train --set section.key=value` changes any of it."""
 
     seed: int = 0
@@ -30,12 +30,12 @@ class RunConfig(Settings):
     """What to train on, in equal shares: environments, as in [alfworld, webshop], or panels, as in [alfworld/train]."""
     data: dict[str, str] = Field(default_factory=dict)
     """Path of an environment's data, as in data.webshop=DIR; without one, what is installed or embedded is played."""
-    policy: PolicyConfig
-    learner: OptimizerConfig = OptimizerConfig()
-    sft: SFTConfig = SFTConfig()
-    grpo: GRPOConfig = GRPOConfig()
-    reward: RewardConfig = RewardConfig()
-    router: RouterConfig = RouterConfig()
+    policy: PolicySettings
+    learner: OptimizerSettings = OptimizerSettings()
+    sft: SFTSettings = SFTSettings()
+    grpo: GRPOSettings = GRPOSettings()
+    reward: RewardSettings = RewardSettings()
+    router: RouterSettings = RouterSettings()
     rollout: RolloutSettings = RolloutSettings()
     schedule: ScheduleSettings = ScheduleSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
@@ -61,7 +61,7 @@ class RunConfig(Settings):
         return names
 
     @model_validator(mode="after")
-    def _gdpo_is_an_advantage_itself(self) -> RunConfig:
+    def _gdpo_is_an_advantage_itself(self) -> RunSettings:
         if self.reward.scalariser == "gdpo" and self.grpo.advantage != "grpo":
             raise ValueError(
                 f"reward.scalariser=gdpo makes the advantages itself, so grpo.advantage={self.grpo.advantage} would "
@@ -70,7 +70,7 @@ class RunConfig(Settings):
         return self
 
     @model_validator(mode="after")
-    def _compared_turns_are_sequences(self) -> RunConfig:
+    def _compared_turns_are_sequences(self) -> RunSettings:
         if self.grpo.advantage == "gigpo" and self.rollout.prompt.mode != "windowed":
             raise ValueError(
                 "grpo.advantage=gigpo gives every turn its own advantage, but a transcript has one for the whole "
@@ -79,7 +79,7 @@ class RunConfig(Settings):
         return self
 
     @model_validator(mode="after")
-    def _conducted_sequences_cannot_wait(self) -> RunConfig:
+    def _conducted_sequences_cannot_wait(self) -> RunSettings:
         if self.reward.scalariser == "conductor" and self.grpo.max_sequences:
             raise ValueError(
                 "grpo.max_sequences lets sequences wait for a later step, but the Conductor weighs whole groups at "

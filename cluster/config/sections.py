@@ -1,6 +1,6 @@
 """The run's own settings: what is played, in which stages, where the actors go, what is evaluated and kept.
 
-The settings of prompts, rollouts and learners stand in their packages; `cluster.config.run.RunConfig` puts all
+The settings of prompts, rollouts and learners stand in their packages; `cluster.config.run.RunSettings` puts all
 together.
 """
 
@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from trajectories.settings import Settings
 
 StageName = Literal["sft", "mixed", "grpo"]
-
-
-class Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class Stage(Settings):

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.errors import UserError
+from trajectories.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from trajectories.chat import ChatTokenizer
@@ -42,7 +42,7 @@ def load_tokenizer(model: str) -> ChatTokenizer:
         return ChatTokenizer.from_pretrained(model)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"the tokenizer of {model} cannot be used ({str(error).strip().splitlines()[0]}): check the name, or save "
+            f"the tokenizer of {model} cannot be used ({first_line(error)}): check the name, or save "
             "one that has a chat template beside the model."
         ) from None
 

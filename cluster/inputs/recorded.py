@@ -13,53 +13,47 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from cluster.config.run import RunConfig
-from cluster.errors import UserError
-from cluster.inputs.demonstrations import demonstrated_sequences, write_demonstrations
+from cluster.config.run import RunSettings
+from cluster.inputs.demonstrations import Transcriber
 from cluster.inputs.models import load_tokenizer, resolve_model
 from envs import Panel
 from envs.recordings import import_recordings
-from trajectories.builder import PromptConfig
-from trajectories.chat import ChatTokenizer
+from trajectories.errors import UserError, first_line
 from trajectories.ids import demonstrated_task
 from trajectories.schema import SEQUENCES, sequences_to_table
+from trajectories.store import write_parquet
 
 TOKENIZER, PROMPT = b"concerto.tokenizer", b"concerto.prompt"
 
 
-def import_demonstrations(config: RunConfig, environment: str, source: Path, out: Path, console: Console) -> None:
+def import_demonstrations(config: RunSettings, environment: str, source: Path, out: Path, console: Console) -> None:
     """Replay the recordings in `source` and write those that win to `out`.
 
     Raises:
-        DataError: the file or the environment's data cannot be read.
+        UserError: the file or the environment's data cannot be read.
         UserError: no model, or nothing that can be imitated; nothing is written.
     """
-    tokenizer = load_tokenizer(resolve_model(config.policy.model))
-    prompt, longest = config.rollout.prompt, config.rollout.engine.max_model_len
+    model, rollout = resolve_model(config.policy.model), config.rollout
+    transcriber = Transcriber(load_tokenizer(model), rollout.prompt, rollout.engine.max_model_len)
     imported = import_recordings(environment, source, config.data.get(environment))
-    episodes = [
-        demonstrated_sequences(demonstration, f"{environment}/{task}", tokenizer, prompt)
-        for task, demonstration in imported.won
-    ]
-    fitting = [episode for episode in episodes if all(len(sequence.token_ids) < longest for sequence in episode)]
+    episodes = [transcriber.sequences(demonstration, f"{environment}/{task}") for task, demonstration in imported.won]
+    fitting = [episode for episode in episodes if transcriber.fits(episode)]
     left_out = [f"{count} {reason}" for reason, count in imported.refused.items()]
     if len(fitting) < len(episodes):
-        left_out.append(f"{len(episodes) - len(fitting)} of {longest} tokens or more")
+        left_out.append(f"{len(episodes) - len(fitting)} of {transcriber.longest} tokens or more")
     reasons = f" Left out: {', '.join(left_out)}." if left_out else ""
     if not fitting:
         raise UserError(f"no recording in {source} can be imported: name other --data.{reasons}")
     table = sequences_to_table(sequence for episode in fitting for sequence in episode)
-    write_demonstrations(out, table.replace_schema_metadata(_metadata(tokenizer, prompt)))
+    write_parquet(out, table.replace_schema_metadata(_metadata(transcriber)))
     console.print(f"Imported {len(fitting)} recordings to {out}.{reasons}", highlight=False)
 
 
-def read_recorded(
-    path: Path, tokenizer: ChatTokenizer, prompt: PromptConfig, longest: int, evaluated: Sequence[Panel] = ()
-) -> pa.Table:
+def read_recorded(path: Path, transcriber: Transcriber, evaluated: Sequence[Panel] = ()) -> pa.Table:
     """The sequences in a file of `import_demonstrations`.
 
     Args:
-        longest: tokens that an engine holds.
+        transcriber: how the run makes sequences; the file must have been made alike.
     Raises:
         UserError: no such file, it was made for another tokenizer or prompt, a demonstration is too long, or it solves
             a task that is `evaluated`.
@@ -68,19 +62,19 @@ def read_recorded(
         table = pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as error:
         raise UserError(
-            f"schedule.demonstrations_file={path} cannot be read ({str(error).splitlines()[0]}): make one with "
+            f"schedule.demonstrations_file={path} cannot be read ({first_line(error)}): make one with "
             "`concerto data import`."
         ) from None
     metadata = table.schema.metadata or {}
     if table.schema.names != SEQUENCES.names or TOKENIZER not in metadata:
         raise UserError(f"{path} holds no demonstrations: make such a file with `concerto data import`.")
-    for key, expected in _metadata(tokenizer, prompt).items():
+    for key, expected in _metadata(transcriber).items():
         if metadata[key] != expected:
             raise UserError(
                 f"{path} was made for another {key.decode().rpartition('.')[2]}: import the recordings again with this "
                 "run's policy.model and rollout.prompt."
             )
-    if (most := max(map(len, table["token_ids"]), default=0)) >= longest:
+    if (most := max(map(len, table["token_ids"]), default=0)) >= transcriber.longest:
         raise UserError(
             f"{path} holds a demonstration of {most} tokens: raise rollout.engine.max_model_len above that, or import "
             "the recordings again with this run's."
@@ -92,5 +86,8 @@ def read_recorded(
     return table
 
 
-def _metadata(tokenizer: ChatTokenizer, prompt: PromptConfig) -> dict[bytes, bytes]:
-    return {TOKENIZER: tokenizer.fingerprint.encode(), PROMPT: prompt.model_dump_json().encode()}
+def _metadata(transcriber: Transcriber) -> dict[bytes, bytes]:
+    return {
+        TOKENIZER: transcriber.tokenizer.fingerprint.encode(),
+        PROMPT: transcriber.prompt.model_dump_json().encode(),
+    }

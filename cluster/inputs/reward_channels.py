@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from cluster.config.run import RunConfig
-from cluster.errors import UserError, did_you_mean
+from cluster.config.run import RunSettings
 from cluster.inputs.models import resolve_model
 from cluster.loop.tasks import TaskMixture
 from envs import make_environment
 from learners.rewards.open_channels import OF_ANY_EPISODE, OF_QUESTIONS, OpenChannels
 from trajectories.chat import ChatTokenizer
+from trajectories.errors import UserError, did_you_mean
 
 
-def reward_channels(config: RunConfig, tasks: TaskMixture) -> tuple[str, ...]:
+def reward_channels(config: RunSettings, tasks: TaskMixture) -> tuple[str, ...]:
     """Those of `reward.channels`, else all that every environment of the run gives by itself; for questions, where
     several channels are weighed, also those that the policy's view and a reward model add.
 
@@ -49,7 +49,7 @@ def reward_channels(config: RunConfig, tasks: TaskMixture) -> tuple[str, ...]:
     return channels
 
 
-def _all_channels(config: RunConfig, given: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+def _all_channels(config: RunSettings, given: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
     first, *others = given.values()
     common = tuple(name for name in first if all(name in names for names in others))
     if config.reward.scalariser == "single" or set(given) != {"questions"}:
@@ -58,7 +58,7 @@ def _all_channels(config: RunConfig, given: Mapping[str, Sequence[str]]) -> tupl
     return common + tuple(name for name in OF_QUESTIONS if judged or name != "preference")
 
 
-def open_channels(config: RunConfig, channels: Sequence[str], model: str) -> Callable[[], OpenChannels] | None:
+def open_channels(config: RunSettings, channels: Sequence[str], model: str) -> Callable[[], OpenChannels] | None:
     """Makes, in another process, those of the channels that no environment gives; None where there are none."""
     names = [name for name in channels if name in OF_QUESTIONS]
     if not names:
@@ -66,7 +66,7 @@ def open_channels(config: RunConfig, channels: Sequence[str], model: str) -> Cal
     return partial(_make, names, model, config)
 
 
-def _make(names: Sequence[str], model: str, config: RunConfig) -> OpenChannels:
+def _make(names: Sequence[str], model: str, config: RunSettings) -> OpenChannels:
     return OpenChannels(
         names,
         ChatTokenizer.from_pretrained(model),

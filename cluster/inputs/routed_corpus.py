@@ -18,17 +18,19 @@ import pyarrow.parquet as pq
 import torch
 
 from cluster.config.sections import ScheduleSettings
-from cluster.errors import UserError
 from cluster.loop.ports import GroupTask, Rollouts
+from cluster.loop.programme import Programme
 from cluster.loop.stream import RunError
 from cluster.loop.tasks import TaskMixture, member_seeds
 from router import tables
 from router.arbitration import make_arbiter
 from router.probe import ProbeResult, check, concatenated
-from router.router_config import MIXES, RouterConfig
+from router.router_settings import MIXES, RouterSettings
 from router.scores import Candidates
+from trajectories.errors import UserError, first_line
 from trajectories.ids import demonstrated_task
 from trajectories.schema import sequences_from_table
+from trajectories.store import write_parquet
 from trajectories.types import Route
 
 MEASURED_FILE, ROUTES_FILE = "measured.parquet", "routes.parquet"
@@ -46,20 +48,18 @@ class Prober(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Routing:
-    """What the stages may draw.
+    """What became of a run's programme.
 
     Attributes:
-        rows: rows of the demonstrations that SFT imitates.
-        tasks: those on which GRPO explores.
+        programme: with the demonstrations that SFT imitates, and the tasks on which GRPO explores.
         metrics: metrics of the routing itself, for the record of step 0; empty where nothing was routed now.
     """
 
-    rows: tuple[int, ...]
-    tasks: TaskMixture
+    programme: Programme
     metrics: dict[str, float]
 
 
-def check_router(router: RouterConfig, schedule: ScheduleSettings) -> None:
+def check_router(router: RouterSettings, schedule: ScheduleSettings) -> None:
     """Raises UserError when policy, mode and stages do not go together."""
     if not router.active:
         return
@@ -94,15 +94,14 @@ class CorpusRouter:
     """Routes the corpus of a run.
 
     Attributes:
-        seed: seed of the random routes, and of the episodes that `pass_rate` plays.
+        programme: what the run would do with all of the corpus; its seed is that of the random routes and of the
+            episodes that `pass_rate` plays.
         progress: is told what is going on, how much of it is done, and how much there is.
     """
 
     run_dir: Path
-    router: RouterConfig
-    schedule: ScheduleSettings
-    seed: int
-    tasks: TaskMixture
+    router: RouterSettings
+    programme: Programme
     learner: Prober
     rollouts: Rollouts
     progress: Callable[[str, int, int], None]
@@ -111,7 +110,7 @@ class CorpusRouter:
         """Read the routes of the run, or decide them by the weights that the learner holds now: the base model's.
 
         Raises:
-            RouterError: the corpus cannot be measured or split; nothing is written.
+            UserError: the corpus cannot be measured or split; nothing is written.
             UserError: a stage is left without data.
         """
         path, metrics = self.run_dir / ROUTES_FILE, {}
@@ -119,17 +118,17 @@ class CorpusRouter:
             routes = pq.read_table(path)
         elif self.router.routes is not None:
             routes = read_routes(Path(self.router.routes))
-            _write(path, routes)
+            write_parquet(path, routes)
         else:
             started = time.monotonic()
             known = await self._measure(demonstrations)
-            decisions = make_arbiter(self.router, self.seed).decide(known.candidates)
+            decisions = make_arbiter(self.router, self.programme.seed).decide(known.candidates)
             routes = tables.routes(known.candidates.ids, decisions)
             if known.measured is not None:
-                _write(self.run_dir / MEASURED_FILE, known.measured)
-            _write(path, routes)
+                write_parquet(self.run_dir / MEASURED_FILE, known.measured)
+            write_parquet(path, routes)
             metrics = route_metrics(routes) | {"probe_s": known.probe_s, "routing_s": time.monotonic() - started}
-        return _routing(routes, demonstrations, self.tasks, self.schedule, metrics)
+        return _routing(routes, demonstrations, self.programme, metrics)
 
     async def _measure(self, demonstrations: pa.Table) -> _Known:
         """What the policy needs to know of the corpus, and no more."""
@@ -157,7 +156,9 @@ class CorpusRouter:
     async def _pass_rates(self, tasks: Sequence[tuple[str, str]]) -> torch.Tensor:
         """float64 [n], the share of its episodes in which each task is solved. One that cannot be played counts 0."""
         free, done = asyncio.Semaphore(self.rollouts.room(self.router.gate_episodes)), 0
-        splits = {(panel.environment, task): panel.split for panel in self.tasks.panels for task in panel.task_ids}
+        splits = {
+            (panel.environment, task): panel.split for panel in self.programme.tasks.panels for task in panel.task_ids
+        }
         if unknown := [task for task in tasks if task not in splits]:
             raise UserError(
                 f"router.policy=pass_rate plays the task of every demonstration, but {'/'.join(unknown[0])} is in no "
@@ -166,8 +167,8 @@ class CorpusRouter:
 
         async def rate(position: int, environment: str, task_id: str) -> float:
             nonlocal done
-            seeds = member_seeds(self.seed, position, self.router.gate_episodes)
-            split, temperature = splits[environment, task_id], self.schedule.temperature
+            seeds = member_seeds(self.programme.seed, position, self.router.gate_episodes)
+            split, temperature = splits[environment, task_id], self.programme.schedule.temperature
             async with free:
                 task = GroupTask(f"pass-rate-{position}", environment, task_id, seeds, temperature, split)
                 finished = await self.rollouts.run_group(task)
@@ -188,7 +189,7 @@ def read_routes(path: Path) -> pa.Table:
     try:
         routes = pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as error:
-        raise UserError(f"cannot read router.routes={path}: {str(error).strip().splitlines()[0]}") from None
+        raise UserError(f"cannot read router.routes={path}: {first_line(error)}") from None
     tables.check_columns(routes, tables.ROUTES, str(path), "give a file that `concerto route` wrote")
     return routes
 
@@ -208,13 +209,7 @@ def route_metrics(routes: pa.Table) -> dict[str, float]:
     return metrics
 
 
-def _routing(
-    routes: pa.Table,
-    demonstrations: pa.Table,
-    tasks: TaskMixture,
-    schedule: ScheduleSettings,
-    metrics: dict[str, float],
-) -> Routing:
+def _routing(routes: pa.Table, demonstrations: pa.Table, programme: Programme, metrics: dict[str, float]) -> Routing:
     by_name = {row["trajectory"]: row for row in routes.to_pylist()}
     names = demonstrations["episode_id"].to_pylist()
     if unknown := [name for name in names if name not in by_name]:
@@ -223,17 +218,11 @@ def _routing(
     explored = {demonstrated_task(name) for name, route in by_name.items() if route["rl_weight"] > 0}
     panels = (
         replace(panel, task_ids=tuple(task for task in panel.task_ids if (panel.environment, task) in explored))
-        for panel in tasks.panels
+        for panel in programme.tasks.panels
     )
     left = TaskMixture(tuple(panel for panel in panels if panel.task_ids))
-    if schedule.demonstrates and not rows:
+    if programme.schedule.demonstrates and not rows:
         raise UserError(f"the router sends no trajectory to SFT: {NO_SFT}, or another router.policy.")
-    if schedule.plays and not left.panels:
+    if programme.schedule.plays and not left.panels:
         raise UserError(f"the router sends no task to GRPO: {NO_GRPO}, or another router.policy.")
-    return Routing(rows, left, metrics)
-
-
-def _write(path: Path, table: pa.Table) -> None:
-    aside = path.with_suffix(".tmp")
-    pq.write_table(table, aside, compression="zstd")
-    aside.replace(path)
+    return Routing(replace(programme, demonstrations=rows, tasks=left), metrics)

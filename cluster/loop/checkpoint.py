@@ -2,7 +2,7 @@
 
     RUN/checkpoints/step-000012/manifest.json      counters, versions and the task frontier
     RUN/checkpoints/step-000012/learner/           weights, optimiser and random states (LearnerWorker.save)
-    RUN/checkpoints/step-000012/ready/<id>.*.arrow groups that are finished but not yet trained
+    RUN/checkpoints/step-000012/ready/<id>.*.arrow groups that are finished but not yet trained, from the recorder
 
 On a cluster the run directory lies on storage that every node sees.
 """
@@ -14,13 +14,13 @@ import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.ipc
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from cluster.errors import UserError
+from trajectories.errors import UserError
 
 FORMAT = 2
+LEARNER, READY = "learner", "ready"
+"""Folders in a checkpoint."""
 STEP_FOLDER = re.compile(r"step-(\d{6,})")
 
 
@@ -81,23 +81,22 @@ def step_dir(run_dir: Path, step: int) -> Path:
 async def save_checkpoint(
     run_dir: Path,
     manifest: Manifest,
-    ready: dict[int, tuple[pa.Table, pa.Table]],
     save_learner: Callable[[Path], Awaitable[None]],
+    save_data: Callable[[Path], Awaitable[None]],
     keep: int,
 ) -> Path:
     """Write the checkpoint of `manifest.step`, then delete all but the newest `keep`.
 
-    `ready` holds the (episodes, sequences) tables by position. `save_learner` writes the learner's part to a folder.
-    A folder is complete as soon as it has its name: a crash before leaves only one that starts with `.tmp-`.
+    `save_learner` and `save_data` write the learner's part and the ready groups, each to a folder; what the manifest
+    counts must lie on disk when they return. A checkpoint is complete as soon as it has its name: a crash before leaves
+    only a folder that starts with `.tmp-`.
     """
     target = step_dir(run_dir, manifest.step)
     aside = target.with_name(f".tmp-{target.name}")
     shutil.rmtree(aside, ignore_errors=True)
-    (aside / "ready").mkdir(parents=True)
-    for position, (episodes, sequences) in ready.items():
-        _write_table(aside / "ready" / f"{position}.episodes.arrow", episodes)
-        _write_table(aside / "ready" / f"{position}.sequences.arrow", sequences)
-    await save_learner(aside / "learner")
+    aside.mkdir(parents=True)
+    await save_learner(aside / LEARNER)
+    await save_data(aside / READY)
     (aside / "manifest.json").write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
     if target.exists():
         shutil.rmtree(target)
@@ -135,25 +134,9 @@ def load_manifest(checkpoint: Path) -> Manifest:
     return manifest
 
 
-def load_ready(checkpoint: Path, position: int) -> tuple[pa.Table, pa.Table]:
-    """The (episodes, sequences) tables of a finished, untrained group."""
-    folder = checkpoint / "ready"
-    return _read_table(folder / f"{position}.episodes.arrow"), _read_table(folder / f"{position}.sequences.arrow")
-
-
 def _complete_steps(run_dir: Path) -> list[int]:
     folder = run_dir / "checkpoints"
     if not folder.is_dir():
         return []
     matches = (STEP_FOLDER.fullmatch(entry.name) for entry in folder.iterdir())
     return sorted(int(match[1]) for match in matches if match)
-
-
-def _write_table(path: Path, table: pa.Table) -> None:
-    with pa.ipc.new_file(path, table.schema) as writer:
-        writer.write_table(table)
-
-
-def _read_table(path: Path) -> pa.Table:
-    with pa.memory_map(str(path)) as source:
-        return pa.ipc.open_file(source).read_all()

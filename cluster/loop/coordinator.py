@@ -8,73 +8,38 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
-import pyarrow as pa
-
-from cluster.config.sections import CheckpointSettings, EvaluationSettings, ScheduleSettings, Stage
-from cluster.loop.checkpoint import Frontier, Manifest, load_manifest, load_ready, save_checkpoint
+from cluster.config.sections import Stage
+from cluster.loop.checkpoint import LEARNER, READY, Frontier, Manifest, load_manifest, save_checkpoint
 from cluster.loop.frontier import GroupFrontier
-from cluster.loop.ports import FinishedGroup, GroupTask, Learner, Rollouts, finished_group
+from cluster.loop.ports import FinishedGroup, Parts
+from cluster.loop.programme import Programme
+from cluster.loop.recording import Recording
 from cluster.loop.staleness import StalenessGate
 from cluster.loop.stream import GroupStream
-from cluster.loop.tasks import TaskMixture, index_at, member_seeds
-from trajectories.schema import concat_tables
-from trajectories.store import TrajectoryStore
+from trajectories.errors import ConcertoError
 
 Result = TypeVar("Result")
 
 
-class Interrupted(Exception):
+class Interrupted(ConcertoError):
     """The run was asked to stop and has written a checkpoint."""
 
-
-class Observer(Protocol):
-    """Is told what happens: the metrics files, the terminal."""
-
-    def stage(self, stage: Stage, done: int) -> None: ...
-
-    def step(self, step: int, stage: str, metrics: dict[str, float]) -> None: ...
-
-    def say(self, line: str) -> None: ...
+    exit_code = 130
+    fix = "checkpoint written, go on with --resume"
 
 
 class Coordinator:
-    """Runs the schedule from a manifest to its end.
+    """Carries out a programme from a manifest to its end."""
 
-    Args:
-        tasks: to train on.
-        demonstrations: the learner's rows that may be imitated.
-        publish: puts the learner's weights of this version into the engines and returns the parity error.
-        evaluate: plays the evaluation panels and writes the result under this name.
-    """
-
-    def __init__(
-        self,
-        *,
-        run_dir: Path,
-        seed: int,
-        schedule: ScheduleSettings,
-        evaluation: EvaluationSettings,
-        checkpoint: CheckpointSettings,
-        tasks: TaskMixture,
-        demonstrations: Sequence[int],
-        rollouts: Rollouts,
-        learner: Learner,
-        publish: Callable[[int], Awaitable[float]],
-        evaluate: Callable[[str], Coroutine[Any, Any, None]],
-        observer: Observer,
-        manifest: Manifest,
-    ) -> None:
+    def __init__(self, run_dir: Path, programme: Programme, parts: Parts, manifest: Manifest) -> None:
         self.manifest = manifest
-        self._run_dir, self._seed = run_dir, seed
-        self._schedule, self._evaluation, self._checkpoint = schedule, evaluation, checkpoint
-        self._tasks, self._demonstrations = tasks, demonstrations
-        self._rollouts, self._learner = rollouts, learner
-        self._publish, self._evaluate, self._observer = publish, evaluate, observer
-        self._store = TrajectoryStore(run_dir / "trajectories")
+        self._run_dir, self._programme, self._parts = run_dir, programme, parts
+        self._recording = Recording(parts.recorder)
         self._stop = asyncio.Event()
         self._stream: GroupStream | None = None
         self._published, self._parity_error = -1, 0.0
@@ -88,14 +53,14 @@ class Coordinator:
         """Go on from a checkpoint; call before `run`."""
         self._resumed_from = checkpoint
         self.manifest = load_manifest(checkpoint)
-        await self._learner.restore(checkpoint / "learner")
+        await self._parts.learner.restore(checkpoint / LEARNER)
 
     async def run(self) -> None:
         """Every stage of the schedule that the manifest has not behind it."""
-        self._store.truncate(self.manifest.parts)
+        await self._parts.recorder.truncate(self.manifest.parts)
         try:
-            stages = self._schedule.stages
-            if self._evaluation.stages and not self.manifest.step:
+            stages, evaluation = self._programme.schedule.stages, self._programme.evaluation
+            if evaluation.stages and not self.manifest.step:
                 await self._evaluate_once("base")
             await self._evaluate_if_due()  # a run that was stopped while it evaluated has this before it
             while self.manifest.stage < len(stages):
@@ -106,18 +71,19 @@ class Coordinator:
         finally:
             if self._stream is not None:
                 await self._stream.close()
+            await self._recording.close()
 
     async def _run_stage(self, stage: Stage) -> None:
-        self._observer.stage(stage, self.manifest.stage_step)
+        self._parts.observer.stage(stage, self.manifest.stage_step)
         if stage.plays:
             await self._publish_weights()
-            self._stream = self._open_stream(stage)
+            self._stream = await self._open_stream(stage)
         while self.manifest.stage_step < stage.steps:
             await self._run_step(stage)
         if self._stream is not None:
             self._move(frontier=self._stream.frontier.snapshot())
             self._stream = None
-        if self._evaluation.stages or stage == self._schedule.stages[-1]:
+        if self._programme.evaluation.stages or stage == self._programme.schedule.stages[-1]:
             await self._evaluate_once(f"after_{stage.name}")
         self._move(stage=self.manifest.stage + 1, stage_step=0, frontier=Frontier())
         await self._save()
@@ -127,7 +93,8 @@ class Coordinator:
         started = time.monotonic()
         groups = await self._next_groups()
         waited = time.monotonic() - started
-        trained = await self._learner.train(stage.name, [group.data for group in groups], self._batch_rows(stage))
+        rows = self._programme.batch_rows(self.manifest.step) if stage.demonstrates else []
+        trained = await self._parts.learner.train(stage.name, [group.data for group in groups], rows)
         metrics = dict(trained.metrics)
         at = self.manifest
         self._move(step=at.step + 1, stage_step=at.stage_step + 1, version=at.version + 1)
@@ -135,12 +102,13 @@ class Coordinator:
             metrics["parity_error"] = await self._publish_weights()
             self._stream.advance(self.manifest.stage_step)
             metrics |= group_metrics(groups, self._stream.frontier.gate)
-            await self._dump(groups, trained.assignments)
+            await self._recording.add(at.parts, [group.data for group in groups], trained.assignments)
+            self._move(parts=at.parts + 1)
         metrics |= {"waited_s": waited, "step_s": time.monotonic() - started}
         if "probe_s" in metrics:
             metrics["probe_share"] = metrics["probe_s"] / metrics["step_s"]
-        self._observer.step(self.manifest.step, stage.name, metrics)
-        if self.manifest.step % self._checkpoint.every == 0:
+        self._parts.observer.step(self.manifest.step, stage.name, metrics)
+        if self.manifest.step % self._programme.checkpoint.every == 0:
             await self._save()
         await self._evaluate_if_due()
 
@@ -148,81 +116,64 @@ class Coordinator:
         self._check_stop()
         if self._stream is None:
             return []
-        timeout_s = self._schedule.group_timeout_s
+        timeout_s = self._programme.schedule.group_timeout_s
         batch = await self._unless_stopped(self._stream.next_batch(self.manifest.version, timeout_s))
         return list(batch.values())
 
-    def _batch_rows(self, stage: Stage) -> list[int]:
-        """The demonstrations of this step, by row: a walk through all of them in a seeded order."""
-        if not stage.demonstrates:
-            return []
-        first, count = self.manifest.step * self._schedule.sft_batch, self._schedule.sft_batch
-        rows = self._demonstrations
-        return [rows[index_at(len(rows), self._seed, first + offset)] for offset in range(count)]
-
-    def _open_stream(self, stage: Stage) -> GroupStream:
+    async def _open_stream(self, stage: Stage) -> GroupStream:
+        schedule, rollouts = self._programme.schedule, self._parts.rollouts
         gate = StalenessGate(
-            concurrency=self._rollouts.room(self._schedule.group_size),
-            max_staleness=self._schedule.max_staleness,
-            batch=self._schedule.groups_per_step,
-            total=stage.steps * self._schedule.groups_per_step,
+            concurrency=rollouts.room(schedule.group_size),
+            max_staleness=schedule.max_staleness,
+            batch=schedule.groups_per_step,
+            total=stage.steps * schedule.groups_per_step,
         )
-        frontier = GroupFrontier(gate, self._schedule.min_group, self._schedule.max_attempts)
+        frontier = GroupFrontier(gate, schedule.min_group, schedule.max_attempts)
         saved = self.manifest.frontier
-        frontier.restore(saved, {position: self._read_ready(position) for position in saved.ready})
-        return GroupStream(self._rollouts, frontier, lambda at: self._task(stage, at), self.manifest.stage_step)
+        frontier.restore(saved, {position: await self._read_ready(position) for position in saved.ready})
+        task_of = partial(self._programme.group_task, self.manifest.stage)
+        return GroupStream(rollouts, frontier, task_of, self.manifest.stage_step)
 
-    def _task(self, stage: Stage, position: int) -> GroupTask:
-        seed = self._seed + self.manifest.stage
-        panel, task_id = self._tasks.at(seed, position)
-        return GroupTask(
-            group_id=f"{stage.name}-{position}",
-            environment=panel.environment,
-            task_id=task_id,
-            seeds=member_seeds(seed, position, self._schedule.group_size),
-            temperature=self._schedule.temperature,
-            split=panel.split,
-        )
-
-    def _read_ready(self, position: int) -> FinishedGroup:
+    async def _read_ready(self, position: int) -> FinishedGroup:
         assert self._resumed_from is not None, "only a checkpoint has ready groups"
-        episodes, sequences = load_ready(self._resumed_from, position)
-        return finished_group(episodes, self._rollouts.put(episodes, sequences))
+        return await self._parts.recorder.read(self._resumed_from / READY, position)
 
     async def _publish_weights(self) -> float:
         """Puts the present weights into the engines, once a version; the parity error."""
         if self._published != self.manifest.version:
-            self._parity_error = await self._publish(self.manifest.version)
+            self._parity_error = await self._parts.publish(self.manifest.version)
             self._published = self.manifest.version
         return self._parity_error
 
     async def _evaluate_if_due(self) -> None:
-        step, every = self.manifest.step, self._evaluation.every
+        step, every = self.manifest.step, self._programme.evaluation.every
         if every and step and step % every == 0:
             await self._evaluate_once(f"step_{step:06d}")
 
     async def _evaluate_once(self, name: str) -> None:
         """Evaluate unless the manifest says that it was done."""
-        if self._evaluation.panels == () or name in self.manifest.evaluated:
+        if self._programme.evaluation.panels == () or name in self.manifest.evaluated:
             return
         await self._publish_weights()
-        await self._unless_stopped(self._evaluate(name))
+        await self._unless_stopped(self._parts.evaluate(name))
         self._move(evaluated=(*self.manifest.evaluated, name))
 
-    async def _dump(self, groups: Sequence[FinishedGroup], assignments: pa.Table | None) -> None:
-        tables = [await self._rollouts.fetch(group.data) for group in groups]
-        episodes, sequences = (concat_tables(column) for column in zip(*tables, strict=True))
-        self._store.append(episodes, sequences, assignments)
-        self._move(parts=len(self._store))
-
     async def _save(self) -> None:
-        ready: dict[int, tuple[pa.Table, pa.Table]] = {}
+        """Write a checkpoint. All that it counts is on disk before it has its name."""
+        ready: dict[int, Any] = {}
         if self._stream is not None:
             frontier = self._stream.frontier
             self._move(frontier=frontier.snapshot())
-            finished = tuple(frontier.ready.items())  # as the snapshot has it: more may finish during the fetches
-            ready = {position: await self._rollouts.fetch(group.data) for position, group in finished}
-        await save_checkpoint(self._run_dir, self.manifest, ready, self._learner.save, self._checkpoint.keep)
+            ready = {position: group.data for position, group in frontier.ready.items()}  # more may finish meanwhile
+
+        async def save_data(folder: Path) -> None:
+            if ready:
+                await self._parts.recorder.keep(folder, ready)
+            await self._recording.flush()
+
+        await save_checkpoint(
+            self._run_dir, self.manifest, self._parts.learner.save, save_data, self._programme.checkpoint.keep
+        )
 
     def _move(self, **changes: Any) -> None:
         self.manifest = self.manifest.model_copy(update=changes)

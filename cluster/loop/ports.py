@@ -6,7 +6,7 @@ the loop passes it on and never looks inside.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from cluster.config.sections import Stage
 from trajectories.schema import episodes_from_table, reward_names
 from trajectories.types import StopReason
 
@@ -105,16 +106,31 @@ class Rollouts(Protocol):
         """Loads new weights everywhere. `update` is the handle that `Learner.export` gave."""
         ...
 
-    async def score(self, token_ids: Sequence[npt.NDArray[np.int32]], temperature: float) -> list[Scores]:
-        """What every engine says: for each engine, the log-probabilities [T] of each sequence."""
+    async def score(self, token_ids: Any, temperature: float) -> list[Scores]:
+        """What every engine says: for each engine, the log-probabilities [T] of each sequence.
+
+        `token_ids` is the handle of a list of int32 [T].
+        """
         ...
 
-    async def fetch(self, data: Any) -> tuple[pa.Table, pa.Table]:
-        """The (episodes, sequences) tables behind a handle."""
+
+class Recorder(Protocol):
+    """What writes token data to disk, past the loop. Every method may raise RunError, with the recorder's own words."""
+
+    async def truncate(self, parts: int) -> None:
+        """Forget the trajectories from part `parts` on: they belong to steps that no checkpoint holds."""
         ...
 
-    def put(self, episodes: pa.Table, sequences: pa.Table) -> Any:
-        """A handle for tables read back from a checkpoint."""
+    async def write(self, part: int, groups: Sequence[Any], assignments: pa.Table | None) -> None:
+        """Write the groups behind these handles, and what a step made of them; they are on disk when it returns."""
+        ...
+
+    async def keep(self, folder: Path, ready: Mapping[int, Any]) -> None:
+        """Write finished groups that are not trained yet, given by position, to a folder of a checkpoint."""
+        ...
+
+    async def read(self, folder: Path, position: int) -> FinishedGroup:
+        """A group that `keep` wrote, with a handle for its tables."""
         ...
 
 
@@ -125,8 +141,11 @@ class Learner(Protocol):
         """One optimiser step on the groups behind these handles and on demonstrations, given by row."""
         ...
 
-    async def score(self, sequences: pa.Table) -> Scores:
-        """Log-probabilities [T] of every token of each sequence, at the sequence's temperature; 0 at the first."""
+    async def score(self, sequences: Any) -> Scores:
+        """Log-probabilities [T] of every token of each sequence, at the sequence's temperature; 0 at the first.
+
+        `sequences` is the handle of a sequences table.
+        """
         ...
 
     async def export(self, version: int) -> Any:
@@ -136,3 +155,30 @@ class Learner(Protocol):
     async def save(self, folder: Path) -> None: ...
 
     async def restore(self, folder: Path) -> None: ...
+
+
+class Observer(Protocol):
+    """Is told what happens: the metrics files, the terminal."""
+
+    def stage(self, stage: Stage, done: int) -> None: ...
+
+    def step(self, step: int, stage: str, metrics: dict[str, float]) -> None: ...
+
+    def say(self, line: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The outside world of a run.
+
+    Attributes:
+        publish: puts the learner's weights of this version into the engines and returns the parity error.
+        evaluate: plays the evaluation panels and writes the result under this name.
+    """
+
+    rollouts: Rollouts
+    learner: Learner
+    recorder: Recorder
+    publish: Callable[[int], Awaitable[float]]
+    evaluate: Callable[[str], Coroutine[Any, Any, None]]
+    observer: Observer

@@ -7,10 +7,7 @@ from collections.abc import Callable
 
 from cluster.loop.frontier import GroupFrontier
 from cluster.loop.ports import FinishedGroup, GroupTask, Rollouts
-
-
-class RunError(Exception):
-    """The run cannot go on: a bounded wait ended or a budget is spent. The message says which."""
+from trajectories.errors import RunError
 
 
 class GroupStream:
@@ -39,7 +36,8 @@ class GroupStream:
     async def next_batch(self, version: int, timeout_s: float) -> dict[int, FinishedGroup]:
         """One batch of finished groups by position.
 
-        Raises RunError when no group is accepted for `timeout_s` seconds, and whatever a group's run raised.
+        Raises RunError when no group is accepted for `timeout_s` seconds, and whatever a group's run or the frontier
+        raised.
         """
         while True:
             if self._failure is not None:
@@ -72,14 +70,16 @@ class GroupStream:
             task.add_done_callback(lambda done, position=position: self._finish(position, done))
 
     def _finish(self, position: int, task: asyncio.Task[FinishedGroup]) -> None:
+        """Called by asyncio, which would only log what is raised here: `next_batch` must raise it."""
         del self._tasks[position]
         if task.cancelled():
             return
-        if error := task.exception():
-            self._failure = error
-        else:
+        try:
             self.frontier.close(position, task.result())
             self._fill()
+        except BaseException as error:
+            self._failure = self._failure or error
+        else:
             if position not in self.frontier.ready:
                 return  # a group that failed is no progress: nobody waits longer for it
         self._changed.set()

@@ -12,9 +12,10 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from cluster.loop.ports import FinishedGroup, GroupTask, Rollouts
-from cluster.loop.stream import RunError
 from cluster.loop.tasks import member_seeds
 from envs.panels import Panel
+from trajectories.errors import ConcertoError
+from trajectories.files import written_aside
 
 Z_95 = 1.959963984540054
 
@@ -89,6 +90,14 @@ class Sampling:
     seed: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Whose weights are evaluated. `version` is None for a model taken as it is."""
+
+    model: str
+    version: int | None = None
+
+
 def wilson_rate(wins: int, tasks: int) -> Rate:
     """Success rate with its Wilson score interval at 95 %.
 
@@ -117,10 +126,8 @@ async def evaluate_panel(
     rollouts: Rollouts,
     panel: Panel,
     sampling: Sampling,
-    *,
-    model: str,
+    subject: Subject,
     limit: int | None = None,
-    version: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
     """Play every task of the panel once (the first `limit` of them), as many at a time as the actors hold."""
@@ -131,7 +138,7 @@ async def evaluate_panel(
     async def play(position: int, task_id: str) -> TaskResult:
         nonlocal done
         async with free:
-            group_id = f"eval-{panel.name}-{sampling.temperature:g}-{sampling.seed}-{version}-{position}"
+            group_id = f"eval-{panel.name}-{sampling.temperature:g}-{sampling.seed}-{subject.version}-{position}"
             seeds = member_seeds(sampling.seed, position, 1)
             finished = await rollouts.run_group(
                 GroupTask(group_id, panel.environment, task_id, seeds, sampling.temperature, panel.split)
@@ -143,20 +150,20 @@ async def evaluate_panel(
     try:
         async with asyncio.TaskGroup() as group:
             plays = [group.create_task(play(position, task_id)) for position, task_id in enumerate(task_ids)]
-    except* RunError as errors:
+    except* ConcertoError as errors:
         raise errors.exceptions[0] from None
     results = [task.result() for task in plays]
     kinds = sorted({kind for result in results if (kind := task_type(result.task_id))})
     by_type = {kind: [result for result in results if task_type(result.task_id) == kind] for kind in kinds}
     names = dict.fromkeys(name for result in results for name in result.rewards)
     return Evaluation(
-        model=model,
+        model=subject.model,
         panel=panel.name,
         panel_hash=panel.hash,
         limit=limit,
         temperature=sampling.temperature,
         seed=sampling.seed,
-        version=version,
+        version=subject.version,
         success=_rate(results),
         by_type={kind: _rate(of_kind) for kind, of_kind in by_type.items()},
         rewards={name: sum(result.rewards.get(name, 0.0) for result in results) / len(results) for name in names},
@@ -169,10 +176,8 @@ async def evaluate_panel(
 
 def write_evaluations(path: Path, evaluations: tuple[Evaluation, ...]) -> None:
     """Written aside and renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.tmp")
-    aside.write_text(EvaluationFile(evaluations=evaluations).model_dump_json(indent=1) + "\n", encoding="utf-8")
-    aside.replace(path)
+    with written_aside(path) as aside:
+        aside.write_text(EvaluationFile(evaluations=evaluations).model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
 def read_evaluations(path: Path) -> tuple[Evaluation, ...]:

@@ -10,6 +10,8 @@ from typing import Any
 
 from torch.utils.tensorboard.writer import SummaryWriter
 
+from trajectories.files import written_aside
+
 
 class MetricsWriter:
     """Writes each record to `RUN/metrics.jsonl` and `RUN/tensorboard/`, and to Ray's gauges where Ray runs.
@@ -50,9 +52,8 @@ class MetricsWriter:
         if not self._path.exists():
             return
         kept = [line for line in self._path.read_text(encoding="utf-8").splitlines() if json.loads(line)["step"] < step]
-        aside = self._path.with_suffix(".tmp")
-        aside.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        aside.replace(self._path)
+        with written_aside(self._path) as aside:
+            aside.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:

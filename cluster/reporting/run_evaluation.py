@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.config.run import RunConfig
-from cluster.reporting.evaluation import Evaluation, Sampling, evaluate_panel, write_evaluations
+from cluster.config.run import RunSettings
+from cluster.reporting.evaluation import Evaluation, Sampling, Subject, evaluate_panel, write_evaluations
 from cluster.reporting.progress import RunObserver
 from cluster.runtime.fleet import RolloutFleet
 from envs import Panel
@@ -17,7 +17,7 @@ class RunEvaluation:
     """Plays a run's evaluation panels with the weights that were published last."""
 
     run_dir: Path
-    config: RunConfig
+    config: RunSettings
     panels: tuple[Panel, ...]
     fleet: RolloutFleet
     observer: RunObserver
@@ -34,9 +34,8 @@ class RunEvaluation:
             self.fleet,
             panel,
             Sampling(settings.temperature, self.config.seed),
-            model=self.config.policy.model,
-            limit=settings.limit,
-            version=self.fleet.version,
+            Subject(self.config.policy.model, self.fleet.version),
+            settings.limit,
             progress=lambda done, total: self.observer.activity(f"eval {title}", done, total),
         )
         solved = f"{result.success.wins} of {result.success.tasks}"

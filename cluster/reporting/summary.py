@@ -10,10 +10,10 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 from scipy import stats
 
-from cluster.errors import UserError
 from cluster.reporting.evaluation import Rate, wilson_rate
 from cluster.reporting.evaluation_tables import run_evaluations
 from cluster.reporting.metrics import read_metrics
+from trajectories.errors import UserError
 
 PHASES = ("probe", "sft", "rl", "evaluation")
 

@@ -8,39 +8,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
 import ray
 from ray.exceptions import ObjectLostError, RayActorError
 
 from actors.engine import EngineError
+from actors.group_references import GroupReferences
 from actors.rollout_group import GroupRequest
-from cluster.errors import last_line
 from cluster.loop.ports import FinishedGroup, GroupTask, Scores, finished_group
-from cluster.loop.stream import RunError
+from trajectories.errors import RunError, WorkersLost, last_line
 
 logger = logging.getLogger(__name__)
 
 RETRY_S = 0.5
 GROUP_ATTEMPTS = 4
 """Actors that may die under a group before the run is stopped."""
-
-
 REVIVALS = 3
 """Times that an engine which ran before may fail to start again, before its actor is given up."""
 
 
 class EngineNotStarted(RunError):
     """The engine of an actor does not start; the message has its own words."""
-
-
-class WeightsLost(RunError):
-    """An actor came back and there are no weights to give it: with a learner worker dies what it exported."""
 
 
 @dataclass(slots=True, eq=False)
@@ -103,8 +94,8 @@ class RolloutFleet:
         for _ in range(GROUP_ATTEMPTS):
             member = await self._reserve(len(task.seeds))
             try:
-                episodes, sequences = member.actor.run_group.options(num_returns=2).remote(self._request(task))
-                return finished_group(await episodes, (episodes, sequences))
+                episodes, sequences = member.actor.run_group.remote(self._request(task))
+                return finished_group(await episodes, GroupReferences(episodes, sequences))
             except (RayActorError, EngineError) as error:
                 logger.warning("group %s is played again: %s", task.group_id, last_line(error))
                 self._lost(member)
@@ -120,24 +111,17 @@ class RolloutFleet:
             raise self._weights_lost() from error
         self._published = version
 
-    async def score(self, token_ids: Sequence[npt.NDArray[np.int32]], temperature: float) -> list[Scores]:
+    async def score(self, token_ids: Any, temperature: float) -> list[Scores]:
         for _ in range(GROUP_ATTEMPTS):
             async with self._turn:
                 await self._turn.wait_for(lambda: self._failure or self._healthy())
             if self._failure:
                 raise self._failure
-            if scores := await self._from_all("score_logprobs", list(token_ids), temperature):
+            if scores := await self._from_all("score_logprobs", token_ids, temperature):
                 return scores
         raise RunError(
             f"no rollout actor could score for the parity check in {GROUP_ATTEMPTS} tries: look at their logs"
         )
-
-    async def fetch(self, data: Any) -> tuple[pa.Table, pa.Table]:
-        episodes, sequences = data
-        return await episodes, await sequences
-
-    def put(self, episodes: pa.Table, sequences: pa.Table) -> Any:
-        return ray.put(episodes), ray.put(sequences)
 
     async def close(self) -> None:
         """Stop the health checks; the actors are the owner's."""
@@ -251,8 +235,8 @@ class RolloutFleet:
         except ObjectLostError as error:
             raise self._weights_lost() from error
 
-    def _weights_lost(self) -> WeightsLost:
-        return WeightsLost(f"the weights of version {self._version} are gone: their learner worker died")
+    def _weights_lost(self) -> WorkersLost:
+        return WorkersLost(f"the weights of version {self._version} are gone: their learner worker died")
 
     async def _load(self, member: Member) -> None:
         await member.actor.publish.remote(self._update)

@@ -14,10 +14,9 @@ from ray.exceptions import RayTaskError
 from actors.group_references import GroupReferences, StepGroups
 from cluster.loop.ports import Scores, Trained
 from cluster.runtime.steps import Routing, Training
-from learners.errors import RewardError
 from learners.workers.pool import LearnerPool
-from router.errors import RouterError
 from router.probe import ProbeResult
+from trajectories.errors import UserError
 
 
 class RayLearner:
@@ -37,7 +36,7 @@ class RayLearner:
         self._starting = asyncio.ensure_future(asyncio.to_thread(self._pool.start, timeout_s))
 
     async def ready(self) -> None:
-        """Raises LearnerError when the workers do not start, with what was waited for."""
+        """Raises WorkersLost when the workers do not start, with what was waited for."""
         assert self._starting is not None, "call start first"
         await self._starting
 
@@ -47,15 +46,15 @@ class RayLearner:
             await asyncio.gather(self._starting, return_exceptions=True)
         await asyncio.to_thread(self._pool.stop)
 
-    async def train(self, stage: str, groups: Sequence[Any], demonstrations: Sequence[int]) -> Trained:
-        """See `cluster.loop.ports.Learner`. A group's handle is the references to its episodes and its sequences.
+    async def train(self, stage: str, groups: Sequence[GroupReferences], demonstrations: Sequence[int]) -> Trained:
+        """See `cluster.loop.ports.Learner`; `groups` are the handles that `RolloutFleet` gave.
 
         Raises:
-            RewardError: an episode lacks a reward channel, or a channel never changes.
-            ConductorError: the Conductor died.
+            UserError: an episode lacks a reward channel, or a channel never changes.
+            WorkersLost: the Conductor died.
         """
         with _own_words():
-            played = StepGroups(tuple(GroupReferences(*group) for group in groups))
+            played = StepGroups(tuple(groups))
             return await self._training.train(await self._routing.prepare(stage, played, demonstrations))
 
     async def probe(self, sequences: pa.Table, token_budget: int) -> ProbeResult:
@@ -89,6 +88,6 @@ def _own_words() -> Iterator[None]:
     try:
         yield
     except RayTaskError as error:
-        if isinstance(error.cause, RewardError | RouterError):
+        if isinstance(error.cause, UserError):
             raise error.cause from None
         raise

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from cluster.errors import UserError
+from trajectories.errors import UserError
 
 EPSILON = 1e-6
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import ray
 
 from cluster.runtime.fleet import RolloutFleet
 from cluster.runtime.learner import RayLearner
@@ -13,26 +17,44 @@ from trajectories.schema import sequences_from_table
 
 
 @dataclass(frozen=True, slots=True)
+class ParitySequences:
+    """Fixed sequences on which log-probabilities are compared. Their tokens lie in the object store.
+
+    Attributes:
+        table: reference to the sequences table, for the learner.
+        token_ids: reference to the list of their tokens, int32 [T] each, for the engines.
+        trained: bool [T] of each: which of its tokens are compared.
+    """
+
+    table: Any
+    token_ids: Any
+    trained: tuple[npt.NDArray[np.bool_], ...]
+
+    @classmethod
+    def put(cls, table: pa.Table) -> ParitySequences:
+        sequences = sequences_from_table(table)
+        token_ids = [sequence.token_ids for sequence in sequences]
+        return cls(ray.put(table), ray.put(token_ids), tuple(sequence.trained for sequence in sequences))
+
+
+@dataclass(frozen=True, slots=True)
 class Publisher:
     """Gives every engine the learner's weights and makes sure that they arrived.
 
     Attributes:
-        sequences: fixed sequences table on which log-probabilities are compared.
         tolerance: greatest difference in nats.
     """
 
     learner: RayLearner
     fleet: RolloutFleet
-    sequences: pa.Table
+    sequences: ParitySequences
     tolerance: float
 
     async def publish(self, version: int) -> float:
-        """Publish the present weights as `version`; the greatest difference in nats. Raises ParityError."""
+        """Publish the present weights as `version`; the greatest difference in nats. Raises RunError."""
         await self.fleet.publish(await self.learner.export(version), version)
-        sequences = sequences_from_table(self.sequences)
-        by_engine = await self.fleet.score([sequence.token_ids for sequence in sequences], temperature=1.0)
-        by_learner = await self.learner.score(self.sequences)
-        trained = [sequence.trained for sequence in sequences]
-        error = max(parity_error(scores, by_learner, trained) for scores in by_engine)
+        by_engine = await self.fleet.score(self.sequences.token_ids, temperature=1.0)
+        by_learner = await self.learner.score(self.sequences.table)
+        error = max(parity_error(scores, by_learner, self.sequences.trained) for scores in by_engine)
         check_parity(error, self.tolerance, version)
         return error

@@ -12,20 +12,19 @@ from functools import partial
 from typing import Any
 
 import ray
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.placement_group import PlacementGroup, get_placement_group, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from actors.engine import LoRASettings
+from actors.engine import AdapterSettings
 from actors.environment_host import start_environment_host
 from actors.rollout import start_rollout_actor
 from actors.rollout_group import RolloutSettings
-from cluster.config.run import RunConfig
+from cluster.config.run import RunSettings
 from cluster.config.sections import PlacementSettings
-from cluster.errors import UserError
-from cluster.loop.stream import RunError
 from cluster.runtime.fleet import RolloutFleet
 from cluster.runtime.placement import Demand, Node, preflight
 from envs import make_environment
+from trajectories.errors import RunError, UserError, first_line
 
 NAMESPACE = "concerto"
 CLOSE_TIMEOUT_S = 20.0
@@ -67,9 +66,8 @@ def ray_cluster(placement: PlacementSettings) -> Iterator[None]:
         else:
             ray.init(address="local", include_dashboard=False, **common)
     except Exception as error:  # Ray raises bare ones too, e.g. when a busy machine starts it too slowly
-        reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"no Ray cluster at {address or 'this machine'} ({reason}): start one with `ray start --head`, "
+            f"no Ray cluster at {address or 'this machine'} ({first_line(error)}): start one with `ray start --head`, "
             "or leave out placement.address."
         ) from error
     try:
@@ -100,7 +98,7 @@ async def check_resources(placement: PlacementSettings, with_learner: bool, say:
 
 @asynccontextmanager
 async def open_fleet(
-    config: RunConfig, model: str, environments: Iterable[str], run: str
+    config: RunSettings, model: str, environments: Iterable[str], run: str
 ) -> AsyncIterator[RolloutFleet]:
     """Rollout actors and environment hosts in one placement group, ready to play; all gone afterwards.
 
@@ -134,6 +132,11 @@ async def open_fleet(
         await _take_down(actors, hosts, group)
 
 
+def beside_rollouts(run: str) -> PlacementGroupSchedulingStrategy:
+    """Puts an actor of this run on the node of its first rollout actor; call while its fleet is open."""
+    return PlacementGroupSchedulingStrategy(get_placement_group(f"concerto:{run}"), placement_group_bundle_index=0)
+
+
 async def _reserved(group: Any, timeout_s: float) -> None:
     """Wait for the room that `check_resources` found. Raises RunError when others have taken it."""
     try:
@@ -145,14 +148,14 @@ async def _reserved(group: Any, timeout_s: float) -> None:
         ) from None
 
 
-def rollout_settings(config: RunConfig) -> RolloutSettings:
+def rollout_settings(config: RunSettings) -> RolloutSettings:
     """The configured settings, with what follows from the policy: precision, and room for its adapters."""
     engine = config.rollout.engine
     changes: dict[str, Any] = {}
     if engine.dtype == "auto":
         changes["dtype"] = config.policy.dtype
     if config.policy.lora is not None and engine.lora is None:
-        changes["lora"] = LoRASettings(max_rank=config.policy.lora.rank)
+        changes["lora"] = AdapterSettings(max_rank=config.policy.lora.rank)
     return config.rollout.model_copy(update={"engine": engine.model_copy(update=changes)})
 
 

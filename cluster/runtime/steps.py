@@ -22,7 +22,7 @@ from cluster.loop.ports import Trained
 from learners.objectives.assign import completed_assignments
 from learners.rewards.conductor_head import ConductorScalariser
 from learners.rewards.reward_batch import ConstantWatch, RewardBatch
-from learners.rewards.reward_config import ConductorConfig
+from learners.rewards.reward_settings import ConductorSettings
 from learners.rewards.scalarisers import Advantage, reward_weight_metrics
 from learners.workers.pool import LearnerPool
 from router.online import OnlineRouter
@@ -66,7 +66,7 @@ class Routing(Part, Protocol):
     """Prepares steps."""
 
     async def prepare(self, stage: str, groups: StepGroups, demonstrations: Sequence[int]) -> PreparedStep:
-        """Give every sequence of a step its route; demonstrations are named by row. Raises RewardError."""
+        """Give every sequence of a step its route; demonstrations are named by row. Raises UserError."""
         ...
 
 
@@ -74,7 +74,7 @@ class Training(Part, Protocol):
     """Has steps trained."""
 
     async def train(self, step: PreparedStep) -> Trained:
-        """One optimiser step. Raises RewardError, LearnerError and ConductorError."""
+        """One optimiser step. Raises UserError and WorkersLost."""
         ...
 
 
@@ -212,7 +212,7 @@ class ConductedTraining:
         self,
         pool: LearnerPool,
         conductor: RemoteConductor,
-        config: ConductorConfig,
+        config: ConductorSettings,
         advantage: Advantage,
         seed: int,
         watch: ConstantWatch,

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from envs.alfworld.explorer import Explorer
-from envs.alfworld.games import GameLibrary
-from envs.base import DataError, Observation, StepResult
+from envs.alfworld.library import GameLibrary
+from envs.base import Observation, StepResult
+from trajectories.errors import UserError
 
 EFFICIENCY_TURNS = 50
 """Turns within which a solved task still earns efficiency; the usual episode limit of ALFWorld."""
@@ -38,12 +39,12 @@ class GameEngine(Protocol):
 
 
 def open_environment(data: str | Path | None = None, engine: str = "native") -> AlfworldEnvironment:
-    """What `envs.make_environment("alfworld", ...)` calls. Raises DataError."""
+    """What `envs.make_environment("alfworld", ...)` calls. Raises UserError."""
     return AlfworldEnvironment.open(data, engine)
 
 
 def open_tasks(data: str | Path | None = None) -> GameLibrary:
-    """The games, for task panels. Raises DataError."""
+    """The games, for task panels. Raises UserError."""
     return GameLibrary.open(data)
 
 
@@ -65,7 +66,7 @@ class AlfworldEnvironment:
         """Play the games of `library` with the "native" engine or with stock "textworld" (the extra `reference`).
 
         Raises:
-            DataError: no such engine, or TextWorld is not installed.
+            UserError: no such engine, or TextWorld is not installed.
         """
         game_type, engine_type = _load_engine(engine)
 
@@ -81,14 +82,14 @@ class AlfworldEnvironment:
 
     @classmethod
     def open(cls, data: str | Path | None = None, engine: str = "native") -> AlfworldEnvironment:
-        """On the games that `GameLibrary.open(data)` finds. Raises DataError."""
+        """On the games that `GameLibrary.open(data)` finds. Raises UserError."""
         return cls(GameLibrary.open(data), engine)
 
     def reset(self, task_id: str, seed: int = 0) -> Observation:
         """Start a game. The games know no chance: `seed` changes nothing.
 
         Raises:
-            UnknownTaskError, DataError: the game is not in the library, or damaged.
+            UserError: the game is not in the library, or damaged.
         """
         text = self._engine.reset(self._compile(task_id))
         self._turns = 0
@@ -137,4 +138,4 @@ def _load_engine(name: str) -> tuple[Any, Any]:
         from envs.alfworld.textworld_engine import TextWorldEngine, TextWorldGame
 
         return TextWorldGame, TextWorldEngine
-    raise DataError(f"no ALFWorld engine {name!r}; choose 'native' or 'textworld'")
+    raise UserError(f"no ALFWorld engine {name!r}; choose 'native' or 'textworld'")

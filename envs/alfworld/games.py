@@ -1,4 +1,4 @@
-"""Game files and where they come from: `Game`, `parse_game`, `GameLibrary`.
+"""Game files: `Game`, `parse_game`, and what a task id tells.
 
 A `game.tw-pddl` file is JSON that holds its PDDL domain, its PDDL problem and its text grammar: nothing else is needed
 to play. Task ids are `split/game folder/trial folder`, for example
@@ -12,11 +12,10 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from envs.alfworld.native.names import player_names
-from envs.base import DataError, UnknownTaskError
+from trajectories.errors import UserError
 
 TASK_TYPES = (
     "pick_and_place_simple",
@@ -58,95 +57,6 @@ class Game:
         return hashlib.sha256("\0".join((self.domain, self.problem, self.grammar)).encode()).hexdigest()
 
 
-class GameSource(Protocol):
-    """A place that holds games: a folder, an archive or the embedded pack."""
-
-    def splits(self) -> tuple[str, ...]: ...
-
-    def task_ids(self, split: str) -> tuple[str, ...]: ...
-
-    def read(self, task_id: str) -> Game | None:
-        """The game, or None if it is not here."""
-        ...
-
-
-class GameLibrary:
-    """All games that an environment can play, found by task id.
-
-    Splits `generated/...` always come from the embedded pack; all others from `data`, or, without it, from the folder
-    that `concerto data alfworld` fills.
-    """
-
-    train_split, heldout_split = GENERATED_SPLITS
-
-    def __init__(self, sources: Sequence[GameSource]) -> None:
-        self._sources = tuple(sources)
-
-    @classmethod
-    def open(cls, data: str | Path | None = None) -> GameLibrary:
-        """Open the pack and, beside it, `data`: an official .zip or .tar.* archive, `json_2.1.1` or the folder above.
-
-        Raises:
-            DataError: `data` does not exist, or holds no games.
-        """
-        # Imported here because the sources parse games with the functions of this module.
-        from envs.alfworld.install import installed_folder
-        from envs.alfworld.pack import PackSource
-        from envs.alfworld.sources import open_source
-
-        installed = installed_folder() if data is None else None
-        location = Path(data).expanduser() if data is not None else installed
-        official = () if location is None else (open_source(location),)
-        return cls((PackSource(), *official))
-
-    def splits(self) -> tuple[str, ...]:
-        """All splits that have games."""
-        return tuple(split for source in self._sources for split in source.splits())
-
-    def task_ids(self, split: str) -> tuple[str, ...]:
-        """The playable games of a split, sorted: of the six task types, solvable, no movable or sliced targets.
-
-        Raises:
-            DataError: the split is not in this library.
-        """
-        for source in self._sources:
-            if split in source.splits():
-                return source.task_ids(split)
-        raise DataError(self._missing_split(split))
-
-    def content_hash(self, task_id: str) -> str:
-        """SHA-256 of a game's content. Raises like `read`."""
-        return self.read(task_id).content_hash
-
-    def read(self, task_id: str) -> Game:
-        """Read one game.
-
-        Raises:
-            UnknownTaskError: no source has it.
-            DataError: its file is damaged.
-        """
-        for source in self._sources:
-            game = source.read(task_id)
-            if game is not None:
-                return game
-        split = split_of(task_id)
-        if split is None or split not in self.splits():
-            raise UnknownTaskError(f"unknown ALFWorld task {task_id!r}: {self._missing_split(split or task_id)}")
-        raise UnknownTaskError(
-            f"unknown ALFWorld task {task_id!r}: not among the games of {split!r}; "
-            f"load_panel('alfworld/{split}', data=...) lists the valid ids"
-        )
-
-    def _missing_split(self, split: str) -> str:
-        known = ", ".join(self.splits())
-        if split in OFFICIAL_SPLITS:
-            return (
-                f"no games of split {split!r} here (found: {known}); "
-                "pass data= with the official games, or install them with `concerto data alfworld`"
-            )
-        return f"no split {split!r} (found: {known}); task ids read 'split/game folder/trial folder'"
-
-
 def split_of(task_id: str) -> str | None:
     """The split of a task id: all but its last two parts; None if it has fewer than three."""
     parts = task_id.split("/")
@@ -166,17 +76,17 @@ def parse_game(task_id: str, content: str | bytes, source: str) -> Game | None:
         source: file name for error messages.
 
     Raises:
-        DataError: not JSON, or parts of the game are missing.
+        UserError: not JSON, or parts of the game are missing.
     """
     try:
         data = json.loads(content)
     except ValueError as error:
-        raise DataError(f"{source} is no valid game file ({error}); delete it and fetch the games again") from error
+        raise UserError(f"{source} is no valid game file ({error}); delete it and fetch the games again") from error
     if not isinstance(data, dict):
-        raise DataError(f"{source} is no valid game file (a JSON object was expected); fetch the games again")
+        raise UserError(f"{source} is no valid game file (a JSON object was expected); fetch the games again")
     missing = [key for key in ("pddl_domain", "pddl_problem", "grammar") if not isinstance(data.get(key), str)]
     if missing:
-        raise DataError(f"{source} lacks {', '.join(missing)}; fetch the games again (json_2.1.2_tw-pddl has them)")
+        raise UserError(f"{source} lacks {', '.join(missing)}; fetch the games again (json_2.1.2_tw-pddl has them)")
     if not data.get("solvable", False):
         return None
     return Game(

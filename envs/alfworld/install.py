@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 from envs.alfworld.games import GAME_FILE
 from envs.alfworld.sources import ROOT, open_source
 from envs.download import Progress, data_folder, download_file
+from trajectories.files import written_aside
 
 OFFICIAL_ARCHIVE = "https://github.com/alfworld/alfworld/releases/download/0.4.0/json_2.1.2_tw-pddl.zip"
 ENVIRONMENT = "alfworld"
@@ -43,22 +43,19 @@ def install(source: str | Path, folder: Path | None = None) -> InstallReport:
     Games installed before are replaced, in one move, after all new ones were read and written.
 
     Raises:
-        DataError: no games there, or one of them is damaged; nothing was changed then.
+        UserError: no games there, or one of them is damaged; nothing was changed then.
     """
     folder = folder or data_folder(ENVIRONMENT)
     games = open_source(Path(source).expanduser())
-    aside = folder / f"{ROOT}.part"
-    shutil.rmtree(aside, ignore_errors=True)
     counts = {}
-    for split in games.splits():
-        task_ids = games.task_ids(split)
-        counts[split] = len(task_ids)
-        for task_id in task_ids:
-            target = aside / task_id / GAME_FILE
-            target.parent.mkdir(parents=True)
-            target.write_bytes(games.content(task_id))
-    shutil.rmtree(folder / ROOT, ignore_errors=True)
-    aside.rename(folder / ROOT)
+    with written_aside(folder / ROOT) as aside:
+        for split in games.splits():
+            task_ids = games.task_ids(split)
+            counts[split] = len(task_ids)
+            for task_id in task_ids:
+                target = aside / task_id / GAME_FILE
+                target.parent.mkdir(parents=True)
+                target.write_bytes(games.content(task_id))
     return InstallReport(folder, counts)
 
 
@@ -71,7 +68,7 @@ def download(
         The archive, ready for `install`.
 
     Raises:
-        DataError: no network, or the server refuses.
+        UserError: no network, or the server refuses.
     """
     archive = (folder or data_folder(ENVIRONMENT)) / url.rsplit("/", 1)[-1]
     instead = "fetch it where there is a network, then run `concerto data alfworld --from FILE`"

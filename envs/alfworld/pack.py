@@ -13,7 +13,8 @@ from functools import cache
 from pathlib import Path
 
 from envs.alfworld.games import GENERATED_SPLITS, Game, split_of
-from envs.base import DataError
+from trajectories.errors import UserError
+from trajectories.files import written_aside
 
 PACK_FILE = Path(__file__).parent / "data" / "generated_games.jsonl.xz"
 TASK_SLOT = "UNKNOWN GOAL"
@@ -58,7 +59,7 @@ def _load(path: Path) -> tuple[tuple[str, str], dict[str, str]]:
             # Every line begins with its id, so that the games themselves are parsed only when they are played.
             games = {line[len(ID_KEY) :].split('"', 1)[0]: line for line in file}
     except (OSError, EOFError, lzma.LZMAError, ValueError) as error:
-        raise DataError(f"the embedded games at {path} cannot be read ({error}); reinstall concerto") from error
+        raise UserError(f"the embedded games at {path} cannot be read ({error}); reinstall concerto") from error
     return (shared["domain"], shared["grammar"]), games
 
 
@@ -68,7 +69,5 @@ def write_pack(path: Path, domain: str, grammar: str, games: Iterable[tuple[Game
     for game, sentence in games:
         plan = list(game.walkthrough or ())
         lines.append(json.dumps({"id": game.task_id, "sentence": sentence, "plan": plan, "problem": game.problem}))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".part")
-    aside.write_bytes(lzma.compress("\n".join(lines).encode(), preset=9 | lzma.PRESET_EXTREME))
-    aside.rename(path)
+    with written_aside(path) as aside:
+        aside.write_bytes(lzma.compress("\n".join(lines).encode(), preset=9 | lzma.PRESET_EXTREME))

@@ -16,9 +16,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from envs.alfworld.games import GENERATED_SPLITS, GameLibrary, player_walkthrough, split_of
-from envs.base import DataError
+from envs.alfworld.games import GENERATED_SPLITS, player_walkthrough, split_of
+from envs.alfworld.library import GameLibrary
 from envs.recordings import Recording, read_records
+from trajectories.errors import UserError
 
 TRAINING_SPLITS = ("train", "generated/train")
 _ACTION = re.compile(r"^> ?(?!think:|actionpath:)(.+)$", re.IGNORECASE | re.MULTILINE)
@@ -27,13 +28,13 @@ _SENTENCE = re.compile(r"Your task is to: ([^\n\"\\]*)")
 
 
 def read_recordings(path: Path, data: str | Path | None = None) -> Iterator[Recording]:
-    """Every episode of a file. Raises DataError naming the place of a record that is none."""
+    """Every episode of a file. Raises UserError naming the place of a record that is none."""
     games = _Games(GameLibrary.open(data))
     for place, record in read_records(path):
         try:
             yield _recording(record, games)
         except (KeyError, TypeError, IndexError, AttributeError) as error:
-            raise DataError(
+            raise UserError(
                 f"{place} is no recorded ALFWorld episode ({type(error).__name__}: {error}); known are planner "
                 "transcripts (game, steps), KnowAgent (name, traj or input, output) and ReAct prompts"
             ) from error

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
-from envs.base import DataError
+from trajectories.errors import UserError
 
 LAMPS = ("DeskLamp", "FloorLamp")
 KIND_BY_HUNDRED = {0: "Kitchen", 2: "LivingRoom", 3: "Bedroom", 4: "Bathroom"}
@@ -98,10 +98,10 @@ class Tables:
 
 @cache
 def load_tables() -> Tables:
-    """Read the tables. Raises DataError if the `alfworld` wheel is not installed."""
+    """Read the tables. Raises UserError if the `alfworld` wheel is not installed."""
     spec = importlib.util.find_spec("alfworld")
     if spec is None or not spec.submodule_search_locations:
-        raise DataError("generating games needs the tables of the alfworld wheel: pip install --no-deps alfworld")
+        raise UserError("generating games needs the tables of the alfworld wheel: pip install --no-deps alfworld")
     wheel = Path(spec.submodule_search_locations[0])
     constants = _load_file(wheel / "gen" / "constants.py")
     goals = _load_file(wheel / "gen" / "goal_library.py").gdict
@@ -133,7 +133,7 @@ def _load_file(path: Path) -> ModuleType:
     """Run one of the wheel's plain table files as a module of its own, without importing its package."""
     spec = importlib.util.spec_from_file_location(f"_alfworld_{path.stem}", path)
     if spec is None or spec.loader is None or not path.exists():
-        raise DataError(f"the installed alfworld wheel has no {path.name}: pip install --no-deps 'alfworld>=0.4.2'")
+        raise UserError(f"the installed alfworld wheel has no {path.name}: pip install --no-deps 'alfworld>=0.4.2'")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -12,19 +12,19 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from envs.alfworld.games import GAME_FILE, Game, is_playable, parse_game, split_of
-from envs.base import DataError
+from trajectories.errors import UserError, first_line
 
 ROOT = "json_2.1.1"
 FETCH = "pass the official archive, the folder json_2.1.1 or the one above it, or run `concerto data alfworld`"
 
 
 def open_source(path: Path) -> OfficialGames:
-    """The games at `path`. Raises DataError if there are none."""
+    """The games at `path`. Raises UserError if there are none."""
     if not path.exists():
-        raise DataError(f"no ALFWorld data at {path}: the path does not exist; {FETCH}")
+        raise UserError(f"no ALFWorld data at {path}: the path does not exist; {FETCH}")
     source = _open_existing(path)
     if not source.splits():
-        raise DataError(f"no ALFWorld games in {path}: no {GAME_FILE} was found below it; {FETCH}")
+        raise UserError(f"no ALFWorld games in {path}: no {GAME_FILE} was found below it; {FETCH}")
     return source
 
 
@@ -89,7 +89,7 @@ class FolderSource(OfficialGames):
         try:
             return (self._path / task_id / GAME_FILE).read_bytes()
         except OSError as error:
-            raise DataError(f"cannot read the game {task_id} in {self._path} ({error.strerror}); {FETCH}") from error
+            raise UserError(f"cannot read the game {task_id} in {self._path} ({error.strerror}); {FETCH}") from error
 
 
 class ZipSource(OfficialGames):
@@ -101,7 +101,7 @@ class ZipSource(OfficialGames):
         try:
             return zipfile.ZipFile(self._path)
         except (zipfile.BadZipFile, OSError) as error:
-            raise DataError(_damaged(self._path, error)) from error
+            raise UserError(_damaged(self._path, error)) from error
 
     @cached_property
     def _members(self) -> dict[str, str]:
@@ -114,7 +114,7 @@ class ZipSource(OfficialGames):
         try:
             return self._archive.read(self._members[task_id])
         except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-            raise DataError(_damaged(self._path, error)) from error
+            raise UserError(_damaged(self._path, error)) from error
 
 
 class TarSource(OfficialGames):
@@ -130,7 +130,7 @@ class TarSource(OfficialGames):
                     if (task_id := _task_id(member.name)) is not None and (file := archive.extractfile(member))
                 }
         except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError) as error:
-            raise DataError(_damaged(self._path, error)) from error
+            raise UserError(_damaged(self._path, error)) from error
 
     def _names(self) -> Iterable[str]:
         return self._deflated
@@ -146,5 +146,4 @@ def _task_id(member: str) -> str | None:
 
 
 def _damaged(path: Path, error: Exception) -> str:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return f"{path} is no readable archive of ALFWorld games ({reason}); delete it and fetch it again"
+    return f"{path} is no readable archive of ALFWorld games ({first_line(error)}); delete it and fetch it again"

@@ -9,14 +9,14 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any
 
-from envs.base import DataError
+from trajectories.errors import UserError
 
 try:
     import textworld  # pyright: ignore[reportMissingImports]
     from alfworld.agents.environment.alfred_tw_env import AlfredDemangler
     from textworld.envs import PddlEnv  # pyright: ignore[reportMissingImports]
 except ImportError as error:
-    raise DataError(
+    raise UserError(
         f"engine 'textworld' needs TextWorld and ALFWorld ({error}): pip install 'concerto[reference]'"
     ) from error
 

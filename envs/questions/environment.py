@@ -13,12 +13,12 @@ from envs.questions.scoring import Verdict, judge
 
 
 def open_environment(data: str | Path | None = None) -> QuestionEnvironment:
-    """What `envs.make_environment("questions", ...)` calls. Raises DataError."""
+    """What `envs.make_environment("questions", ...)` calls. Raises UserError."""
     return QuestionEnvironment(QuestionLibrary.open(data))
 
 
 def open_tasks(data: str | Path | None = None) -> QuestionLibrary:
-    """The questions, for task panels. Raises DataError."""
+    """The questions, for task panels. Raises UserError."""
     return QuestionLibrary.open(data)
 
 
@@ -48,7 +48,7 @@ class QuestionEnvironment:
         return self._question
 
     def reset(self, task_id: str, seed: int = 0) -> Observation:
-        """Ask the question `task_id`. Questions know no chance: `seed` changes nothing. Raises UnknownTaskError."""
+        """Ask the question `task_id`. Questions know no chance: `seed` changes nothing. Raises UserError."""
         self._question = self._library.question(task_id)
         self._asking = True
         return Observation(self._question.prompt, self._question.letters)

@@ -15,8 +15,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from envs.base import DataError
 from envs.questions.formats import MMLU_COLUMNS, Row, RowError
+from trajectories.errors import UserError
 
 RawRow = Row | RowError
 """A row, or why it cannot be read."""
@@ -53,14 +53,14 @@ def split_of(path: Path, root: Path) -> str | None:
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, RawRow]]:
-    """(number, row) of a file. Raises DataError if it is no file of its kind."""
+    """(number, row) of a file. Raises UserError if it is no file of its kind."""
     if path.suffix not in READERS:
-        raise DataError(f"{path} is no question file; name one that ends in {', '.join(READERS)}, or a folder of them")
+        raise UserError(f"{path} is no question file; name one that ends in {', '.join(READERS)}, or a folder of them")
     try:
         yield from READERS[path.suffix](path)
     except (OSError, csv.Error, pa.ArrowException) as error:
         reason = " ".join(str(error).split())
-        raise DataError(f"{path} cannot be read ({reason}); fetch it again") from error
+        raise UserError(f"{path} cannot be read ({reason}); fetch it again") from error
 
 
 def _json_lines(path: Path) -> Iterator[tuple[int, RawRow]]:
@@ -72,9 +72,9 @@ def _json_lines(path: Path) -> Iterator[tuple[int, RawRow]]:
             if line.strip():
                 yield number, _json_row(line, label)
             elif label is not None:
-                raise DataError(f"{path} row {number} is blank, but has a label beside it; fetch both files again")
+                raise UserError(f"{path} row {number} is blank, but has a label beside it; fetch both files again")
     if labels is not None and next(labels, None) is not None:
-        raise DataError(f"{path} has {number} rows, but more labels beside it; fetch both files again")
+        raise UserError(f"{path} has {number} rows, but more labels beside it; fetch both files again")
 
 
 def _json_row(line: str, label: str | None) -> RawRow:

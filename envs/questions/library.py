@@ -6,7 +6,7 @@ single file whose name tells nothing is divided: a tenth of its questions, chose
 
 Rows that cannot become questions are left out, logged and listed in `refused` with file, row and reason; all others are
 used. So are left out questions that a split asks which is evaluated: nothing in train is in dev or test, nothing in dev
-is in test. A file of no known format, or a damaged one, is refused as a whole with a DataError.
+is in test. A file of no known format, or a damaged one, is refused as a whole with a UserError.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
-from envs.base import DataError, UnknownTaskError
 from envs.questions.files import RawRow, find_files, read_rows, split_of
 from envs.questions.formats import FORMATS, Format, RowError, format_of
 from envs.questions.generator import generate
 from envs.questions.question import Question
+from trajectories.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class QuestionLibrary:
         """The questions in `data`, generated ones for None. Read once in a process, unless the files change.
 
         Raises:
-            DataError: nothing there, a damaged file or one of no known format, or not one question.
+            UserError: nothing there, a damaged file or one of no known format, or not one question.
         """
         if data is None:
             return _generated()
@@ -62,28 +62,28 @@ class QuestionLibrary:
         elif path.is_file():
             places = [(path.name, split_of(path, path.parent), path)]
         else:
-            raise DataError(f"no questions at {path}: there is no such file or folder; {FETCH}")
+            raise UserError(f"no questions at {path}: there is no such file or folder; {FETCH}")
         if not places:
-            raise DataError(f"no questions in {path}: no file there tells its split; {FETCH}")
+            raise UserError(f"no questions in {path}: no file there tells its split; {FETCH}")
         states = tuple((file.stat().st_size, file.stat().st_mtime_ns) for *_, file in places)
         return _read(tuple(places), states)
 
     def task_ids(self, split: str) -> tuple[str, ...]:
-        """All tasks of a split, in their fixed order. Raises DataError if there is no such split."""
+        """All tasks of a split, in their fixed order. Raises UserError if there is no such split."""
         if split not in self._splits:
-            raise DataError(f"no split {split!r} in these questions; choose one of {', '.join(sorted(self._splits))}")
+            raise UserError(f"no split {split!r} in these questions; choose one of {', '.join(sorted(self._splits))}")
         return tuple(self._splits[split])
 
     def content_hash(self, task_id: str) -> str:
         return self.question(task_id).content_hash
 
     def question(self, task_id: str) -> Question:
-        """Raises UnknownTaskError."""
+        """Raises UserError."""
         for questions in self._splits.values():
             if task_id in questions:
                 return questions[task_id]
         splits = ", ".join(sorted(self._splits))
-        raise UnknownTaskError(f"no question {task_id[:80]!r}; take an id from the panel of a split ({splits})")
+        raise UserError(f"no question {task_id[:80]!r}; take an id from the panel of a split ({splits})")
 
 
 @lru_cache(maxsize=1)
@@ -119,7 +119,7 @@ def _read(places: tuple[Place, ...], states: tuple[tuple[int, int], ...]) -> Que
             logger.warning("left out %d rows of %s, the first: %s", len(left_out), path, left_out[0])
         refused += left_out
     if not splits:
-        raise DataError(f"not one question could be read{': ' + refused[0] if refused else ''}; {FETCH}")
+        raise UserError(f"not one question could be read{': ' + refused[0] if refused else ''}; {FETCH}")
     return QuestionLibrary(splits, tuple(refused))
 
 
@@ -128,14 +128,14 @@ def _divided(question: Question) -> str:
 
 
 def _questions(path: Path) -> Iterable[tuple[int, Question | RowError]]:
-    """(number, question or why there is none) of the rows of a file. Raises DataError if its format is unknown."""
+    """(number, question or why there is none) of the rows of a file. Raises UserError if its format is unknown."""
     rows = list(read_rows(path))
     readable = [row for _, row in rows if not isinstance(row, RowError)]
     known = next(filter(None, map(format_of, readable)), None)
     if rows and known is None:
         fields = f"fields {', '.join(map(str, readable[0]))[:200]}" if readable else f"row 1: {rows[0][1]}"
         formats = ", ".join(f"{known.name} ({', '.join(sorted(known.fields))})" for known in FORMATS)
-        raise DataError(f"{path} is in no known format ({fields}); give its rows the fields of one of: {formats}")
+        raise UserError(f"{path} is in no known format ({fields}); give its rows the fields of one of: {formats}")
     return [(number, _question(row, known)) for number, row in rows if known is not None]
 
 

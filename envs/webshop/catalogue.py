@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 
-from envs.base import DataError
 from envs.webshop.generator import default_rows, fingerprint
 from envs.webshop.goals import GOAL_KINDS, GOAL_RECORD, Goal, GoalKind, canonical_order, goal_records, make_goal
 from envs.webshop.index import IndexBuilder, SearchIndex
@@ -27,6 +26,7 @@ from envs.webshop.prices import PRICES_FILE, PriceBook
 from envs.webshop.products import Product, RowError, parse_product
 from envs.webshop.sources import SourceRow, find_files, installed_folder
 from envs.webshop.storage import Records, RecordWriter, build_once, cache_root, map_array
+from trajectories.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ def open_catalogue(data: str | Path | None = None, tagger: Tagger = "textblob") 
     has not got is built first; the same process gets the same object.
 
     Raises:
-        DataError: no, ambiguous or damaged data, or the tagger is missing.
+        UserError: no, ambiguous or damaged data, or the tagger is missing.
     """
     data = data or installed_folder() or GENERATED
     if data == GENERATED:
@@ -107,7 +107,7 @@ def build_catalogue(
     Rows that cannot become products, and repeated asins, are left out, logged and listed in the manifest.
 
     Raises:
-        DataError: not one row became a product, or the frozen prices do not fit.
+        UserError: not one row became a product, or the frozen prices do not fit.
     """
     find_nouns = noun_finder(tagger)
     book = PriceBook(frozen_prices)
@@ -140,7 +140,7 @@ def build_catalogue(
                 if len(records := goal_records(kind, number, product, product_prices)):
                     goals[kind].append(records)
     if not rows_by_asin:
-        raise DataError(f"not one product could be read{': ' + reports[0] if reports else ''}")
+        raise UserError(f"not one product could be read{': ' + reports[0] if reports else ''}")
     _log_refused(refused, reports)
     index.finish(list(rows_by_asin))
     np.save(directory / "prices.npy", np.frombuffer(prices, dtype=np.float64))

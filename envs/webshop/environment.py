@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, get_args
 
-from envs.base import DataError, Observation, StepResult, UnknownTaskError
+from envs.base import Observation, StepResult
 from envs.webshop.catalogue import Catalogue, open_catalogue
 from envs.webshop.expert import OracleExpert
 from envs.webshop.goals import GOAL_KINDS, Goal, GoalKind, split_range
@@ -24,6 +24,7 @@ from envs.webshop.pages import (
     render,
 )
 from envs.webshop.reward import Score, score_purchase
+from trajectories.errors import UserError
 
 REWARD_NAMES = (
     "success",
@@ -62,7 +63,7 @@ class WebShopEnvironment:
         goals: `synthetic`, or `human` where the data has instructions written by people.
         tagger: finds nouns for the type reward; see `envs.webshop.nouns`.
     Raises:
-        DataError: no such data, or no goals of this kind in it.
+        UserError: no such data, or no goals of this kind in it.
     """
 
     reward_names = REWARD_NAMES
@@ -76,7 +77,7 @@ class WebShopEnvironment:
         tagger: Tagger = "textblob",
     ) -> None:
         if observation_mode not in get_args(ObservationMode):
-            raise DataError(
+            raise UserError(
                 f"no observation_mode {observation_mode!r}; choose one of {', '.join(get_args(ObservationMode))}"
             )
         self._catalogue = _with_goals(data, goals, tagger)
@@ -99,7 +100,7 @@ class WebShopEnvironment:
         return self._goal
 
     def reset(self, task_id: str, seed: int = 0) -> Observation:
-        """Start shopping for goal `task_id`. Raises UnknownTaskError."""
+        """Start shopping for goal `task_id`. Raises UserError."""
         del seed
         index = self._index(task_id)
         self._goal = self._catalogue.goal(self._goal_kind, index)
@@ -111,7 +112,7 @@ class WebShopEnvironment:
         count = self._catalogue.goal_count(self._goal_kind)
         if task_id.isascii() and task_id.isdecimal() and str(int(task_id)) == task_id and int(task_id) < count:
             return int(task_id)
-        raise UnknownTaskError(f"no WebShop task {task_id[:40]!r}; task ids are the numbers 0 to {count - 1}")
+        raise UserError(f"no WebShop task {task_id[:40]!r}; task ids are the numbers 0 to {count - 1}")
 
     def step(self, action: str) -> StepResult:
         """Apply one action. Raises RuntimeError before the first reset and after the purchase."""
@@ -176,10 +177,10 @@ class WebShopEnvironment:
 
 def _with_goals(data: str | Path | None, goals: GoalKind, tagger: Tagger) -> Catalogue:
     if goals not in GOAL_KINDS:
-        raise DataError(f"no goals {goals!r}; choose one of {', '.join(GOAL_KINDS)}")
+        raise UserError(f"no goals {goals!r}; choose one of {', '.join(GOAL_KINDS)}")
     catalogue = open_catalogue(data, tagger)
     if not catalogue.goal_count(goals):
-        raise DataError(f"the {data or 'default'} catalogue has no {goals} goals; choose other goals or other data")
+        raise UserError(f"the {data or 'default'} catalogue has no {goals} goals; choose other goals or other data")
     return catalogue
 
 
@@ -193,7 +194,7 @@ class WebShopTasks:
     goals: GoalKind
 
     def task_ids(self, split: str) -> tuple[str, ...]:
-        """Task ids in canonical order. Raises DataError if there is no such split."""
+        """Task ids in canonical order. Raises UserError if there is no such split."""
         return tuple(map(str, split_range(split, self.catalogue.goal_count(self.goals))))
 
     def content_hash(self, task_id: str) -> str:
@@ -207,5 +208,5 @@ def open_environment(data: str | Path | None = None, **options: Any) -> WebShopE
 
 
 def open_tasks(data: str | Path | None = None, goals: GoalKind = "synthetic") -> WebShopTasks:
-    """Raises DataError if there are no such goals."""
+    """Raises UserError if there are no such goals."""
     return WebShopTasks(_with_goals(data, goals, "textblob"), goals)

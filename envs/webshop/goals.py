@@ -18,9 +18,9 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from envs.base import DataError
 from envs.webshop.prices import ProductPrices, cap_text
 from envs.webshop.products import Product
+from trajectories.errors import UserError
 
 GoalKind = Literal["synthetic", "human"]
 GOAL_KINDS: tuple[GoalKind, ...] = get_args(GoalKind)
@@ -58,14 +58,14 @@ class Goal:
 
 
 def split_range(split: str, count: int) -> range:
-    """Indices of a split among `count` goals: test 0-499, dev 500-1499, train from 1500. Raises DataError."""
+    """Indices of a split among `count` goals: test 0-499, dev 500-1499, train from 1500. Raises UserError."""
     ranges = {
         "test": range(min(DEV_START, count)),
         "dev": range(min(DEV_START, count), min(TRAIN_START, count)),
         "train": range(min(TRAIN_START, count), count),
     }
     if split not in ranges:
-        raise DataError(f"WebShop has no split {split!r}; choose one of {', '.join(SPLITS)}")
+        raise UserError(f"WebShop has no split {split!r}; choose one of {', '.join(SPLITS)}")
     return ranges[split]
 
 

@@ -14,6 +14,7 @@ from typing import Literal
 from envs.download import data_folder, download_file
 from envs.webshop.catalogue import open_catalogue
 from envs.webshop.sources import ENVIRONMENT, INSTALLED, find_files
+from trajectories.files import written_aside
 
 CatalogueSize = Literal["1000", "full"]
 CANONICAL_CONTENT_HASH = "3d626bca60257de0570e47d6065edf6f152fc653782595bca048de5e3fab3cca"
@@ -55,22 +56,16 @@ def install(source: str | Path, folder: Path | None = None) -> InstallReport:
     Files installed before are replaced in one move, after the new ones have proved readable.
 
     Raises:
-        DataError: no catalogue there, or it cannot be read; nothing was changed then.
+        UserError: no catalogue there, or it cannot be read; nothing was changed then.
     """
     folder = folder or data_folder(ENVIRONMENT)
     files = find_files(Path(source).expanduser())
     target = folder / INSTALLED
-    aside = target.with_suffix(".part")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    try:
+    with written_aside(target) as aside:
+        aside.mkdir()
         for path in files.paths():
             shutil.copy2(path, aside / path.name)
         open_catalogue(aside)
-        shutil.rmtree(target, ignore_errors=True)
-        aside.rename(target)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     catalogue = open_catalogue(target)
     return InstallReport(
         folder=target,
@@ -95,7 +90,7 @@ def download(
         The folder with the files, ready for `install`.
 
     Raises:
-        DataError: no network, the server refuses, or a file is not the one that was published.
+        UserError: no network, the server refuses, or a file is not the one that was published.
     """
     folder = (folder or data_folder(ENVIRONMENT)) / f"download-{size}"
     instead = "fetch the files where there is a network, then run `concerto data webshop --from DIR`"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, get_args
 
-from envs.base import DataError
+from trajectories.errors import UserError
 
 Tagger = Literal["textblob", "spacy"]
 TAGGERS: tuple[Tagger, ...] = get_args(Tagger)
@@ -18,19 +18,19 @@ SPACY_MODEL = "en_core_web_sm"
 
 
 def noun_finder(tagger: Tagger) -> Callable[[str], tuple[str, ...]]:
-    """A function from a title to its lower-cased nouns, repeats kept. Raises DataError if the tagger is missing."""
+    """A function from a title to its lower-cased nouns, repeats kept. Raises UserError if the tagger is missing."""
     if tagger == "spacy":
         return _spacy_nouns()
     if tagger == "textblob":
         return _textblob_nouns()
-    raise DataError(f"no tagger {tagger!r}; choose one of {', '.join(TAGGERS)}")
+    raise UserError(f"no tagger {tagger!r}; choose one of {', '.join(TAGGERS)}")
 
 
 def _textblob_nouns() -> Callable[[str], tuple[str, ...]]:
     try:
         from textblob.en.taggers import PatternTagger
     except ImportError as error:
-        raise DataError(f"the noun tagger is missing ({error}); run `pip install textblob`") from error
+        raise UserError(f"the noun tagger is missing ({error}); run `pip install textblob`") from error
     tagger = PatternTagger()
 
     def nouns(title: str) -> tuple[str, ...]:
@@ -45,7 +45,7 @@ def _spacy_nouns() -> Callable[[str], tuple[str, ...]]:
 
         model = spacy.load(SPACY_MODEL, disable=["parser", "ner", "lemmatizer"])
     except (ImportError, OSError) as error:
-        raise DataError(
+        raise UserError(
             f"the spaCy model {SPACY_MODEL} is not installed; run `python -m spacy download {SPACY_MODEL}` "
             "or leave tagger at textblob"
         ) from error

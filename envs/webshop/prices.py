@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from envs.base import DataError
 from envs.webshop.products import DEFAULT_PRICE, Product
+from trajectories.errors import UserError
 
 PRICES_FILE = "prices.json"
 SEED = 233
@@ -69,7 +69,7 @@ class PriceBook:
         self._entries: dict[str, list[Any]] = {}
 
     def prices(self, product: Product) -> ProductPrices:
-        """Raises DataError if the frozen file does not fit the product."""
+        """Raises UserError if the frozen file does not fit the product."""
         prices = draw_prices(product)
         if len(product.listed_prices) < 2 and prices.synthetic_cap is None and not prices.human_caps:
             return prices
@@ -86,7 +86,7 @@ class PriceBook:
                 and all(isinstance(human_cap, float) for human_cap in human_caps)
             ):
                 return ProductPrices(price, cap, tuple(human_caps))
-        raise DataError(
+        raise UserError(
             f"{self._frozen_path} does not fit the catalogue at product {product.asin}; "
             "delete it, or use the one that was made from this catalogue"
         )
@@ -103,7 +103,7 @@ def _read(path: Path) -> Mapping[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
         products = content["products"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is no readable price file ({error}); delete it to draw prices anew") from error
+        raise UserError(f"{path} is no readable price file ({error}); delete it to draw prices anew") from error
     if not isinstance(products, Mapping):
-        raise DataError(f"{path} is no price file: `products` must be an object; delete it to draw prices anew")
+        raise UserError(f"{path} is no price file: `products` must be an object; delete it to draw prices anew")
     return products

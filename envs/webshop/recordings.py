@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from envs.base import DataError
 from envs.recordings import Recording, read_records
 from envs.webshop.catalogue import open_catalogue
 from envs.webshop.goals import TRAIN_START
+from trajectories.errors import UserError
 
 OPENING_TURNS = 2
 """The rules, and the model's consent to them, come before the first observation."""
@@ -43,7 +43,7 @@ class RecordedEpisode:
 
 
 def read_recordings(path: Path, data: str | Path | None = None) -> Iterator[Recording]:
-    """Every episode, for `envs.recordings.import_recordings`. Raises DataError as `read_episodes`.
+    """Every episode, for `envs.recordings.import_recordings`. Raises UserError as `read_episodes`.
 
     A goal is recognised by its instruction without the price cap: the recorded processes had drawn other caps.
     """
@@ -60,12 +60,12 @@ def read_recordings(path: Path, data: str | Path | None = None) -> Iterator[Reco
 
 
 def read_episodes(path: Path) -> Iterator[RecordedEpisode]:
-    """Every episode as it was recorded. Raises DataError naming file and line."""
+    """Every episode as it was recorded. Raises UserError naming file and line."""
     for place, record in read_records(path):
         try:
             yield _episode(record)
         except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{place} is no recorded WebShop episode ({error}); it needs item_id, conversations") from (
+            raise UserError(f"{place} is no recorded WebShop episode ({error}); it needs item_id, conversations") from (
                 error
             )
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from envs.base import DataError
 from envs.download import data_folder
 from envs.webshop.prices import PRICES_FILE
+from trajectories.errors import UserError
 
 SIZES = ("_1000", "")
 """Endings of the original's file names: the 1,000-product catalogue, and the full one."""
@@ -72,16 +72,16 @@ def installed_folder() -> Path | None:
 
 
 def find_files(folder: Path) -> CatalogueFiles:
-    """The catalogue in `folder`. Raises DataError if there is none, half of one, or more than one."""
+    """The catalogue in `folder`. Raises UserError if there is none, half of one, or more than one."""
     if not folder.is_dir():
-        raise DataError(f"no WebShop data at {folder}: it is not a folder; {FETCH}")
+        raise UserError(f"no WebShop data at {folder}: it is not a folder; {FETCH}")
     present = [size for size in SIZES if (folder / f"items_shuffle{size}.json").is_file()]
     if len(present) != 1:
         found = "both catalogues are there; keep one of them" if present else f"no products file; {FETCH}"
-        raise DataError(f"cannot read WebShop data in {folder}: {found}")
+        raise UserError(f"cannot read WebShop data in {folder}: {found}")
     annotations = folder / f"items_ins_v2{present[0]}.json"
     if not annotations.is_file():
-        raise DataError(f"cannot read WebShop data in {folder}: {annotations.name} is missing; {FETCH}")
+        raise UserError(f"cannot read WebShop data in {folder}: {annotations.name} is missing; {FETCH}")
     human, prices = folder / HUMAN_FILE, folder / PRICES_FILE
     return CatalogueFiles(
         products=folder / f"items_shuffle{present[0]}.json",
@@ -92,12 +92,12 @@ def find_files(folder: Path) -> CatalogueFiles:
 
 
 def stream_array(path: Path) -> Iterator[Any]:
-    """The elements of a file that holds one JSON array, read in chunks. Raises DataError where it is not one."""
+    """The elements of a file that holds one JSON array, read in chunks. Raises UserError where it is not one."""
     decoder = json.JSONDecoder()
     with path.open(encoding="utf-8", errors="replace") as file:
         buffer = file.read(CHUNK).lstrip("\ufeff \t\r\n")
         if not buffer.startswith("["):
-            raise DataError(f"{path} must hold one JSON list of products")
+            raise UserError(f"{path} must hold one JSON list of products")
         position = 1
         while True:
             position = _skip(buffer, position)
@@ -108,7 +108,7 @@ def stream_array(path: Path) -> Iterator[Any]:
             except json.JSONDecodeError as error:
                 more = file.read(max(CHUNK, len(buffer) - position))
                 if not more or len(buffer) - position > MAX_ROW:
-                    raise DataError(f"{path} is damaged or cut off ({error}); fetch it again") from error
+                    raise UserError(f"{path} is damaged or cut off ({error}); fetch it again") from error
                 buffer, position = buffer[position:] + more, 0
                 continue
             yield element
@@ -125,7 +125,7 @@ def _read_object(path: Path) -> Mapping[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8", errors="replace"))
     except ValueError as error:
-        raise DataError(f"{path} is no JSON ({error}); fetch it again") from error
+        raise UserError(f"{path} is no JSON ({error}); fetch it again") from error
     if not isinstance(content, Mapping):
-        raise DataError(f"{path} must hold one JSON object, keyed by asin")
+        raise UserError(f"{path} must hold one JSON object, keyed by asin")
     return content

@@ -9,8 +9,6 @@ import fcntl
 import logging
 import mmap
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +18,8 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
-from envs.base import DataError
+from trajectories.errors import UserError
+from trajectories.files import written_aside
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +43,7 @@ def build_once(target: Path, build: Callable[[Path], None], timeout_s: float = B
     One process builds, the others wait for it. Whatever ends the builder, `target` is complete or absent.
 
     Raises:
-        DataError: the cache folder cannot be written, or another process was still building after `timeout_s` seconds.
+        UserError: the cache folder cannot be written, or another process was still building after `timeout_s` seconds.
     """
     if target.is_dir():
         return
@@ -53,14 +52,11 @@ def build_once(target: Path, build: Callable[[Path], None], timeout_s: float = B
         with _locked(target.with_suffix(".lock"), timeout_s):
             if target.is_dir():
                 return
-            aside = Path(tempfile.mkdtemp(prefix=f"{target.name}.", suffix=".building", dir=target.parent))
-            try:
+            with written_aside(target) as aside:
+                aside.mkdir()
                 build(aside)
-                aside.rename(target)
-            finally:
-                shutil.rmtree(aside, ignore_errors=True)
     except OSError as error:
-        raise DataError(
+        raise UserError(
             f"cannot build in {target.parent} ({error}); set {CACHE_VARIABLE} to a folder with room"
         ) from error
 
@@ -76,7 +72,7 @@ def _locked(path: Path, timeout_s: float) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise DataError(
+                    raise UserError(
                         f"another process has been building {path.with_suffix('')} for {timeout_s:.0f} s; "
                         "wait for it or end it"
                     ) from None

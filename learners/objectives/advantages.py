@@ -6,6 +6,8 @@ computed in float64. A group in which all rewards are equal has advantage 0 ever
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -71,15 +73,22 @@ def discounted_returns(rewards: Tensor, episodes: Tensor, gamma: float) -> Tenso
     return returns
 
 
-def gigpo(
-    rewards: Tensor,
-    groups: Tensor,
-    turn_rewards: Tensor,
-    turn_episodes: Tensor,
-    turn_states: Tensor,
-    gamma: float,
-    step_weight: float,
-) -> Tensor:
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """The M turns of B rollouts: those of a rollout together and in order of play.
+
+    Attributes:
+        rewards: float [M].
+        episodes: int64 [M], index in [0, B) of the rollout of each turn.
+        states: int64 [M], equal for equal states of the environment *before* the action.
+    """
+
+    rewards: Tensor
+    episodes: Tensor
+    states: Tensor
+
+
+def gigpo(rewards: Tensor, groups: Tensor, turns: Turns, gamma: float, step_weight: float) -> Tensor:
     """Episode advantage plus step advantage, float64 [M], one a turn (arXiv 2505.10978).
 
     Turns of one group that stood in the same environment state (the anchor) form a step group: their discounted returns
@@ -87,14 +96,11 @@ def gigpo(
 
     Args:
         rewards, groups: [B], of whole episodes.
-        turn_rewards: float [M], turns of each episode together and in order of play.
-        turn_episodes: int64 [M], index in [0, B) of the episode of each turn.
-        turn_states: int64 [M], equal for equal states *before* the action.
     """
-    returns = discounted_returns(turn_rewards, turn_episodes, gamma)
-    anchors = torch.stack([groups[turn_episodes], turn_states], dim=1)
+    returns = discounted_returns(turns.rewards, turns.episodes, gamma)
+    anchors = torch.stack([groups[turns.episodes], turns.states], dim=1)
     step_groups = torch.unique(anchors, dim=0, return_inverse=True)[1]
-    return grpo(rewards, groups)[turn_episodes] + step_weight * grpo(returns, step_groups)
+    return grpo(rewards, groups)[turns.episodes] + step_weight * grpo(returns, step_groups)
 
 
 def _group_size(groups: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from learners.learner_config import GRPOConfig
+from learners.learner_settings import GRPOSettings
 from learners.objectives import advantages
 from learners.rewards.reward_batch import RewardBatch
 from learners.rewards.scalarisers import Scalarised
@@ -19,7 +19,7 @@ from trajectories.types import Assignment, Route, Sequence
 
 
 def scalarised_assignments(
-    sequences: pa.Table, batch: RewardBatch, scalarised: Scalarised, config: GRPOConfig
+    sequences: pa.Table, batch: RewardBatch, scalarised: Scalarised, config: GRPOSettings
 ) -> pa.Table:
     """Every sequence to GRPO with the advantage that a scalariser gave its episode (`gigpo`: with that of its turns).
 
@@ -61,7 +61,7 @@ def completed_assignments(assignments: pa.Table, found: Mapping[str, float], ver
 
 
 def sequence_advantages(
-    sequences: Many[Sequence], batch: RewardBatch, scalarised: Scalarised, config: GRPOConfig
+    sequences: Many[Sequence], batch: RewardBatch, scalarised: Scalarised, config: GRPOSettings
 ) -> Tensor:
     """Advantage of each sequence, float64 [S], all of episodes of the batch, the turns of each in order of play."""
     members = _members(sequences, batch)
@@ -115,7 +115,7 @@ def _assignments(
     )
 
 
-def _gigpo(sequences: Many[Sequence], members: Tensor, scalar: Tensor, groups: Tensor, config: GRPOConfig) -> Tensor:
+def _gigpo(sequences: Many[Sequence], members: Tensor, scalar: Tensor, groups: Tensor, config: GRPOSettings) -> Tensor:
     order = sorted(range(len(sequences)), key=lambda index: int(members[index]))  # stable: turns stay in order of play
     rewards, episodes, states, owners = [], [], [], []
     reached: dict[int, int] = {}
@@ -129,15 +129,12 @@ def _gigpo(sequences: Many[Sequence], members: Tensor, scalar: Tensor, groups: T
             owners.append(index)
             reached[episode] = turn.state_hash
     owner = torch.tensor(owners, dtype=torch.int64)
-    by_turn = advantages.gigpo(
-        scalar,
-        groups,
+    turns = advantages.Turns(
         torch.tensor(rewards, dtype=torch.float64),
         torch.tensor(episodes, dtype=torch.int64),
         torch.tensor(states, dtype=torch.int64),
-        config.gamma,
-        config.step_weight,
     )
+    by_turn = advantages.gigpo(scalar, groups, turns, config.gamma, config.step_weight)
     zeros = torch.zeros(len(sequences), dtype=torch.float64)
     counts = zeros.index_add(0, owner, torch.ones_like(by_turn))
     return zeros.index_add(0, owner, by_turn) / counts.clamp(min=1.0)

@@ -8,7 +8,7 @@ GSPO (arXiv 2507.18071)     ratio sequence, clip_low 3e-4, clip_high 4e-4, aggre
 
 from __future__ import annotations
 
-from learners.learner_config import GRPOConfig
+from learners.learner_settings import GRPOSettings
 from learners.objectives import losses
 from learners.objectives.objective import Objective, TokenLosses, Tokens
 
@@ -24,7 +24,7 @@ class GRPOObjective(Objective):
     name = "grpo"
     metric_names = ("loss", "ratio", "clip_fraction", "masked_fraction", "behaviour_kl", "reference_kl")
 
-    def __init__(self, config: GRPOConfig) -> None:
+    def __init__(self, config: GRPOSettings) -> None:
         super().__init__(config)
         self.config = config
         self.needs_reference = config.kl_weight > 0

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from learners.learner_config import ObjectiveConfig
+from learners.learner_settings import ObjectiveSettings
 from trajectories.types import Sequence
 
 
@@ -52,7 +52,7 @@ class Objective(ABC):
     metric_names: ClassVar[tuple[str, ...]]
     needs_reference = False
 
-    def __init__(self, config: ObjectiveConfig) -> None:
+    def __init__(self, config: ObjectiveSettings) -> None:
         self._config = config
         self._queue: deque[Example] = deque()
         self.steps = 0

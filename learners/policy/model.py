@@ -14,15 +14,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from learners.learner_config import LoraConfig, PolicyConfig
+from learners.learner_settings import LoraSettings, PolicySettings
 from trajectories.batch import PaddedBatch
+from trajectories.errors import UserError, first_line
 
 LOGITS_AT_ONCE = 1 << 27
 """Most logits held at a time (512 MB in float32); beyond, the output head runs in pieces and is recomputed."""
-
-
-class ModelError(Exception):
-    """A model that cannot be loaded. The message is one line and names the fix."""
 
 
 class PolicyModel(nn.Module):
@@ -129,13 +126,13 @@ def selective_logprobs(hidden: Tensor, head: nn.Module, targets: Tensor, tempera
     return torch.cat([checkpoint(piece, *parts, use_reentrant=False) for parts in pieces])  # pyright: ignore
 
 
-def load_policy(config: PolicyConfig, seed: int) -> PolicyModel:
+def load_policy(config: PolicySettings, seed: int) -> PolicyModel:
     """Load the model on the CPU, with fresh adapters if configured.
 
     Weights that train are float32; a frozen base model is kept in `config.dtype`.
 
     Raises:
-        ModelError: there is no such model.
+        UserError: there is no such model.
     """
     dtype = getattr(torch, config.dtype)
     try:
@@ -144,8 +141,8 @@ def load_policy(config: PolicyConfig, seed: int) -> PolicyModel:
         )
     except (OSError, ValueError) as error:
         place = "directory" if Path(config.model).exists() else "directory or hub model"
-        raise ModelError(
-            f"{config.model} is no {place} with a Hugging Face causal language model ({_first_line(error)}); "
+        raise UserError(
+            f"{config.model} is no {place} with a Hugging Face causal language model ({first_line(error)}); "
             "set policy.model to one that holds config.json and model.safetensors"
         ) from error
     _silence_dropout(lm)
@@ -155,7 +152,7 @@ def load_policy(config: PolicyConfig, seed: int) -> PolicyModel:
     return PolicyModel(_with_adapters(lm, config.lora, seed) if config.lora else lm, dtype)
 
 
-def _with_adapters(lm: PreTrainedModel, config: LoraConfig, seed: int) -> peft.PeftModel:
+def _with_adapters(lm: PreTrainedModel, config: LoraSettings, seed: int) -> peft.PeftModel:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         adapted = peft.get_peft_model(
@@ -178,7 +175,3 @@ def _silence_dropout(lm: PreTrainedModel) -> None:
             module.p = 0.0
         if hasattr(module, "attention_dropout"):
             module.attention_dropout = 0.0  # pyright: ignore[reportArgumentType]
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0].rstrip(".")

@@ -7,36 +7,32 @@ from collections.abc import Sequence as Many
 import numpy as np
 import numpy.typing as npt
 
+from trajectories.errors import RunError
+
 Logprobs = npt.NDArray[np.float32]
-
-
-class ParityError(Exception):
-    """Engine and learner disagree: the policy that plays is not the policy that learns."""
 
 
 def parity_error(engine: Many[Logprobs], learner: Many[Logprobs], trained: Many[npt.NDArray[np.bool_]]) -> float:
     """Largest absolute difference over all trained tokens, in nats; inf where either is not finite.
 
     Raises:
-        ParityError: shapes differ, or there is no trained token to compare.
+        RunError: shapes differ, or there is no trained token to compare.
     """
     differences = []
     for index, (ours, theirs, mask) in enumerate(zip(learner, engine, trained, strict=True)):
         if not ours.shape == theirs.shape == mask.shape:
-            raise ParityError(
-                f"sequence {index} has {mask.size} tokens; learner scored {ours.size}, engine {theirs.size}"
-            )
+            raise RunError(f"sequence {index} has {mask.size} tokens; learner scored {ours.size}, engine {theirs.size}")
         differences.append(np.abs(ours[mask] - theirs[mask]))
     joined = np.concatenate(differences) if differences else np.zeros(0, np.float32)
     if not joined.size:
-        raise ParityError("the parity check has no trained token; give it sequences with responses")
+        raise RunError("the parity check has no trained token; give it sequences with responses")
     return float(joined.max()) if np.isfinite(joined).all() else float("inf")
 
 
 def check_parity(error: float, tolerance: float, version: int) -> None:
-    """Raise ParityError above the tolerance."""
+    """Raise RunError above the tolerance."""
     if not error <= tolerance:
-        raise ParityError(
+        raise RunError(
             f"after publishing version {version} engine and learner differ by {error:.2e} nats, tolerance "
             f"{tolerance:.0e}: the engine does not hold the learner's weights, or its precision differs (policy.dtype)"
         )

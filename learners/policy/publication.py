@@ -11,14 +11,14 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from learners.learner_config import LoraConfig, PolicyConfig
+from learners.learner_settings import LoraSettings, PolicySettings
 from learners.policy.model import PolicyModel
 from learners.policy.weight_update import WeightUpdate, serialize
 
 HEAD = "lm_head.weight"
 
 
-def make_update(model: PolicyModel, state: dict[str, Tensor], version: int, config: PolicyConfig) -> WeightUpdate:
+def make_update(model: PolicyModel, state: dict[str, Tensor], version: int, config: PolicySettings) -> WeightUpdate:
     """`state` holds PolicyModel's weights by name: adapters at least for LoRA, all of them otherwise."""
     dtype = getattr(torch, config.dtype)
     if isinstance(model.lm, peft.PeftModel):
@@ -28,7 +28,7 @@ def make_update(model: PolicyModel, state: dict[str, Tensor], version: int, conf
     return WeightUpdate(version, "full", serialize(_hugging_face_weights(model, state, config)))
 
 
-def write_model(model: PolicyModel, state: dict[str, Tensor], directory: Path, config: PolicyConfig) -> None:
+def write_model(model: PolicyModel, state: dict[str, Tensor], directory: Path, config: PolicySettings) -> None:
     """Write config.json, generation_config.json and model.safetensors."""
     directory.mkdir(parents=True, exist_ok=True)
     tensors = _hugging_face_weights(model, state, config)
@@ -41,7 +41,7 @@ def write_model(model: PolicyModel, state: dict[str, Tensor], directory: Path, c
         lm.generation_config.save_pretrained(directory)
 
 
-def merge_adapters(state: dict[str, Tensor], config: LoraConfig) -> dict[str, Tensor]:
+def merge_adapters(state: dict[str, Tensor], config: LoraSettings) -> dict[str, Tensor]:
     """W + alpha / rank * B A for every adapted layer, under the base model's names. Computed in float32."""
     merged: dict[str, Tensor] = {}
     for name, tensor in state.items():
@@ -59,7 +59,7 @@ def merge_adapters(state: dict[str, Tensor], config: LoraConfig) -> dict[str, Te
     return merged
 
 
-def _hugging_face_weights(model: PolicyModel, state: dict[str, Tensor], config: PolicyConfig) -> dict[str, Tensor]:
+def _hugging_face_weights(model: PolicyModel, state: dict[str, Tensor], config: PolicySettings) -> dict[str, Tensor]:
     """Every weight under its Hugging Face name, the output head too where it is tied."""
     tensors = _without_prefix(state)
     if config.lora:

@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from transformers import AutoTokenizer
 
-from learners.learner_config import OptimizerConfig, PolicyConfig
+from learners.learner_settings import OptimizerSettings, PolicySettings
 from learners.objectives.objective import Example, Objective, Tokens
 from learners.policy import distributed, publication
 from learners.policy.model import PolicyModel, load_policy
@@ -59,7 +59,7 @@ class PolicyShard:
     """
 
     def __init__(
-        self, config: PolicyConfig, optimizer: OptimizerConfig, seed: int = 0, reference: bool = False
+        self, config: PolicySettings, optimizer: OptimizerSettings, seed: int = 0, reference: bool = False
     ) -> None:
         """`reference`: keep the initial weights too, for a KL term (adapters need no copy: they are switched off)."""
         self.config, self.steps = config, 0

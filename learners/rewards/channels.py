@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from learners.errors import RewardError
+from trajectories.errors import UserError
 
 TokenValues = Sequence[npt.NDArray[np.floating]]
 """One array for each response, with one value a token."""
@@ -45,7 +45,7 @@ def reference(logprobs: TokenValues, reasoning_tokens: Sequence[int], episode_id
             own answer.
         reasoning_tokens: |t|.
     Raises:
-        RewardError: a reference has no token.
+        UserError: a reference has no token.
     """
     length = torch.as_tensor(reasoning_tokens, dtype=torch.float64)
     return _means(logprobs, "reference", episode_ids) / (1.0 + length.clamp(min=1.0).log())
@@ -57,7 +57,7 @@ def certainty(entropies: TokenValues, episode_ids: Sequence[str]) -> Tensor:
     Args:
         entropies: entropies of the policy's distribution at every token of the response.
     Raises:
-        RewardError: a response has no token.
+        UserError: a response has no token.
     """
     return -_means(entropies, "entropy", episode_ids)
 
@@ -69,13 +69,13 @@ def brevity(tokens: Sequence[float], limit: int) -> Tensor:
 
 def _means(values: TokenValues, channel: str, episode_ids: Sequence[str]) -> Tensor:
     if len(values) != len(episode_ids):
-        raise RewardError(
+        raise UserError(
             f"reward channel {channel!r} has values for {len(values)} of {len(episode_ids)} episodes, which begin with "
             f"{episode_ids[0] if episode_ids else '(none)'}: give one array each"
         )
     for episode_id, tokens in zip(episode_ids, values, strict=True):
         if not len(tokens):
-            raise RewardError(
+            raise UserError(
                 f"reward channel {channel!r} has no token in episode {episode_id}: leave the channel or the task out"
             )
     return torch.tensor([float(np.mean(tokens, dtype=np.float64)) for tokens in values], dtype=torch.float64)

@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from learners.errors import RewardError
 from learners.rewards import maths
 from learners.rewards.reward_batch import RewardBatch
-from learners.rewards.reward_config import ConductorConfig
+from learners.rewards.reward_settings import ConductorSettings
 from learners.rewards.scalarisers import Advantage, Scalarised, episode_generator, weighted
+from trajectories.errors import UserError
 
 FLOOR = 1e-4
 """Least probability of a channel: one that was given up can still be sampled, and come back."""
@@ -57,10 +57,10 @@ def probabilities(head: ConductorHead, contexts: Tensor) -> Tensor:
     """pi(.|h), the reward weights outside training, float64 [n, K] of contexts float32 [n, H]; each row sums to 1.
 
     Raises:
-        RewardError: contexts of another size.
+        UserError: contexts of another size.
     """
     if contexts.ndim != 2 or contexts.shape[1] != head.weight.shape[1]:
-        raise RewardError(
+        raise UserError(
             f"contexts are {list(contexts.shape)}, this Conductor reads [n, {head.weight.shape[1]}]: "
             "give it the policy's own final states"
         )
@@ -76,15 +76,15 @@ class ConductorScalariser:
     """
 
     head: ConductorHead
-    config: ConductorConfig
+    config: ConductorSettings
     advantage: Advantage
     seed: int = 0
 
     def __call__(self, batch: RewardBatch) -> Scalarised:
-        """Raises RewardError: the batch has no contexts, or they do not fit."""
+        """Raises UserError: the batch has no contexts, or they do not fit."""
         if batch.contexts is None or len(batch.contexts) != len(batch.episode_ids):
             count = 0 if batch.contexts is None else len(batch.contexts)
-            raise RewardError(
+            raise UserError(
                 f"the Conductor has {count} contexts for {len(batch.episode_ids)} episodes, the first of which is "
                 f"{batch.episode_ids[0]}: give the policy's final state after each"
             )

@@ -24,7 +24,7 @@ from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from torch import Tensor, nn
 
 from learners.rewards.conductor_head import ConductorHead, log_probabilities
-from learners.rewards.reward_config import ConductorConfig
+from learners.rewards.reward_settings import ConductorSettings
 
 TEMPERATURES = (0.3, 3.0)
 """Range of the learned temperature."""
@@ -102,7 +102,7 @@ class ConductorLearner(TorchLearner):
             self.network.temperature.clamp_(*TEMPERATURES)
 
 
-def build_learner(hidden: int, channels: int, config: ConductorConfig) -> ConductorLearner:
+def build_learner(hidden: int, channels: int, config: ConductorSettings) -> ConductorLearner:
     """A learner on the CPU of this process; it needs no Ray cluster and leaves global random states alone.
 
     Args:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from learners.errors import RewardError
 from learners.objectives import advantages
+from trajectories.errors import UserError
 
 
 def reward_matrix(channels: Mapping[str, Sequence[float]], names: Sequence[str], episode_ids: Sequence[str]) -> Tensor:
@@ -22,28 +22,28 @@ def reward_matrix(channels: Mapping[str, Sequence[float]], names: Sequence[str],
     Args:
         channels: one value an episode by channel; channels that `names` leaves out are not looked at.
     Raises:
-        RewardError: a channel is missing, has more or fewer values than there are episodes, or one that is not finite.
+        UserError: a channel is missing, has more or fewer values than there are episodes, or one that is not finite.
     """
     if not names:
-        raise RewardError(f"no reward channel for episode {_first(episode_ids)}: name at least one in reward.channels")
+        raise UserError(f"no reward channel for episode {_first(episode_ids)}: name at least one in reward.channels")
     columns = []
     for name in names:
         if name not in channels:
-            raise RewardError(
+            raise UserError(
                 f"reward channel {name!r} is missing in episode {_first(episode_ids)}; its channels are "
                 f"{', '.join(channels) or 'none'}: name only these in reward.channels and reward.outcome"
             )
         if len(channels[name]) != len(episode_ids):
-            raise RewardError(_wrong_length(name, len(channels[name]), episode_ids))
+            raise UserError(_wrong_length(name, len(channels[name]), episode_ids))
         if (row := next((at for at, value in enumerate(channels[name]) if value is None), None)) is not None:
-            raise RewardError(
+            raise UserError(
                 f"reward channel {name!r} is missing in episode {episode_ids[row]}, whose environment does not have "
                 "it: name only channels that all environments of the run have in reward.channels and reward.outcome"
             )
         column = torch.as_tensor(channels[name], dtype=torch.float64)
         if not column.isfinite().all():
             row = int((~column.isfinite()).nonzero()[0, 0])
-            raise RewardError(
+            raise UserError(
                 f"reward channel {name!r} is {float(column[row])} in episode {episode_ids[row]}: "
                 "a channel must give a finite number for every episode"
             )

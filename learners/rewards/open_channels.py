@@ -16,11 +16,11 @@ import pyarrow as pa
 from envs.questions.library import QuestionLibrary
 from envs.questions.question import Question
 from envs.questions.scoring import reasoning
-from learners.errors import RewardError
 from learners.rewards import channels
 from learners.rewards.channels import Reading
 from trajectories import types
 from trajectories.chat import ChatTokenizer
+from trajectories.errors import UserError
 from trajectories.schema import episodes_from_table, sequences_from_table, sequences_to_table
 from trajectories.types import Episode, StopReason
 
@@ -43,7 +43,7 @@ class OpenChannels:
         questions: data of the questions, as `QuestionLibrary.open` takes it.
         preference_model: directory or hub name, for `preference`.
     Raises:
-        DataError, ModelError: there are no such questions, or no such model.
+        UserError: there are no such questions, or no such model.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class OpenChannels:
         """The sequences that the policy must read: first the episodes' own, then each with the reference answer.
 
         Raises:
-            RewardError: an episode has no response.
+            UserError: an episode has no response.
         """
         sound, own = _sound(episodes, sequences)
         rows = [row for name in sound for row in own[name]] if "entropy" in self._names else []
@@ -77,7 +77,7 @@ class OpenChannels:
         Args:
             reading: the policy's reading of what `to_read` gave; None where nothing was to be read.
         Raises:
-            RewardError: an episode has no response, or one without a token.
+            UserError: an episode has no response, or one without a token.
         """
         sound, own = _sound(episodes, sequences)
         found: dict[str, list[float]] = {}
@@ -137,14 +137,14 @@ def _preference_model(name: str) -> PreferenceModel:
 
 
 def _sound(episodes: pa.Table, sequences: pa.Table) -> tuple[dict[str, Episode], dict[str, list[types.Sequence]]]:
-    """Episodes that ended properly, and the sequences of each. Raises RewardError for one without any."""
+    """Episodes that ended properly, and the sequences of each. Raises UserError for one without any."""
     sound = {row.episode_id: row for row in episodes_from_table(episodes) if row.stop_reason is not StopReason.ERROR}
     own: dict[str, list[types.Sequence]] = {name: [] for name in sound}
     for sequence in sequences_from_table(sequences):
         if sequence.episode_id in own:
             own[sequence.episode_id].append(sequence)
     if silent := [name for name, rows in own.items() if not rows]:
-        raise RewardError(
+        raise UserError(
             f"episode {silent[0]} (task {sound[silent[0]].task_id}) has no response, since its prompt leaves no room "
             "for one: raise rollout.engine.max_model_len, or leave the task out"
         )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BatchEncoding
 
-from learners.policy.model import ModelError
+from trajectories.errors import UserError, first_line
 
 PAIRS_AT_ONCE = 8
 """Pairs in one pass."""
@@ -21,18 +21,17 @@ class PreferenceModel:
     """A reward model on the CPU, in the precision it was saved in."""
 
     def __init__(self, model: str) -> None:
-        """Load the directory or hub model. Raises ModelError."""
+        """Load the directory or hub model. Raises UserError."""
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(model, truncation_side="left")
             self._model = AutoModelForSequenceClassification.from_pretrained(model, dtype="auto").eval()
         except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0].rstrip(".")
-            raise ModelError(
-                f"{model} holds no sequence-classification model with its tokenizer ({reason}); "
+            raise UserError(
+                f"{model} holds no sequence-classification model with its tokenizer ({first_line(error)}); "
                 "set reward.preference_model to one that does"
             ) from error
         if self._model.config.num_labels != 1:
-            raise ModelError(
+            raise UserError(
                 f"{model} has {self._model.config.num_labels} outputs; a reward model has one: "
                 "set reward.preference_model to such a model"
             )

@@ -9,10 +9,10 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from learners.errors import RewardError
 from learners.objectives import advantages
 from learners.rewards.maths import reward_matrix
 from trajectories import schema
+from trajectories.errors import UserError
 from trajectories.types import StopReason
 
 
@@ -60,7 +60,7 @@ def reward_batch(
         names: channels to weigh; empty: all there are.
         more: channels that are not in the table, one value a sound episode, in their order.
     Raises:
-        RewardError: a channel is missing, has the wrong length or a value that is not finite.
+        UserError: a channel is missing, has the wrong length or a value that is not finite.
     """
     ids, group_ids = episodes["episode_id"].to_pylist(), episodes["group_id"].to_pylist()
     sound = [row for row, reason in enumerate(episodes["stop_reason"].to_pylist()) if reason != StopReason.ERROR]
@@ -92,7 +92,7 @@ class ConstantWatch:
         self._high: dict[str, float] = {}
 
     def observe(self, batch: RewardBatch) -> None:
-        """Look at a batch. Raises RewardError."""
+        """Look at a batch. Raises UserError."""
         self._seen += len(batch.episode_ids)
         for name, column in zip(batch.names, batch.rewards.unbind(1), strict=True):
             if len(column):
@@ -102,7 +102,7 @@ class ConstantWatch:
             return
         for name, low in self._low.items():
             if self._high[name] - low <= advantages.EPSILON:
-                raise RewardError(
+                raise UserError(
                     f"reward channel {name!r} is {low:g} in all of {self._seen} episodes up to "
                     f"{batch.episode_ids[-1]}: raise reward.constant_limit and resume, or start a run without it in "
                     "reward.channels"

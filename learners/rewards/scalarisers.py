@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from learners.errors import RewardError
 from learners.objectives import advantages
 from learners.rewards import maths
 from learners.rewards.maths import Normalisation
 from learners.rewards.reward_batch import RewardBatch
-from learners.rewards.reward_config import RewardConfig
+from learners.rewards.reward_settings import RewardSettings
+from trajectories.errors import UserError
 
 Advantage = Callable[[Tensor, Tensor], Tensor]
 """(scalar rewards [B], groups [B]) -> advantages [B]: `advantages.grpo`, `dr_grpo` or `rloo`."""
@@ -51,7 +51,7 @@ class Scalariser(Protocol):
     """Turns named rewards into one scalar reward and one advantage per rollout."""
 
     def __call__(self, batch: RewardBatch) -> Scalarised:
-        """Raises RewardError: the batch lacks what the scalariser needs."""
+        """Raises UserError: the batch lacks what the scalariser needs."""
         ...
 
 
@@ -137,9 +137,9 @@ def weighted(batch: RewardBatch, reward_weights: Tensor, normalise: Normalisatio
 
 
 def given_reward_weights(by_name: Mapping[str, float], batch: RewardBatch) -> Tensor:
-    """float64 [B, K]. Raises RewardError if a reward weight names no channel."""
+    """float64 [B, K]. Raises UserError if a reward weight names no channel."""
     if unknown := [name for name in by_name if name not in batch.names]:
-        raise RewardError(
+        raise UserError(
             f"reward channel {unknown[0]!r} has a weight but is missing in episode {batch.episode_ids[0]}; its "
             f"channels are {', '.join(batch.names)}: weigh only these in reward.weights"
         )
@@ -147,7 +147,7 @@ def given_reward_weights(by_name: Mapping[str, float], batch: RewardBatch) -> Te
     return row.expand_as(batch.rewards)
 
 
-def pure_scalariser(config: RewardConfig, seed: int, advantage: Advantage = advantages.grpo) -> Scalariser:
+def pure_scalariser(config: RewardSettings, seed: int, advantage: Advantage = advantages.grpo) -> Scalariser:
     """The scalariser that `config` names, unless it is the Conductor (`conductor_head.ConductorScalariser`)."""
     normalise = maths.NORMALISATIONS[config.normalisation]
     match config.scalariser:
@@ -171,7 +171,7 @@ ADVANTAGES: dict[str, Advantage] = {
     "rloo": advantages.rloo,
     "gigpo": advantages.grpo,
 }
-"""How scalar rewards of a group compare, by `GRPOConfig.advantage`. What `gigpo` adds for turns comes on top."""
+"""How scalar rewards of a group compare, by `GRPOSettings.advantage`. What `gigpo` adds for turns comes on top."""
 
 
 def channel_metrics(batch: RewardBatch) -> dict[str, float]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from learners.learner_config import GRPOConfig
+from learners.learner_settings import GRPOSettings
 from learners.objectives.assign import sequence_advantages
 from learners.policy import distributed
 from learners.rewards.reward_batch import RewardBatch
@@ -37,7 +37,7 @@ class Weighed:
 class Weigher:
     """Finds advantages group by group, for the groups that one worker trains."""
 
-    def __init__(self, batch: RewardBatch, scalarise: Scalariser, config: GRPOConfig) -> None:
+    def __init__(self, batch: RewardBatch, scalarise: Scalariser, config: GRPOSettings) -> None:
         """
         Args:
             batch: the rewards of all groups of the step, without contexts.
@@ -76,7 +76,7 @@ class Weigher:
             ends: as `together` named them.
             states: float32 [n, H] after the last token of each.
         Raises:
-            RewardError: the states do not fit the scalariser.
+            UserError: the states do not fit the scalariser.
         """
         rows = torch.tensor([self._row_of[sequence.episode_id] for sequence in ends])
         order = rows.argsort()

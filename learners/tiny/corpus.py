@@ -20,8 +20,9 @@ from transformers import PreTrainedTokenizerFast
 from envs import load_panel
 from envs.alfworld.environment import AlfworldEnvironment
 from envs.alfworld.explorer import Explorer
-from envs.alfworld.games import TASK_TYPES, Game, GameLibrary
+from envs.alfworld.games import TASK_TYPES, Game
 from envs.alfworld.generate import MEDIUM, SMALL, TINY, generate_game
+from envs.alfworld.library import GameLibrary
 from envs.base import Environment
 from envs.webshop.environment import WebShopEnvironment
 from learners.tiny.build import train_tokenizer

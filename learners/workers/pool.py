@@ -22,15 +22,12 @@ import torch.distributed as dist
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
-from learners.learner_config import LearnerConfig
+from learners.learner_settings import LearnerSettings
 from learners.workers.mailbox import Command, Mailbox, Outcome
 from learners.workers.process import keep_freed_memory
+from trajectories.errors import WorkersLost
 
 STOP_TIMEOUT_S = 60.0
-
-
-class LearnerError(Exception):
-    """The pool could not do what was asked; the message holds the worker's own words."""
 
 
 class LearnerPool:
@@ -38,7 +35,7 @@ class LearnerPool:
 
     def __init__(
         self,
-        config: LearnerConfig,
+        config: LearnerSettings,
         *,
         run_name: str,
         storage: Path,
@@ -67,7 +64,7 @@ class LearnerPool:
         """Start the workers and wait until each has loaded the model.
 
         Raises:
-            LearnerError: they were not ready in time, or died; says what was waited for.
+            WorkersLost: they were not ready in time, or died; says what was waited for.
         """
         name = f"concerto:{self._run_name}:learner"
         # Ray Train has no other place for its limit. A little later than ours, whose message says more.
@@ -91,7 +88,7 @@ class LearnerPool:
         self._thread.start()
         missing = ray.get(self._mailbox.wait_joined.remote(timeout_s))
         if missing:
-            raise LearnerError(f"the learner pool did not start: {missing} (each needs {self._resources})")
+            raise WorkersLost(f"the learner pool did not start: {missing} (each needs {self._resources})")
 
     async def call(self, method: str, *arguments: Any, timeout_s: float = 1800.0) -> list[Any]:
         """Run a method of LearnerWorker on every worker; the results in order of rank.
@@ -99,7 +96,7 @@ class LearnerPool:
         Object references among the arguments, also in lists, are resolved by the workers.
 
         Raises:
-            LearnerError: a worker raised, died or did not answer in time.
+            WorkersLost: a worker raised, died or did not answer in time.
         """
         return await asyncio.gather(*await self.call_refs(method, *arguments, timeout_s=timeout_s))
 
@@ -107,14 +104,14 @@ class LearnerPool:
         """Like `call`, but the results stay in the object store: for weights."""
         outcome: Outcome = await self._mailbox.call.remote(method, arguments, timeout_s)
         if outcome.error:
-            raise LearnerError(f"{method}: {outcome.error}")
+            raise WorkersLost(f"{method}: {outcome.error}")
         return outcome.results
 
     def stop(self) -> None:
         """Let the workers end and free their resources. Harmless where nothing runs.
 
         Raises:
-            LearnerError: they did not end in time.
+            WorkersLost: they did not end in time.
         """
         if self._thread is None:
             return
@@ -123,7 +120,7 @@ class LearnerPool:
             ray.get(self._mailbox.stop.remote())
             thread.join(STOP_TIMEOUT_S)
             if thread.is_alive():
-                raise LearnerError(f"the learner workers did not end within {STOP_TIMEOUT_S:.0f} s")
+                raise WorkersLost(f"the learner workers did not end within {STOP_TIMEOUT_S:.0f} s")
         finally:
             ray.kill(self._mailbox)  # its name must be free for those that start next
 

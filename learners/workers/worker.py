@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from learners.learner_config import LearnerConfig
+from learners.learner_settings import LearnerSettings
 from learners.objectives.grpo import GRPOObjective
 from learners.objectives.objective import Example, Objective
 from learners.objectives.sft import SFTObjective
@@ -38,7 +38,7 @@ class LearnerWorker:
     themselves. Where torch.distributed is not initialised the worker is alone.
     """
 
-    def __init__(self, config: LearnerConfig) -> None:
+    def __init__(self, config: LearnerSettings) -> None:
         self.sft, self.grpo = SFTObjective(config.sft), GRPOObjective(config.grpo)
         self.policy = PolicyShard(config.policy, config.optimizer, config.seed, reference=self.grpo.needs_reference)
         self._shared_threads, self._all_threads = torch.get_num_threads(), cores_of_worker()
@@ -114,7 +114,7 @@ class LearnerWorker:
         Args:
             token_budget: tokens of one pass, see `router.probe.batched`.
         Raises:
-            RouterError: there is nothing to probe, a sequence has no trained token, or the model cannot be probed.
+            UserError: there is nothing to probe, a sequence has no trained token, or the model cannot be probed.
         """
         rows = schema.sequences_from_table(_joined(sequences))
         check(rows)  # all of them on all workers: none must leave while the others wait for it

@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 import torch
 
-from actors.engine import EngineSettings, LoRASettings
+from actors.engine import AdapterSettings, EngineSettings
 from learners.policy.weight_update import WeightUpdate, serialize
 from trajectories.chat import ChatTokenizer
 
@@ -75,6 +75,6 @@ async def tied(tied_model_dir) -> AsyncIterator[EngineUnderTest]:
 
 @pytest_asyncio.fixture(scope="package", loop_scope="session")
 async def lora(tied_model_dir) -> AsyncIterator[EngineUnderTest]:
-    under_test = await _started(tied_model_dir, SETTINGS.model_copy(update={"lora": LoRASettings(max_rank=4)}))
+    under_test = await _started(tied_model_dir, SETTINGS.model_copy(update={"lora": AdapterSettings(max_rank=4)}))
     yield under_test
     await under_test.engine.close()

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from typing import ClassVar
 
 import numpy as np
 
-from actors.engine import EngineStats, Generation, SamplingConfig
+from actors.engine import EngineStats, Generation, SamplingParameters
 from actors.episode import Session
 from actors.group_references import GroupTables
-from envs.base import Observation, StepResult, UnknownTaskError
+from envs.base import Observation, StepResult
+from trajectories.errors import UserError
 
 
 class Countdown:
@@ -28,7 +28,7 @@ class Countdown:
 
     def reset(self, task_id: str, seed: int = 0) -> Observation:
         if not task_id.isdigit():
-            raise UnknownTaskError(f"task {task_id!r} is no number; use a number")
+            raise UserError(f"task {task_id!r} is no number; use a number")
         self._left = self._start = int(task_id)
         return Observation(f"Count down from {task_id}.", ("down", "wait"))
 
@@ -77,9 +77,8 @@ class LocalSession:
 class LocalEnvironments:
     """So many sessions; `make` decides which session the n-th lease gets."""
 
-    reward_names: ClassVar = {"countdown": Countdown.reward_names}
-
     def __init__(self, slots: int, make: Callable[[int], Session] = lambda lease: LocalSession()) -> None:
+        self.reward_names = {"countdown": Countdown.reward_names}
         self._slots = asyncio.Semaphore(slots)
         self._make = make
         self.leases = 0
@@ -107,7 +106,9 @@ class ScriptedEngine:
         self.version = 0
         self.seeds: list[int | None] = []
 
-    async def generate(self, prompt_ids: np.ndarray, sampling: SamplingConfig, seed: int | None = None) -> Generation:
+    async def generate(
+        self, prompt_ids: np.ndarray, sampling: SamplingParameters, seed: int | None = None
+    ) -> Generation:
         self.seeds.append(seed)
         await asyncio.sleep(self._seconds)
         text = self._responses.pop(0) if len(self._responses) > 1 else self._responses[0]

@@ -8,19 +8,19 @@ from typing import Any
 import pytest
 import torch
 
-from actors.conductor import ALARM_UPDATES, ConductorActor, ConductorError, RemoteConductor, alarm, start_conductor
-from learners.errors import RewardError
+from actors.conductor import ALARM_UPDATES, ConductorActor, RemoteConductor, alarm, start_conductor
 from learners.objectives import advantages
 from learners.rewards.conductor_head import ConductorScalariser, probabilities
-from learners.rewards.reward_config import ConductorConfig
+from learners.rewards.reward_settings import ConductorSettings
 from tests.learners.rewards.test_conductor_head import CHANNELS, HIDDEN, batch
+from trajectories.errors import UserError, WorkersLost
 
 
 def actor(channels: tuple[str, ...] = CHANNELS, hidden: int = HIDDEN, **settings: Any) -> ConductorActor:
-    return ConductorActor(channels, hidden, ConductorConfig(lr=0.01, **settings))
+    return ConductorActor(channels, hidden, ConductorSettings(lr=0.01, **settings))
 
 
-def step(conductor: ConductorActor, number: int, config: ConductorConfig) -> list[Any]:
+def step(conductor: ConductorActor, number: int, config: ConductorSettings) -> list[Any]:
     """One learner step on random rollouts, and what came of it."""
     scalarise, rows = ConductorScalariser(conductor.head(), config, advantages.grpo), batch(number)
     result = scalarise(rows)
@@ -61,12 +61,12 @@ def test_it_learns_every_m_steps_and_then_forgets() -> None:
 
 def test_one_update_takes_all_buffered_rollouts_at_once() -> None:
     one, three = actor(update_every=1), actor(update_every=3)
-    steps = [batch(seed) for seed in range(3)]
-    choices = [torch.randint(3, (8,)) for _ in steps]
-    earned = [torch.randn(8) for _ in steps]
-    for step, choice, value in zip(steps, choices, earned, strict=True):
-        three.observe(step.contexts, choice, value)
-    one.observe(torch.cat([step.contexts for step in steps]), torch.cat(choices), torch.cat(earned))
+    contexts = [contexts for seed in range(3) if (contexts := batch(seed).contexts) is not None]
+    choices = [torch.randint(3, (8,)) for _ in contexts]
+    earned = [torch.randn(8) for _ in contexts]
+    for states, choice, value in zip(contexts, choices, earned, strict=True):
+        three.observe(states, choice, value)
+    one.observe(torch.cat(contexts), torch.cat(choices), torch.cat(earned))
     assert torch.equal(one.head().weight, three.head().weight)
 
 
@@ -81,7 +81,7 @@ def test_it_moves_towards_what_earns() -> None:
 
 def test_a_restored_conductor_goes_on_bit_for_bit() -> None:
     def run(conductor: ConductorActor, steps: range) -> list[Any]:
-        return [step(conductor, number, ConductorConfig()) for number in steps]
+        return [step(conductor, number, ConductorSettings()) for number in steps]
 
     first = actor()
     run(first, range(5))  # one update, two steps in the buffer
@@ -98,7 +98,7 @@ def test_a_restored_conductor_goes_on_bit_for_bit() -> None:
 def test_a_state_of_another_run_is_refused() -> None:
     saved = actor().state()
     for other in (actor(channels=("success", "score", "format")), actor(hidden=8)):
-        with pytest.raises(RewardError, match="the saved Conductor weighs success, progress, format by 16 numbers"):
+        with pytest.raises(UserError, match="the saved Conductor weighs success, progress, format by 16 numbers"):
             other.restore(saved)
 
 
@@ -116,20 +116,20 @@ def test_the_alarm_rings_once_when_a_channel_keeps_the_weight() -> None:
 
 def test_it_refuses_what_it_cannot_read() -> None:
     conductor = actor()
-    with pytest.raises(RewardError, match=r"contexts are \[2, 5\], this Conductor reads \[n, 16\]"):
+    with pytest.raises(UserError, match=r"contexts are \[2, 5\], this Conductor reads \[n, 16\]"):
         conductor.observe(torch.zeros(2, 5), torch.zeros(2).long(), torch.zeros(2))
-    with pytest.raises(RewardError, match="a meta-reward is not finite"):
+    with pytest.raises(UserError, match="a meta-reward is not finite"):
         conductor.observe(torch.zeros(2, HIDDEN), torch.zeros(2).long(), torch.tensor([0.0, float("nan")]))
 
 
 @pytest.mark.real
 @pytest.mark.usefixtures("ray_session")
 async def test_in_another_process_it_learns_as_inline(caplog: pytest.LogCaptureFixture) -> None:
-    config = ConductorConfig(lr=0.01)
+    config = ConductorSettings(lr=0.01)
     handle = start_conductor(CHANNELS, HIDDEN, config, {"name": "concerto:test:conductor", "num_cpus": 0.1})
     remote, inline = RemoteConductor(handle), ConductorActor(CHANNELS, HIDDEN, config)
     try:
-        with pytest.raises(ConductorError, match="has not answered 'head' within 0 s"):
+        with pytest.raises(WorkersLost, match="has not answered 'head' within 0 s"):
             await RemoteConductor(handle, timeout_s=0).head()
         for number in range(4):
             *experience, metrics = step(inline, number, config)
@@ -143,5 +143,5 @@ async def test_in_another_process_it_learns_as_inline(caplog: pytest.LogCaptureF
         assert not caplog.records
     finally:
         remote.stop()
-    with pytest.raises(ConductorError, match="the Conductor died, and with it what it learned"):
+    with pytest.raises(WorkersLost, match="the Conductor died, and with it what it learned"):
         await remote.head()

@@ -16,7 +16,7 @@ from learners.objectives import advantages
 from learners.rewards import maths
 from learners.rewards.conductor_head import ConductorScalariser, probabilities
 from learners.rewards.reward_batch import RewardBatch
-from learners.rewards.reward_config import ConductorConfig
+from learners.rewards.reward_settings import ConductorSettings
 
 CHANNELS = ("helpful", "short", "polite")
 SEEDS = range(5)
@@ -52,7 +52,7 @@ class World:
         )
 
 
-def learn(conductor: ConductorActor, config: ConductorConfig, batch: RewardBatch, seed: int) -> None:
+def learn(conductor: ConductorActor, config: ConductorSettings, batch: RewardBatch, seed: int) -> None:
     """One learner step: weigh the rollouts, tell the Conductor what that earned."""
     scalarise = ConductorScalariser(conductor.head(), config, advantages.grpo, seed)
     result = scalarise(batch)
@@ -61,7 +61,7 @@ def learn(conductor: ConductorActor, config: ConductorConfig, batch: RewardBatch
 
 
 def conductor_after(world: World, seed: int, meta_signal: str) -> ConductorActor:
-    config = ConductorConfig.model_validate({"meta_signal": meta_signal, "update_every": 1})
+    config = ConductorSettings.model_validate({"meta_signal": meta_signal, "update_every": 1})
     conductor = ConductorActor(CHANNELS, HIDDEN, config)
     for _ in range(UPDATES):
         learn(conductor, config, world.batch(), seed)
@@ -95,7 +95,7 @@ def test_without_ranks_it_collapses_onto_the_channel_with_the_highest_mean(seed:
     """Why the rule exists. Under raw rewards the rollouts that happen to draw the channel with the highest mean have
     the highest sums of their group, whatever they did: the draw rewards itself, and nothing else is learned."""
     world = World(seed, means=(0.0, 1.0, 3.0))
-    config = ConductorConfig(update_every=1)
+    config = ConductorSettings(update_every=1)
     conductor = ConductorActor(CHANNELS, HIDDEN, config)
     for _ in range(UPDATES):
         batch = world.batch()
@@ -112,7 +112,7 @@ def test_without_ranks_it_collapses_onto_the_channel_with_the_highest_mean(seed:
 def test_the_published_signal_flatters_where_the_outcome_judges(signal: str) -> None:
     """States that betray in which channel a rollout does well: `scalarised` gives each rollout its own best channel,
     whatever that is worth; `outcome` gives it the channel that the outcome follows."""
-    world, config = World(0), ConductorConfig.model_validate({"meta_signal": signal, "update_every": 1})
+    world, config = World(0), ConductorSettings.model_validate({"meta_signal": signal, "update_every": 1})
     telling = torch.randn(len(CHANNELS), HIDDEN, generator=torch.Generator().manual_seed(5))
 
     def batch() -> RewardBatch:

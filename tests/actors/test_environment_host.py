@@ -9,8 +9,9 @@ import ray
 
 from actors.environment_host import EnvironmentPool, start_environment_host
 from actors.episode import EnvironmentFailure
-from envs.base import Observation, StepResult, UnknownTaskError
+from envs.base import Observation, StepResult
 from tests.actors.scripted import Countdown
+from trajectories.errors import UserError
 
 pytestmark = [pytest.mark.real, pytest.mark.asyncio(loop_scope="session")]
 
@@ -91,7 +92,7 @@ async def test_a_lease_waits_until_a_slot_is_free(host):
 
 async def test_an_unknown_task_stays_a_data_error(host):
     async with (await open_pool(host)).lease("countdown") as session:
-        with pytest.raises(UnknownTaskError, match="use a number"):
+        with pytest.raises(UserError, match="use a number"):
             await session.reset("x", 0)
 
 

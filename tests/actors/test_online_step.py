@@ -10,15 +10,15 @@ import torch
 
 from actors.group_references import GroupTables
 from actors.router import RouterActor
-from learners.learner_config import GRPOConfig
-from learners.rewards.reward_config import RewardConfig
+from learners.learner_settings import GRPOSettings
+from learners.rewards.reward_settings import RewardSettings
 from learners.workers.worker import LearnerWorker
 from router.arbitration import AllGRPO, AllSFT, Arbiter, RunningQuantile
 from router.online import OnlineRouter
 from router.probe import ProbeResult
 from router.scores import Loss
 from tests.actors.scripted import GroupsAtHand
-from tests.learners.samples import learner_config
+from tests.learners.samples import learner_settings
 from tests.router.test_online import demonstration, group
 from trajectories.schema import assignments_from_table, concat_tables
 from trajectories.types import Route
@@ -34,7 +34,7 @@ EXPERTS = concat_tables([demonstration("a"), demonstration("b")])
 def test_demonstrations_train_where_they_are_imitated_and_stay_out_where_not(
     tiny_model_dir: Path, arbiter: Arbiter, imitated: list[str], explored: int
 ) -> None:
-    router: Any = RouterActor(GRPOConfig(), RewardConfig(), (), seed=0)
+    router: Any = RouterActor(GRPOSettings(), RewardSettings(), (), seed=0)
     groups = GroupsAtHand(*GROUPS)
     experts, own, count = router.references(EXPERTS, groups)
     assert (experts["sequence_id"].to_pylist(), own.num_rows, count) == (["expert-a", "expert-b"], 0, 2)
@@ -46,12 +46,12 @@ def test_demonstrations_train_where_they_are_imitated_and_stay_out_where_not(
     assert {row.router_version for row in rows} == {1} and after.steps == 1
     assert len(batch.episode_ids) == explored, "the Conductor weighs what is explored"
 
-    worker = LearnerWorker(learner_config(tiny_model_dir))
+    worker = LearnerWorker(learner_settings(tiny_model_dir))
     metrics = worker.train("mixed", concat_tables([*(group.sequences for group in GROUPS), experts]), assignments)
     assert (metrics["sft/sequences"], metrics["grpo/sequences"]) == (len(imitated), explored)
 
 
 def test_groups_of_one_task_are_given_its_demonstration_once() -> None:
-    router: Any = RouterActor(GRPOConfig(), RewardConfig(), (), seed=0)
+    router: Any = RouterActor(GRPOSettings(), RewardSettings(), (), seed=0)
     experts, _, count = router.references(EXPERTS, GroupsAtHand(GROUPS[0], GROUPS[0]))
     assert (experts["sequence_id"].to_pylist(), count) == (["expert-a"], 1)

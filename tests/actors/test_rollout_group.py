@@ -9,9 +9,9 @@ import pytest
 from actors.engine import EngineDied, EngineError, EngineSettings
 from actors.episode import EnvironmentFailure
 from actors.rollout_group import GroupRequest, RolloutSettings, play_group
-from envs.base import UnknownTaskError
 from tests.actors.scripted import Countdown, LocalEnvironments, LocalSession, ScriptedEngine
-from trajectories.builder import PromptConfig, make_builder
+from trajectories.builder import PromptSettings, make_builder
+from trajectories.errors import UserError
 from trajectories.schema import from_tables
 from trajectories.types import StopReason
 
@@ -23,7 +23,7 @@ SETTINGS = RolloutSettings(max_turns=10, engine=EngineSettings(max_model_len=500
 def play(chat):
     """Plays a group and returns its trajectories."""
 
-    async def run(engine, environments=None, request=REQUEST, settings=SETTINGS, prompt=PromptConfig()):  # noqa: B008
+    async def run(engine, environments=None, request=REQUEST, settings=SETTINGS, prompt=PromptSettings()):  # noqa: B008
         environments = environments or LocalEnvironments(slots=8)
         result = await play_group(
             request, settings, engine, environments, lambda: make_builder(chat, prompt), (chat.turn_end_id,)
@@ -88,7 +88,7 @@ async def test_rewards_of_single_actions_are_averaged(play, engine):
 
 
 async def test_windowed_prompts_give_one_sequence_a_turn(play, engine):
-    (trajectory, _), _ = await play(engine("down"), prompt=PromptConfig(mode="windowed"))
+    (trajectory, _), _ = await play(engine("down"), prompt=PromptSettings(mode="windowed"))
     assert len(trajectory.sequences) == 3
 
 
@@ -167,7 +167,7 @@ async def test_an_episode_that_fails_for_good_is_recorded_with_its_error(play, e
 
 
 async def test_an_unknown_task_is_the_callers_error(play, engine):
-    with pytest.raises(UnknownTaskError, match="use a number"):
+    with pytest.raises(UserError, match="use a number"):
         await play(engine("down"), request=GroupRequest("g", "countdown", "x", (1, 2), 0, 1.0, "train"))
 
 

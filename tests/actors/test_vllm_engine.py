@@ -7,7 +7,7 @@ import numpy as np
 import psutil
 import pytest
 
-from actors.engine import EngineDied, EngineError, EngineSettings, SamplingConfig
+from actors.engine import EngineDied, EngineError, EngineSettings, SamplingParameters
 from learners.policy.weight_update import WeightUpdate, serialize
 
 pytestmark = [pytest.mark.real, pytest.mark.asyncio(loop_scope="session")]
@@ -18,7 +18,7 @@ PARITY = 1e-4
 
 async def check_parity(under_test, version: int, temperature: float = 1.0) -> None:
     """A response sampled now carries the reference model's log-probabilities, and so does a scored sequence."""
-    sampling = SamplingConfig(temperature=temperature, max_tokens=12)
+    sampling = SamplingParameters(temperature=temperature, max_tokens=12)
     generation = await under_test.engine.generate(PROMPT, sampling, seed=version)
     assert generation.version == version
     sequence = np.concatenate([PROMPT, generation.token_ids])
@@ -34,18 +34,18 @@ async def test_logprobs_are_those_of_the_sampling_distribution(untied, temperatu
 
 
 async def test_greedy_takes_the_likeliest_token_and_reports_temperature_one(untied):
-    generation = await untied.engine.generate(PROMPT, SamplingConfig(temperature=0.0, max_tokens=8))
-    again = await untied.engine.generate(PROMPT, SamplingConfig(temperature=0.0, max_tokens=8))
+    generation = await untied.engine.generate(PROMPT, SamplingParameters(temperature=0.0, max_tokens=8))
+    again = await untied.engine.generate(PROMPT, SamplingParameters(temperature=0.0, max_tokens=8))
     assert generation.token_ids.tolist() == again.token_ids.tolist()
     sequence = np.concatenate([PROMPT, generation.token_ids])
     assert np.abs(generation.logprobs - untied.logprobs(sequence)[len(PROMPT) :]).max() < PARITY
 
 
 async def test_a_stop_token_ends_the_response_and_is_part_of_it(untied):
-    free = await untied.engine.generate(PROMPT, SamplingConfig(max_tokens=8), seed=7)
+    free = await untied.engine.generate(PROMPT, SamplingParameters(max_tokens=8), seed=7)
     assert len(free.token_ids) == len(free.logprobs) == 8 and not free.finished
     stop = int(free.token_ids[3])
-    stopped = await untied.engine.generate(PROMPT, SamplingConfig(max_tokens=8, stop_token_ids=(stop,)), seed=7)
+    stopped = await untied.engine.generate(PROMPT, SamplingParameters(max_tokens=8, stop_token_ids=(stop,)), seed=7)
     end = free.token_ids.tolist().index(stop) + 1
     assert stopped.finished and stopped.token_ids.tolist() == free.token_ids[:end].tolist()
 
@@ -54,7 +54,7 @@ async def test_more_seeded_prompts_than_one_pass_holds_do_not_kill_the_engine(un
     """vLLM cuts prompts into chunks when a pass is full, and fails on the generator of a seeded one on a CPU."""
     rng = np.random.default_rng(0)
     prompts = [rng.integers(20, 90, 240, dtype=np.int32) for _ in range(24)]
-    sampling = SamplingConfig(max_tokens=2)
+    sampling = SamplingParameters(max_tokens=2)
     answers = await asyncio.gather(*(untied.engine.generate(p, sampling, seed) for seed, p in enumerate(prompts)))
     assert all(len(answer.token_ids) == 2 for answer in answers)
 
@@ -62,7 +62,7 @@ async def test_more_seeded_prompts_than_one_pass_holds_do_not_kill_the_engine(un
 async def test_more_seeded_prompts_than_fit_one_pass(untied):
     """vLLM would cut one of them into chunks, and its CPU engine dies of that."""
     prompts = [np.random.default_rng(seed).integers(20, 380, 220).astype(np.int32) for seed in range(60)]
-    sampling = SamplingConfig(max_tokens=4)
+    sampling = SamplingParameters(max_tokens=4)
     core = _core_of(untied.engine)
     core.suspend()  # so that it finds all of them waiting
     running = [asyncio.create_task(untied.engine.generate(prompt, sampling, at)) for at, prompt in enumerate(prompts)]
@@ -95,7 +95,7 @@ async def test_full_weights_are_published_to_a_tied_model(tied, leave_out):
 
 
 async def test_a_response_in_progress_is_finished_by_the_weights_that_began_it(untied):
-    before, sampling = untied.version, SamplingConfig(max_tokens=150)
+    before, sampling = untied.version, SamplingParameters(max_tokens=150)
     running = [asyncio.create_task(untied.engine.generate(PROMPT, sampling, seed)) for seed in range(4)]
     while untied.engine.stats().running < 4:
         await asyncio.sleep(0.001)
@@ -110,7 +110,7 @@ async def test_a_response_in_progress_is_finished_by_the_weights_that_began_it(u
 
 async def test_paused_holds_back_and_resumed_goes_on(untied):
     await untied.engine.pause()
-    waiting = asyncio.create_task(untied.engine.generate(PROMPT, SamplingConfig(max_tokens=2)))
+    waiting = asyncio.create_task(untied.engine.generate(PROMPT, SamplingParameters(max_tokens=2)))
     await asyncio.sleep(0.1)
     assert not waiting.done()
     await untied.engine.resume()
@@ -126,7 +126,7 @@ async def test_older_weights_and_the_wrong_kind_are_refused(untied):
 
 async def test_refusals_carry_the_engines_own_text(untied):
     with pytest.raises(EngineError, match=r"generate: .*256"):
-        await untied.engine.generate(np.zeros(300, np.int32), SamplingConfig())
+        await untied.engine.generate(np.zeros(300, np.int32), SamplingParameters())
 
 
 async def test_adapters_are_published_and_old_ones_unloaded(lora):
@@ -140,8 +140,8 @@ async def test_adapters_are_published_and_old_ones_unloaded(lora):
             if "lora_" in name:
                 parameter.data.normal_(std=0.2)
         tensors = serialize(get_peft_model_state_dict(lora.model))
-        adapter = config.to_dict() | {"target_modules": sorted(config.target_modules), "peft_type": "LORA"}
-        running = asyncio.create_task(lora.engine.generate(PROMPT, SamplingConfig(max_tokens=100)))
+        adapter = config.to_dict() | {"target_modules": sorted(config.target_modules or ()), "peft_type": "LORA"}
+        running = asyncio.create_task(lora.engine.generate(PROMPT, SamplingParameters(max_tokens=100)))
         while lora.engine.stats().running < 1:
             await asyncio.sleep(0.001)
         await lora.engine.publish(WeightUpdate(version, "lora", tensors, adapter))
@@ -160,7 +160,7 @@ async def test_a_hanging_engine_is_reported_after_the_deadline_and_not_trusted_a
     finally:
         core.resume()
     with pytest.raises(EngineDied, match="half loaded"):
-        await tied.engine.generate(PROMPT, SamplingConfig())
+        await tied.engine.generate(PROMPT, SamplingParameters())
 
 
 async def test_a_killed_engine_process_is_reported_as_death(lora):
@@ -168,7 +168,7 @@ async def test_a_killed_engine_process_is_reported_as_death(lora):
     _core_of(lora.engine).kill()
     for _ in range(2):
         with pytest.raises(EngineDied, match="the engine died"):
-            await lora.engine.generate(PROMPT, SamplingConfig())
+            await lora.engine.generate(PROMPT, SamplingParameters())
     assert not lora.engine._directory.exists()
 
 

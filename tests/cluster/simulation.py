@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,13 @@ import pyarrow as pa
 from cluster.config.sections import CheckpointSettings, EvaluationSettings, ScheduleSettings, Stage
 from cluster.loop.checkpoint import Manifest
 from cluster.loop.coordinator import Coordinator
-from cluster.loop.ports import FinishedGroup, GroupTask, Scores, Trained, finished_group
+from cluster.loop.ports import FinishedGroup, GroupTask, Parts, Scores, Trained, finished_group
+from cluster.loop.programme import Programme
+from cluster.loop.stream import RunError
 from cluster.loop.tasks import TaskMixture
 from envs.panels import Panel
-from trajectories.schema import to_tables
+from trajectories.schema import concat_tables, to_tables
+from trajectories.store import TrajectoryStore, read_group, write_group
 from trajectories.types import Episode, StopReason, Trajectory, Turn, VersionSpan
 from trajectories.types import Sequence as TokenSequence
 
@@ -62,6 +65,14 @@ def trajectory(task: GroupTask, member: int, version: int, error: str | None = N
     return Trajectory(episode, (tokens,))
 
 
+@dataclass(frozen=True)
+class Held:
+    """The handle of a group's tables: the loop passes it on."""
+
+    episodes: pa.Table
+    sequences: pa.Table
+
+
 @dataclass
 class SimulatedRollouts:
     """Groups take random times, so that they finish out of order. `failing` tasks never close with enough members."""
@@ -91,19 +102,13 @@ class SimulatedRollouts:
         error = "broken" if task.task_id in self.failing else None
         members = [trajectory(task, member, version, error) for member in range(len(task.seeds))]
         episodes, sequences = to_tables(members)
-        return finished_group(episodes, (episodes, sequences))
+        return finished_group(episodes, Held(episodes, sequences))
 
     async def publish(self, update: Any, version: int) -> None:
         self.version = version
 
-    async def score(self, token_ids: Sequence[Any], temperature: float) -> list[Scores]:
+    async def score(self, token_ids: Any, temperature: float) -> list[Scores]:
         return [[np.zeros(len(ids), np.float32) for ids in token_ids]]
-
-    async def fetch(self, data: Any) -> tuple[pa.Table, pa.Table]:
-        return data
-
-    def put(self, episodes: pa.Table, sequences: pa.Table) -> Any:
-        return episodes, sequences
 
 
 @dataclass
@@ -119,14 +124,15 @@ class SimulatedLearner:
 
     async def train(self, stage: str, groups: Sequence[Any], demonstrations: Sequence[int]) -> Trained:
         await asyncio.sleep(self.slowness_s)
-        for episodes, _ in groups:
+        for group in groups:
+            episodes = group.episodes
             self.trained.append(episodes["task_id"][0].as_py())
             self.staleness.append(self.steps - min(episodes["version_min"].to_pylist()))
         self.rows.extend(demonstrations)
         self.steps += 1
         return Trained({"loss": 1.0 / self.steps})
 
-    async def score(self, sequences: pa.Table) -> Scores:
+    async def score(self, sequences: Any) -> Scores:
         return [np.zeros(len(ids), np.float32) for ids in sequences["token_ids"]]
 
     async def export(self, version: int) -> Any:
@@ -140,6 +146,40 @@ class SimulatedLearner:
     async def restore(self, folder: Path) -> None:
         for name, value in json.loads((folder / "state.json").read_text()).items():
             setattr(self, name, value)
+
+
+@dataclass
+class SimulatedRecorder:
+    """Writes where the recorder actor does, in this process. `slowness_s` is the time of one write."""
+
+    directory: Path
+    slowness_s: float = 0.0
+    broken: str | None = None
+    writing: int = 0
+    most_writing: int = 0
+
+    async def truncate(self, parts: int) -> None:
+        TrajectoryStore(self.directory).truncate(parts)
+
+    async def write(self, part: int, groups: Sequence[Any], assignments: pa.Table | None) -> None:
+        self.writing += 1
+        self.most_writing = max(self.most_writing, self.writing)
+        await asyncio.sleep(self.slowness_s)
+        self.writing -= 1
+        if self.broken:
+            raise RunError(self.broken)
+        episodes = concat_tables(group.episodes for group in groups)
+        sequences = concat_tables(group.sequences for group in groups)
+        TrajectoryStore(self.directory).write(part, episodes, sequences, assignments)
+
+    async def keep(self, folder: Path, ready: Mapping[int, Any]) -> None:
+        for position, group in ready.items():
+            await asyncio.sleep(self.slowness_s)
+            write_group(folder, position, group.episodes, group.sequences)
+
+    async def read(self, folder: Path, position: int) -> FinishedGroup:
+        held = Held(*read_group(folder, position))
+        return finished_group(held.episodes, held)
 
 
 @dataclass
@@ -163,34 +203,34 @@ class Log:
 PANEL = Panel("mock/train", TASKS, "c0ffee")
 
 
-def coordinator(
-    run_dir: Path,
-    schedule: ScheduleSettings,
-    rollouts: SimulatedRollouts,
-    learner: SimulatedLearner,
-    log: Log,
-    panels: tuple[Panel, ...] = (PANEL,),
-    checkpoint: CheckpointSettings = CheckpointSettings(),  # noqa: B008 (frozen)
-) -> Coordinator:
-    async def publish(version: int) -> float:
-        await rollouts.publish(await learner.export(version), version)
+@dataclass
+class World:
+    """All that the loop runs on; what a test does not name is the plain one."""
+
+    rollouts: SimulatedRollouts = field(default_factory=SimulatedRollouts)
+    learner: SimulatedLearner = field(default_factory=SimulatedLearner)
+    log: Log = field(default_factory=Log)
+    recorder: SimulatedRecorder | None = None
+
+    async def publish(self, version: int) -> float:
+        await self.rollouts.publish(await self.learner.export(version), version)
         return 0.0
 
-    async def evaluate(name: str) -> None:
-        log.evaluations.append(name)
+    async def evaluate(self, name: str) -> None:
+        self.log.evaluations.append(name)
 
-    return Coordinator(
-        run_dir=run_dir,
-        seed=3,
-        schedule=schedule,
-        evaluation=EvaluationSettings(),
-        checkpoint=checkpoint,
-        tasks=TaskMixture(panels),
-        demonstrations=range(10),
-        rollouts=rollouts,
-        learner=learner,
-        publish=publish,
-        evaluate=evaluate,
-        observer=log,
-        manifest=Manifest(),
-    )
+    def parts(self, run_dir: Path) -> Parts:
+        recorder = self.recorder or SimulatedRecorder(run_dir / "trajectories")
+        return Parts(self.rollouts, self.learner, recorder, self.publish, self.evaluate, self.log)
+
+
+def programme(
+    schedule: ScheduleSettings,
+    panels: tuple[Panel, ...] = (PANEL,),
+    checkpoint: CheckpointSettings = CheckpointSettings(),  # noqa: B008 (frozen)
+) -> Programme:
+    return Programme(3, TaskMixture(panels), range(10), schedule, EvaluationSettings(), checkpoint)
+
+
+def coordinator(run_dir: Path, programme: Programme, world: World) -> Coordinator:
+    return Coordinator(run_dir, programme, world.parts(run_dir), Manifest())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from cluster.cli import main
 from cluster.config.loading import load_config
 from router.tables import MEASURED
 from tests.envs.webshop.rows import annotation, product_row, write_data
+from trajectories.errors import ConcertoError
 
 REPO = Path(__file__).parents[2]
 
@@ -210,3 +212,26 @@ def test_a_damaged_checkpoint_is_named(concerto, tmp_path, tiny_model_dir):
     checkpoint.mkdir(parents=True)
     result = concerto("train", "--out", str(tmp_path), "--set", f"policy.model={tiny_model_dir}", "--resume")
     assert_user_error(result, str(checkpoint), "no readable checkpoint")
+
+
+class Strike(ConcertoError):
+    """A class that no other file has heard of."""
+
+    exit_code = 7
+    fix = "pay the players"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (Strike("the orchestra is on strike"), 7, "concerto: the orchestra is on strike; pay the players\n"),
+        (asyncio.CancelledError(), 130, "concerto: interrupted\n"),
+    ],
+)
+def test_an_error_ends_the_command_with_its_own_exit_code_and_one_line(concerto, monkeypatch, error, code, said):
+    def end(*arguments):
+        raise error
+
+    monkeypatch.setattr("envs.load_panel", end)
+    result = concerto("tasks", "alfworld/generated/heldout")
+    assert (result.returncode, result.stderr) == (code, said)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from envs.base import DataError
 from envs.download import data_folder, download_file
+from trajectories.errors import UserError
 
 CONTENT = b"products " * 500
 GOOD = hashlib.sha256(CONTENT).hexdigest()
@@ -45,13 +45,13 @@ def test_a_file_with_the_right_hash_is_kept(tmp_path: Path, server: str) -> None
 
 
 def test_a_file_with_another_hash_is_removed(tmp_path: Path, server: str) -> None:
-    with pytest.raises(DataError, match=r"cannot download file .*its SHA-256 is .*do this instead"):
+    with pytest.raises(UserError, match=r"cannot download file .*its SHA-256 is .*do this instead"):
         download_file(f"{server}/file", tmp_path / "file", instead="do this instead", sha256="0" * 64)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_web_page_is_not_the_file(tmp_path: Path, server: str) -> None:
-    with pytest.raises(DataError, match="the server sent a web page"):
+    with pytest.raises(UserError, match="the server sent a web page"):
         download_file(f"{server}/page", tmp_path / "file", instead="-")
     assert not list(tmp_path.iterdir())
 

@@ -9,13 +9,15 @@ from dataclasses import dataclass
 import pytest
 
 from envs import load_panel, make_environment
-from envs.base import DataError
 from envs.panels import make_panel
+from trajectories.errors import UserError
 
 
 @dataclass(frozen=True)
 class Tasks:
     contents: tuple[tuple[str, str], ...]
+    train_split: str = "train"
+    heldout_split: str = "test"
 
     def task_ids(self, split: str) -> tuple[str, ...]:
         return tuple(name for name, _ in self.contents)
@@ -62,7 +64,7 @@ def test_training_and_heldout_games_are_apart() -> None:
 
 
 def test_unknown_names_list_the_known_ones() -> None:
-    with pytest.raises(DataError, match="alfworld"):
+    with pytest.raises(UserError, match="alfworld"):
         make_environment("chess")
-    with pytest.raises(DataError, match="generated/heldout"):
+    with pytest.raises(UserError, match="generated/heldout"):
         load_panel("alfworld/generated/nothing")

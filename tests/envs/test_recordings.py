@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from envs import load_panel, make_environment
-from envs.base import DataError
 from envs.experts import play_expert
 from envs.recordings import Imported, Refusal, import_recordings
 from tests.data import SHARED, require
 from tests.envs.alfworld.test_games import TASK, write_games
+from trajectories.errors import UserError
 
 DEMOS = SHARED / "data" / "demos"
 GAMES = SHARED / "data" / "alfworld" / "alfworld_mini_36games.tar.xz"
@@ -84,16 +84,16 @@ def test_goals_of_another_catalogue_are_unknown(tmp_path: Path) -> None:
 )
 def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: str, message: str) -> None:
     (tmp_path / name).write_text(content)
-    with pytest.raises(DataError, match=message) as error:
+    with pytest.raises(UserError, match=message) as error:
         imported(tmp_path / name)
     assert "\n" not in str(error.value)
 
 
 def test_a_missing_file_and_an_environment_without_recordings_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no recorded demonstrations at"):
+    with pytest.raises(UserError, match="no recorded demonstrations at"):
         imported(tmp_path / "none.jsonl")
     with pytest.raises(
-        DataError, match="no recordings of 'questions' can be imported; only those of alfworld, webshop"
+        UserError, match="no recordings of 'questions' can be imported; only those of alfworld, webshop"
     ):
         imported(tmp_path / "none.jsonl", "questions")
 
@@ -101,7 +101,7 @@ def test_a_missing_file_and_an_environment_without_recordings_are_named(tmp_path
 def test_a_record_that_is_no_game_is_named(tmp_path: Path) -> None:
     games = write_games(tmp_path / "games", TASK)
     for record in ({"game": "train/x"}, {"input": "?", "output": "?"}, "no opening", 3):
-        with pytest.raises(DataError, match=r"a\.jsonl line 1 is no recorded ALFWorld episode"):
+        with pytest.raises(UserError, match=r"a\.jsonl line 1 is no recorded ALFWorld episode"):
             imported(written(tmp_path / "a.jsonl", record), "alfworld", games)
 
 

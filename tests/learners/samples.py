@@ -9,7 +9,14 @@ import pyarrow as pa
 import torch
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from learners.learner_config import GRPOConfig, LearnerConfig, LoraConfig, OptimizerConfig, PolicyConfig, SFTConfig
+from learners.learner_settings import (
+    GRPOSettings,
+    LearnerSettings,
+    LoraSettings,
+    OptimizerSettings,
+    PolicySettings,
+    SFTSettings,
+)
 from tests.trajectories.samples import CHATML, byte_tokenizer
 from trajectories import schema
 from trajectories.types import Assignment, Route, Sequence
@@ -38,19 +45,19 @@ def write_model(directory: Path, tied: bool = False) -> Path:
     return directory
 
 
-def learner_config(
+def learner_settings(
     model: Path,
     *,
     lora: bool = False,
     token_budget: int = 64,
-    sft: SFTConfig | None = None,
-    grpo: GRPOConfig | None = None,
-) -> LearnerConfig:
-    return LearnerConfig(
-        policy=PolicyConfig(model=str(model), lora=LoraConfig(rank=4, alpha=8) if lora else None),
-        optimizer=OptimizerConfig(lr=1e-2, weight_decay=0.1, warmup_steps=2, token_budget=token_budget),
-        sft=sft or SFTConfig(),
-        grpo=grpo or GRPOConfig(),
+    sft: SFTSettings | None = None,
+    grpo: GRPOSettings | None = None,
+) -> LearnerSettings:
+    return LearnerSettings(
+        policy=PolicySettings(model=str(model), lora=LoraSettings(rank=4, alpha=8) if lora else None),
+        optimizer=OptimizerSettings(lr=1e-2, weight_decay=0.1, warmup_steps=2, token_budget=token_budget),
+        sft=sft or SFTSettings(),
+        grpo=grpo or GRPOSettings(),
     )
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.analysis import agreement, goes_along, rank_stability, spearman
-from router.errors import RouterError
+from trajectories.errors import UserError
 
 columns = st.lists(st.integers(-9, 9).map(float), min_size=3, max_size=12).map(
     lambda values: {f"t{number}": value for number, value in enumerate(values)}
@@ -35,7 +35,7 @@ def test_spearman_is_pearson_of_average_ranks(one: dict[str, float], random) -> 
 def test_only_common_trajectories_count() -> None:
     one = {"a": 1.0, "b": 2.0, "c": 3.0, "x": 9.0}
     assert spearman(one, {"a": 10.0, "b": 30.0, "c": 20.0, "d": 0.0}) == pytest.approx(0.5)
-    with pytest.raises(RouterError, match="three trajectories in common, there are 2"):
+    with pytest.raises(UserError, match="three trajectories in common, there are 2"):
         spearman(one, {"a": 1.0, "b": 1.0})
 
 

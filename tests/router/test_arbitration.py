@@ -26,9 +26,9 @@ from router.arbitration import (
     median_split,
     quantile,
 )
-from router.errors import DegenerateGradientError, RouterError
 from router.geometry import CONCENTRATION, kurtosis
 from router.scores import Candidates, Concentration, Inverse, Loss, Magnitude, Random, Score
+from trajectories.errors import UserError
 from trajectories.types import Route
 
 scores = st.lists(st.integers(-20, 20).map(float), min_size=2, max_size=30)
@@ -71,17 +71,17 @@ def test_distinct_scores_split_in_halves(values: list[int]) -> None:
 
 @pytest.mark.parametrize("values", [[], [1.0]])
 def test_fewer_than_two_trajectories_cannot_be_split(values: list[float]) -> None:
-    with pytest.raises(RouterError, match=f"two trajectories or more, got {len(values)}"):
+    with pytest.raises(UserError, match=f"two trajectories or more, got {len(values)}"):
         median_split(values)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_score_that_is_not_finite_is_refused_by_name(value: float) -> None:
-    with pytest.raises(RouterError, match="trajectory in row 1 has the score"):
+    with pytest.raises(UserError, match="trajectory in row 1 has the score"):
         median_split([1.0, value, 2.0])
-    with pytest.raises(RouterError, match="trajectory t1 has the score"):
+    with pytest.raises(UserError, match="trajectory t1 has the score"):
         MedianSplit(Loss()).decide(replace(candidates(3), losses=torch.tensor([1.0, value, 2.0])))
-    with pytest.raises(RouterError, match=r"one number per trajectory, got the shape \[2, 2\]"):
+    with pytest.raises(UserError, match=r"one number per trajectory, got the shape \[2, 2\]"):
         median_split(torch.ones(2, 2))
 
 
@@ -129,7 +129,7 @@ def test_concentration_by_name(name: str) -> None:
 
 
 def test_an_unknown_statistic_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(RouterError, match="no statistic 'ginni'; choose one of gini, kurtosis"):
+    with pytest.raises(UserError, match="no statistic 'ginni'; choose one of gini, kurtosis"):
         Concentration.named("ginni")
 
 
@@ -164,7 +164,7 @@ def test_running_quantile_continues_after_a_checkpoint() -> None:
 
 def test_a_refused_batch_leaves_the_running_quantile_untouched() -> None:
     arbiter = RunningQuantile(Concentration())
-    with pytest.raises(DegenerateGradientError, match="trajectory t0 and 1 more"):
+    with pytest.raises(UserError, match="trajectory t0 and 1 more"):
         arbiter.decide(replace(candidates(2), norms=torch.zeros(2, 7)))
     assert arbiter.thresholds() == {}
 
@@ -203,12 +203,12 @@ def test_all_of_one_kind_and_one_after_the_other() -> None:
     ],
 )
 def test_a_missing_measurement_is_named(arbiter: Arbiter, needs: str) -> None:
-    with pytest.raises(RouterError, match=f"needs {needs}"):
+    with pytest.raises(UserError, match=f"needs {needs}"):
         arbiter.decide(Candidates(("a", "b"), ("alfworld", "alfworld")))
 
 
 def test_measurements_of_another_length_are_refused() -> None:
-    with pytest.raises(RouterError, match="2 trajectories came with 3 losses"):
+    with pytest.raises(UserError, match="2 trajectories came with 3 losses"):
         Candidates(("a", "b"), ("alfworld",) * 2, losses=torch.ones(3))
 
 
@@ -224,5 +224,5 @@ def test_measurements_of_another_length_are_refused() -> None:
     ],
 )
 def test_settings_out_of_range_are_refused(make) -> None:
-    with pytest.raises(RouterError, match="must be in"):
+    with pytest.raises(UserError, match="must be in"):
         make()

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router import geometry
-from router.errors import DegenerateGradientError, RouterError
+from trajectories.errors import UserError
 
 
 def gini_reference(x: np.ndarray) -> float:
@@ -63,7 +63,7 @@ every_statistic = pytest.mark.parametrize("name", REFERENCES)
 rows = st.lists(st.integers(0, 1000), min_size=2, max_size=40).filter(lambda row: len(set(row)) > 1)
 
 
-def apply(name: str, *row_values: list[float]) -> list[float]:
+def apply(name: str, *row_values: Sequence[float]) -> list[float]:
     return REFERENCES[name][0](np.array(row_values, dtype=float), None).tolist()
 
 
@@ -128,28 +128,27 @@ def test_torch_in_torch_out_with_one_value_a_row(name: str) -> None:
 )
 def test_a_degenerate_trajectory_is_named(name: str, row: list[float], said: str) -> None:
     norms = np.array([[1.0, 2.0, 3.0], row, [3.0, 2.0, 1.0], row])
-    with pytest.raises(DegenerateGradientError, match=rf"trajectory ep-1 and 1 more has .*{said}") as error:
+    with pytest.raises(UserError, match=rf"trajectory ep-1 and 1 more has .*{said}") as error:
         REFERENCES[name][0](norms, ("ep-0", "ep-1", "ep-2", "ep-3"))
-    assert error.value.trajectories == ("ep-1", "ep-3")
     assert "\n" not in str(error.value)
-    with pytest.raises(DegenerateGradientError, match="trajectory in row 1"):
+    with pytest.raises(UserError, match="trajectory in row 1"):
         REFERENCES[name][0](norms, None)
 
 
 def test_kurtosis_of_equal_norms_is_refused() -> None:
-    with pytest.raises(DegenerateGradientError, match=r"trajectory b has equal norms .* use gini"):
+    with pytest.raises(UserError, match=r"trajectory b has equal norms .* use gini"):
         geometry.kurtosis(np.array([[1.0, 2.0], [0.3, 0.3]]), ("a", "b"))
 
 
 @every_statistic
 @pytest.mark.parametrize("shape", [(3,), (3, 1), (2, 3, 4)])
 def test_other_shapes_are_refused(name: str, shape: tuple[int, ...]) -> None:
-    with pytest.raises(RouterError, match="must be \\[trajectories, matrices >= 2\\]"):
+    with pytest.raises(UserError, match="must be \\[trajectories, matrices >= 2\\]"):
         REFERENCES[name][0](torch.ones(shape), None)
 
 
 def test_a_wrong_number_of_ids_is_refused() -> None:
-    with pytest.raises(RouterError, match="2 ids were given for gradient norms of 1"):
+    with pytest.raises(UserError, match="2 ids were given for gradient norms of 1"):
         geometry.gini(torch.ones(1, 3), ("a", "b"))
 
 

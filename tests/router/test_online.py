@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from cluster.loop.ports import GroupTask
-from learners.learner_config import GRPOConfig
+from learners.learner_settings import GRPOSettings
 from learners.objectives.assign import scalarised_assignments
 from learners.rewards.reward_batch import reward_batch
 from learners.rewards.scalarisers import Single
@@ -46,7 +46,7 @@ def group(name: str, wins: int = 2, turns: tuple[int, ...] = (9, 4, 7, 5)) -> Gr
         members.append(replace(played, episode=episode))
     episodes, sequences = to_tables(members)
     rows = reward_batch(episodes)
-    return Group(episodes, sequences, scalarised_assignments(sequences, rows, Single("success")(rows), GRPOConfig()))
+    return Group(episodes, sequences, scalarised_assignments(sequences, rows, Single("success")(rows), GRPOSettings()))
 
 
 def demonstration(name: str) -> pa.Table:

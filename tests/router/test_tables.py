@@ -8,8 +8,8 @@ import torch
 
 from router import probe, tables
 from router.arbitration import IMITATE
-from router.errors import RouterError
 from tests.router import samples
+from trajectories.errors import UserError
 
 
 def test_a_trajectory_of_several_turns_has_one_row_with_their_means() -> None:
@@ -32,7 +32,7 @@ def test_routes_without_a_comparison_have_no_score() -> None:
 
 
 def test_a_missing_column_is_named() -> None:
-    with pytest.raises(RouterError, match=r"x.parquet lacks the column 'loss'; write it anew"):
+    with pytest.raises(UserError, match=r"x.parquet lacks the column 'loss'; write it anew"):
         tables.check_columns(
             pa.table({"trajectory": [], "tokens": [], "trained_tokens": []}),
             tables.MEASURED,

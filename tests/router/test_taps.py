@@ -53,7 +53,7 @@ def test_recorder_measures_each_row_and_leaves_no_hook_behind() -> None:
     recorder = NormRecorder(lengths, [layer])
     with recorder.recording():
         outputs = layer(inputs)
-        loss = sum(outputs[row, : length - 1].square().sum() for row, length in enumerate(lengths))
+        loss = torch.stack([outputs[row, : length - 1].square().sum() for row, length in enumerate(lengths)]).sum()
         torch.autograd.grad(loss, inputs)
     for row, length in enumerate(lengths):
         (gradient,) = torch.autograd.grad(layer(inputs[row, : length - 1]).square().sum(), layer.weight)

@@ -14,7 +14,7 @@ from trajectories.builder import (
     AlignmentKind,
     DemonstratedStep,
     PromptBuilder,
-    PromptConfig,
+    PromptSettings,
     TranscriptBuilder,
     WindowedBuilder,
     add_demonstration,
@@ -75,7 +75,7 @@ def test_token_in_token_out(tokenizer: ChatTokenizer, mode: str, responses: list
     """Whatever ids the model samples (broken UTF-8 and special tokens among them), the sequences hold exactly them."""
     if finished:
         responses = [[*ids, tokenizer.turn_end_id] for ids in responses]
-    builder = make_builder(tokenizer, PromptConfig(mode=mode))  # pyright: ignore[reportArgumentType]
+    builder = make_builder(tokenizer, PromptSettings(mode=mode))  # pyright: ignore[reportArgumentType]
     calls = play(builder, responses, finished)
     sequences = builder.sequences("e", "e", "g", 1.0)
 
@@ -92,20 +92,20 @@ def test_token_in_token_out(tokenizer: ChatTokenizer, mode: str, responses: list
 
 def test_a_transcript_in_the_tokenizers_own_spelling_is_one_clean_sequence() -> None:
     for tokenizer in (CHATML, MARKERS):
-        builder = TranscriptBuilder(tokenizer, PromptConfig())
+        builder = TranscriptBuilder(tokenizer, PromptSettings())
         play(builder, [tokenizer.encode_response(action) for action in ("go to desk 1", "take mug 1 from desk 1")])
         assert builder.alignments == [AlignmentKind.CLEAN] * 2
         assert len(builder.sequences("e", "e", "g", 1.0)) == 1
 
 
 def test_another_spelling_is_realigned_and_kept() -> None:
-    builder = TranscriptBuilder(CHATML, PromptConfig())
+    builder = TranscriptBuilder(CHATML, PromptSettings())
     ids = [*spelled_by_bytes(CHATML, "go to desk 1"), CHATML.turn_end_id]
     assert ids != CHATML.encode_response("go to desk 1")
     play(builder, [ids, ids])
     assert builder.alignments == [AlignmentKind.REALIGN] * 2
     (sequence,) = builder.sequences("e", "e", "g", 1.0)
-    clean = TranscriptBuilder(CHATML, PromptConfig())
+    clean = TranscriptBuilder(CHATML, PromptSettings())
     play(clean, [CHATML.encode_response("go to desk 1")] * 2)
     assert CHATML.decode(sequence.token_ids.tolist()) == CHATML.decode(
         clean.sequences("e", "e", "g", 1.0)[0].token_ids.tolist()
@@ -113,7 +113,7 @@ def test_another_spelling_is_realigned_and_kept() -> None:
 
 
 def test_a_template_that_rewrites_the_past_forks_a_new_sequence() -> None:
-    builder = TranscriptBuilder(DROPS_REASONING, PromptConfig())
+    builder = TranscriptBuilder(DROPS_REASONING, PromptSettings())
     calls = play(builder, [DROPS_REASONING.encode_response(f"<think>{n}</think>go to desk 1") for n in "ab"])
     assert builder.alignments == [AlignmentKind.FORK] * 2
     sequences = builder.sequences("e", "e", "g", 1.0)
@@ -132,7 +132,7 @@ def test_the_worked_example_of_align() -> None:
 
 
 def test_a_response_cut_by_the_token_budget_gets_its_end_from_the_template_untrained() -> None:
-    builder = TranscriptBuilder(CHATML, PromptConfig())
+    builder = TranscriptBuilder(CHATML, PromptSettings())
     play(builder, [CHATML.encode("go to"), CHATML.encode("desk 1")], finished=False)
     (sequence,) = builder.sequences("e", "e", "g", 1.0)
     end = sequence.turns[0].end
@@ -141,7 +141,7 @@ def test_a_response_cut_by_the_token_budget_gets_its_end_from_the_template_untra
 
 def test_an_action_that_was_never_answered_does_not_train() -> None:
     for mode in (TranscriptBuilder, WindowedBuilder):
-        builder = mode(CHATML, PromptConfig())
+        builder = mode(CHATML, PromptSettings())
         play(builder, [CHATML.encode_response("go to desk 1")])
         before = builder.sequences("e", "e", "g", 1.0)
         builder.add_response(CHATML.encode_response("look"), np.zeros(len(CHATML.encode_response("look"))), 0, True)
@@ -151,21 +151,21 @@ def test_an_action_that_was_never_answered_does_not_train() -> None:
 
 
 def test_the_action_is_the_text_without_blanks_and_special_tokens() -> None:
-    builder = TranscriptBuilder(CHATML, PromptConfig())
+    builder = TranscriptBuilder(CHATML, PromptSettings())
     builder.begin(Seen("room"))
     ids = CHATML.encode_response(" go to desk 1\n")
     assert builder.add_response(ids, np.zeros(len(ids)), 0, True) == "go to desk 1"
 
 
 def test_a_response_without_its_logprobs_is_refused() -> None:
-    builder = TranscriptBuilder(CHATML, PromptConfig())
+    builder = TranscriptBuilder(CHATML, PromptSettings())
     builder.begin(Seen("room"))
     with pytest.raises(ValueError, match="one log-probability a token"):
         builder.add_response([5, 6], [0.0], 0, True)
 
 
 def test_windowed_prompts_show_the_task_the_last_steps_and_the_present() -> None:
-    builder = WindowedBuilder(CHATML, PromptConfig(mode="windowed", window=1, system="Play.", list_actions=True))
+    builder = WindowedBuilder(CHATML, PromptSettings(mode="windowed", window=1, system="Play.", list_actions=True))
     builder.begin(Seen("A room. Your task is to: win.", ("look",)))
     assert CHATML.decode(builder.prompt().tolist()) == (
         "<|im_start|>system\nPlay.<|im_end|>\n<|im_start|>user\nA room. Your task is to: win.\n"
@@ -183,7 +183,7 @@ def test_windowed_prompts_show_the_task_the_last_steps_and_the_present() -> None
 
 
 def test_windowed_prompts_stay_short_however_long_the_episode() -> None:
-    builder = WindowedBuilder(CHATML, PromptConfig(mode="windowed"))
+    builder = WindowedBuilder(CHATML, PromptSettings(mode="windowed"))
     calls = play(builder, [CHATML.encode_response("look")] * 9)
     lengths = [len(prompt) for prompt, _ in calls]
     assert lengths[-1] <= lengths[3] + 2  # the numbers may take one token more
@@ -192,7 +192,7 @@ def test_windowed_prompts_stay_short_however_long_the_episode() -> None:
 
 @pytest.mark.parametrize("mode", ["transcript", "windowed"])
 def test_a_demonstration_is_token_for_token_what_the_engine_would_see(mode: str) -> None:
-    config = PromptConfig(mode=mode)  # pyright: ignore[reportArgumentType]
+    config = PromptSettings(mode=mode)  # pyright: ignore[reportArgumentType]
     actions = ["go to desk 1", "take mug 1 from desk 1"]
     sampled, shown = make_builder(CHATML, config), make_builder(CHATML, config)
     play(sampled, [CHATML.encode_response(action) for action in actions])
@@ -226,7 +226,7 @@ def test_smollm2s_own_template_is_append_only() -> None:
     assert path is not None
     tokenizer = ChatTokenizer(AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name))
     assert tokenizer.decode([tokenizer.turn_end_id]) == "<|im_end|>"
-    builder = TranscriptBuilder(tokenizer, PromptConfig(system="You play a text game."))
+    builder = TranscriptBuilder(tokenizer, PromptSettings(system="You play a text game."))
     odd = [*spelled_by_bytes(tokenizer, "take mug 1"), tokenizer.turn_end_id]
     calls = play(builder, [tokenizer.encode_response("go to desk 1"), odd, tokenizer.encode_response("look")])
     assert builder.alignments == [AlignmentKind.CLEAN, AlignmentKind.REALIGN, AlignmentKind.CLEAN]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -8,16 +9,16 @@ from hypothesis import HealthCheck, given, settings
 
 from tests.trajectories import samples
 from trajectories import schema
-from trajectories.store import TrajectoryStore
+from trajectories.store import TrajectoryStore, read_group, write_group
 from trajectories.types import Assignment, Route, Trajectory
 
 
 @given(samples.batches())
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_part_reads_back_as_it_was_appended(tmp_path: Path, batch: tuple[Trajectory, ...]) -> None:
+def test_a_part_reads_back_as_it_was_written(tmp_path: Path, batch: tuple[Trajectory, ...]) -> None:
     store = TrajectoryStore(tmp_path)
-    number = store.append(*schema.to_tables(batch))
-    episodes, sequences, assignments = TrajectoryStore(tmp_path).read(number)
+    store.write(0, *schema.to_tables(batch))
+    episodes, sequences, assignments = TrajectoryStore(tmp_path).read(0)
     samples.assert_equal(schema.from_tables(episodes, sequences), batch)
     assert assignments is None
 
@@ -25,13 +26,14 @@ def test_a_part_reads_back_as_it_was_appended(tmp_path: Path, batch: tuple[Traje
 def test_assignments_are_kept_beside_their_sequences(tmp_path: Path) -> None:
     assignment = Assignment("s", Route.SFT, 0.5, 0.0, 1.0, {"success": 0.5})
     store, table = TrajectoryStore(tmp_path), schema.assignments_to_table([assignment])
-    store.append(*schema.to_tables([]), table)
+    store.write(0, *schema.to_tables([]), table)
     assert store.read(0)[2] == table
 
 
-def test_parts_are_numbered_in_the_order_of_appending(tmp_path: Path) -> None:
+def test_parts_may_be_written_in_any_order(tmp_path: Path) -> None:
     store = TrajectoryStore(tmp_path)
-    assert [store.append(*schema.to_tables([])) for _ in range(3)] == [0, 1, 2]
+    for number in (1, 0, 2):
+        store.write(number, *schema.to_tables([]))
     assert len(TrajectoryStore(tmp_path)) == 3
     with pytest.raises(IndexError, match="has 3 parts, no part 3"):
         store.read(3)
@@ -39,25 +41,42 @@ def test_parts_are_numbered_in_the_order_of_appending(tmp_path: Path) -> None:
 
 def test_truncate_forgets_what_a_resumed_run_writes_again(tmp_path: Path) -> None:
     store = TrajectoryStore(tmp_path)
-    for _ in range(3):
-        store.append(*schema.to_tables([]))
-    store.truncate(1)
-    assert len(store) == 1
-    assert store.append(*schema.to_tables([])) == 1
+    for number in (0, 1, 3):
+        store.write(number, *schema.to_tables([]))
+    store.truncate(2)
+    assert len(store) == 2
+    store.write(2, *schema.to_tables([]))
+    assert len(store) == 3
+
+
+def test_a_part_that_is_written_again_is_replaced(tmp_path: Path) -> None:
+    store, table = TrajectoryStore(tmp_path), schema.assignments_to_table([])
+    store.write(0, *schema.to_tables([]), table)
+    store.write(0, *schema.to_tables([]))
+    assert store.read(0)[2] is None
+    assert [path.name for path in tmp_path.iterdir()] == ["part-000000"]
+
+
+@given(samples.batches())
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_group_reads_back_as_it_was_written(tmp_path: Path, batch: tuple[Trajectory, ...]) -> None:
+    write_group(tmp_path / "ready", 4, *schema.to_tables(batch))
+    samples.assert_equal(schema.from_tables(*read_group(tmp_path / "ready", 4)), batch)
 
 
 def test_a_writer_killed_in_the_middle_leaves_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = TrajectoryStore(tmp_path)
     write = pq.write_table
 
-    def die_at_sequences(table: object, path: Path, **options: object) -> None:
+    def die_at_sequences(table: object, path: Path, **options: Any) -> None:
         if path.name == "sequences.parquet":
             raise KeyboardInterrupt
         write(table, path, **options)
 
     monkeypatch.setattr(pq, "write_table", die_at_sequences)
     with pytest.raises(KeyboardInterrupt):
-        store.append(*schema.to_tables([]))
+        store.write(0, *schema.to_tables([]))
     monkeypatch.undo()
     assert len(store) == 0
-    assert store.append(*schema.to_tables([])) == 0
+    store.write(0, *schema.to_tables([]))
+    assert len(store) == 1

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 
-from envs.base import DataError
+from trajectories.errors import UserError
 
 ROOT_TYPE = "object"
 REQUIREMENTS = {":adl", ":strips", ":typing", ":action-costs", ":equality", ":negative-preconditions"}
@@ -20,7 +20,7 @@ REQUIREMENTS = {":adl", ":strips", ":typing", ":action-costs", ":equality", ":ne
 Node = str | list["Node"]
 
 
-class UnsupportedConstruct(DataError):
+class UnsupportedConstruct(UserError):
     """The game uses PDDL or grammar that the native engine does not play exactly; the message names it."""
 
 
@@ -161,7 +161,7 @@ def _define(text: str, kind: str) -> list:
             stack.append([])
         elif token == ")":
             if len(stack) == 1:
-                raise DataError(f"PDDL {kind}: one closing parenthesis too many")
+                raise UserError(f"PDDL {kind}: one closing parenthesis too many")
             closed = stack.pop()
             stack[-1].append(closed)
         else:
@@ -169,7 +169,7 @@ def _define(text: str, kind: str) -> list:
     match stack:
         case [[["define", [found, name], *sections]]] if found == kind:
             return [name, *sections]
-    raise DataError(f"PDDL {kind}: expected `(define ({kind} NAME) ...)` with balanced parentheses")
+    raise UserError(f"PDDL {kind}: expected `(define ({kind} NAME) ...)` with balanced parentheses")
 
 
 def _typed(tokens: list) -> Iterator[tuple[str, str]]:

@@ -21,11 +21,10 @@ from rich.console import Console
 from cluster.commands import compare
 from cluster.commands.compare import run_compare
 from cluster.config.matrix import load_matrix
-from cluster.errors import UserError
-from cluster.loop.stream import RunError
 from cluster.reporting.evaluation import Evaluation, wilson_rate, write_evaluations
 from cluster.reporting.summary import RunSummary, compare_runs, markdown, summarise_run, t_interval
 from tests.cluster.runs import REPO, SETTINGS
+from trajectories.errors import RunError, UserError
 
 CONSOLE = Console(quiet=True)
 ARMS = {

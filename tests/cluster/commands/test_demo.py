@@ -1,8 +1,8 @@
 """The demo's WebShop part is a valid run that leaves evaluated goals alone and is short."""
 
 from cluster.commands.demo import SHOPPING
-from cluster.commands.train import plan_run
 from cluster.config.loading import load_config
+from cluster.inputs.run_plan import plan_run
 
 
 def test_the_webshop_part_trains_on_training_goals_of_the_generated_shop(tmp_path):

@@ -13,13 +13,12 @@ import pytest
 from rich.console import Console
 
 from cluster.commands import probe
-from cluster.errors import UserError
-from learners.learner_config import PolicyConfig
+from learners.learner_settings import PolicySettings
 from learners.policy.model import load_policy
-from router.errors import DegenerateGradientError, RouterError
 from router.geometry import gini
 from router.probe import sequential
 from tests.learners.samples import make_sequences
+from trajectories.errors import UserError
 from trajectories.schema import sequences_to_table
 
 CONSOLE = Console(quiet=True)
@@ -40,13 +39,13 @@ def test_a_stopped_probe_goes_on_and_gives_the_scores_of_the_reference(
     out = tmp_path / "scores.parquet"
     model = str(tiny_model_dir)
     sequences = [replace(s, episode_id=f"e{number // 2}") for number, s in enumerate(make_sequences(7, 1))]
-    reference = sequential(load_policy(PolicyConfig(model=model), seed=0), sequences)
+    reference = sequential(load_policy(PolicySettings(model=model), seed=0), sequences)
     parts = probe._open_parts(out, probe.ProbeJob(model, str(corpus), 7))
     pq.write_table(probe.tables.probed(reference.take([0, 1, 2]), sequences[:3]), parts / "000000.parquet")
-    probed, write = [], probe.write_aside
-    monkeypatch.setattr(probe, "write_aside", lambda path, table: (probed.append(table.num_rows), write(path, table)))
+    probed, write = [], probe.write_parquet
+    monkeypatch.setattr(probe, "write_parquet", lambda path, table: (probed.append(table.num_rows), write(path, table)))
 
-    scores = probe.run_probe(model, corpus, "gini", out, 1, 64, None, CONSOLE)
+    scores = probe.run_probe(model, corpus, "gini", out, probe.Workers(token_budget=64), CONSOLE)
     assert sum(probed[:-1]) == 4, "what was done before is not done again"
     assert scores["trajectory"].to_pylist() == ["e0", "e1", "e2", "e3"]
     expected = np.stack([reference.norms[[at, at + 1]].double().mean(0).numpy() for at in (0, 2, 4)])
@@ -69,9 +68,9 @@ def test_a_corpus_that_cannot_be_probed_is_refused_and_nothing_is_written(tmp_pa
         "text": "cannot read the corpus",
         "nowhere": "cannot read the corpus",
     }.items():
-        with pytest.raises((RouterError, UserError), match=message):
+        with pytest.raises(UserError, match=message):
             probe.run_probe(
-                str(tiny_model_dir), tmp_path / f"{name}.parquet", "gini", tmp_path / "x", 1, 64, None, CONSOLE
+                str(tiny_model_dir), tmp_path / f"{name}.parquet", "gini", tmp_path / "x", probe.Workers(), CONSOLE
             )
     assert sorted(tmp_path.iterdir()) == before
 
@@ -84,11 +83,11 @@ def test_a_probe_whose_gradient_is_broken_writes_no_scores(tmp_path):
         ],
         schema=probe.tables.PROBED,
     )
-    with pytest.raises(DegenerateGradientError, match="trajectory b has a gradient that is not finite"):
+    with pytest.raises(UserError, match="trajectory b has a gradient that is not finite"):
         probe._scored(probed, "gini")
 
 
 def test_parts_of_another_probe_are_refused(tmp_path, corpus, tiny_model_dir):
     probe._open_parts(tmp_path / "scores.parquet", probe.ProbeJob("other", str(corpus), 7))
     with pytest.raises(UserError, match="holds parts of another probe: remove it"):
-        probe.run_probe(str(tiny_model_dir), corpus, "gini", tmp_path / "scores.parquet", 1, 64, None, CONSOLE)
+        probe.run_probe(str(tiny_model_dir), corpus, "gini", tmp_path / "scores.parquet", probe.Workers(), CONSOLE)

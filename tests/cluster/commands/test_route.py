@@ -11,10 +11,9 @@ import pytest
 
 from cluster.commands.probe import METRIC
 from cluster.commands.route import run_route
-from cluster.errors import UserError
-from router.errors import RouterError
 from router.geometry import gini, kurtosis
 from router.tables import MEASURED
+from trajectories.errors import UserError
 
 
 def scores_file(path: Path, scores: list[list[float]], metric: str = "gini") -> Path:
@@ -50,17 +49,17 @@ def test_routes_follow_the_scores_by_the_metric_that_made_them(tmp_path):
 )
 def test_scores_that_cannot_be_split_are_refused_and_nothing_is_written(tmp_path, norms, message):
     scores = scores_file(tmp_path / "scores.parquet", norms)
-    with pytest.raises(RouterError, match=message):
+    with pytest.raises(UserError, match=message):
         run_route(scores, "median_split", 0, tmp_path / "routes.parquet")
     assert not (tmp_path / "routes.parquet").exists()
 
 
 def test_what_is_no_scores_table_and_a_policy_that_needs_more_are_refused(tmp_path):
     pq.write_table(pa.table({"trajectory": ["a"]}), tmp_path / "x.parquet")
-    with pytest.raises(RouterError, match="lacks the column 'tokens'; give a file that `concerto probe` wrote"):
+    with pytest.raises(UserError, match="lacks the column 'tokens'; give a file that `concerto probe` wrote"):
         run_route(tmp_path / "x.parquet", "median_split", 0, tmp_path / "routes.parquet")
     scores = scores_file(tmp_path / "scores.parquet", [[1.0, 2.0], [1.0, 3.0]])
-    with pytest.raises(RouterError, match="needs pass rates"):
+    with pytest.raises(UserError, match="needs pass rates"):
         run_route(scores, "pass_rate", 0, tmp_path / "routes.parquet")
     with pytest.raises(UserError, match="exists: remove it"):
         run_route(scores, "loss", 0, scores)

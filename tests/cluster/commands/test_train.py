@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import signal
 from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,30 +32,49 @@ STEPS = list(range(2 + GRPO_STEPS + 1))
 
 
 @pytest.fixture(scope="module")
-def finished_run(tmp_path_factory, tiny_model_dir) -> Path:
-    run_dir = tmp_path_factory.mktemp("whole") / "run"
-    with RunProcess(train_arguments(run_dir, tiny_model_dir, **ROUTED), run_dir.parent / "log") as run:
+def beside() -> Iterator[ThreadPoolExecutor]:
+    """Takes the runs that nobody disturbs, one after the other, while the first test kills another one again and again:
+    that run waits for processes that start, and leaves one of two cores idle."""
+    with ThreadPoolExecutor(max_workers=1) as queue:
+        yield queue
+        queue.shutdown(cancel_futures=True)
+
+
+def complete(folder: Path, model: Path, changes: dict[str, Any]) -> Path:
+    """A run to its end; returns its directory."""
+    run_dir = folder / "run"
+    with RunProcess(train_arguments(run_dir, model, **changes), folder / "log") as run:
         assert run.wait() == 0, run.log()
         run.assert_nothing_left()
     return run_dir
 
 
-def test_a_run_trains_evaluates_and_leaves_a_model(finished_run):
-    records = read_metrics(finished_run)
-    assert [record["step"] for record in records] == STEPS
-    assert [record["stage"] for record in records] == ["routing"] + ["sft"] * 2 + ["grpo"] * GRPO_STEPS
-    assert (records[0]["router/sft"], records[0]["router/grpo"]) == (4, 4) and records[0]["probe_s"] > 0
-    explored = {row["trajectory"] for row in _routes(finished_run) if row["route"] == "grpo"}
-    assert {f"demonstration/alfworld/{task}" for task in trained_tasks(finished_run)} == explored
-    assert all(record["parity_error"] <= 1e-3 for record in records if record["stage"] == "grpo")
-    assert set(run_evaluations(finished_run)) == {"base", "after_sft", "after_grpo"}
-    assert sum(trained_tasks(finished_run).values()) == GRPO_STEPS * 2
-    assert (finished_run / "model" / "model.safetensors").exists()
-    assert (finished_run / "learning_curve.svg").read_text().startswith("<svg")
-    assert json.loads((finished_run / "evaluations" / "base.json").read_text())["evaluations"][0]["panel_hash"]
+@pytest.fixture(scope="module")
+def staged_run(beside, tmp_path_factory, tiny_model_dir) -> Future[Path]:
+    return beside.submit(complete, tmp_path_factory.mktemp("staged"), tiny_model_dir, ROUTED)
 
 
-def test_kills_and_an_interruption_change_no_task_and_resume_finishes(tmp_path, tiny_model_dir, finished_run):
+@pytest.fixture(scope="module")
+def mixed_run(beside, tmp_path_factory, tiny_model_dir) -> Future[Path]:
+    steps = {"schedule__sft_steps": 0, "schedule__grpo_steps": 0, "schedule__mixed_steps": 2}
+    changes = ROUTED | steps | {"router__mode": "online", "evaluation__panels": "[]"}
+    return beside.submit(complete, tmp_path_factory.mktemp("mixed"), tiny_model_dir, changes)
+
+
+@pytest.fixture(scope="module")
+def mixture_run(beside, tmp_path_factory) -> Future[Path]:
+    """Of the embedded model: pages of a shop are too long for the models that other tests make."""
+    changes = {
+        "tasks": "[alfworld,webshop]",
+        "data__webshop": "generated",
+        "schedule__grpo_steps": 1,
+        "evaluation__limit": 1,
+    }
+    return beside.submit(complete, tmp_path_factory.mktemp("mixture"), Path(TINY), changes)
+
+
+@pytest.mark.usefixtures("staged_run", "mixed_run", "mixture_run")  # under way beside it, in this order
+def test_kills_and_an_interruption_change_no_task_and_resume_finishes(tmp_path, tiny_model_dir, staged_run):
     run_dir = tmp_path / "run"
     arguments = train_arguments(run_dir, tiny_model_dir, **ROUTED)
     with RunProcess(arguments, tmp_path / "log") as run:
@@ -75,6 +96,7 @@ def test_kills_and_an_interruption_change_no_task_and_resume_finishes(tmp_path, 
     with RunProcess([*arguments, "--resume"], tmp_path / "log-resumed") as resumed:
         assert resumed.wait() == 0, resumed.log()
         resumed.assert_nothing_left()
+    finished_run = staged_run.result()
     assert trained_tasks(run_dir) == trained_tasks(finished_run)
     assert [row["route"] for row in _routes(run_dir)] == [row["route"] for row in _routes(finished_run)]
     for record in read_metrics(run_dir):
@@ -84,12 +106,24 @@ def test_kills_and_an_interruption_change_no_task_and_resume_finishes(tmp_path, 
     assert [record["step"] for record in read_metrics(run_dir)] == STEPS
 
 
-def test_a_mixed_stage_is_routed_group_by_group(tmp_path, tiny_model_dir):
-    run_dir = tmp_path / "run"
-    steps = {"schedule__sft_steps": 0, "schedule__grpo_steps": 0, "schedule__mixed_steps": 2}
-    changes = ROUTED | steps | {"router__mode": "online", "evaluation__panels": "[]"}
-    with RunProcess(train_arguments(run_dir, tiny_model_dir, **changes), tmp_path / "log") as run:
-        assert run.wait() == 0, run.log()
+def test_a_run_trains_evaluates_and_leaves_a_model(staged_run):
+    finished_run = staged_run.result()
+    records = read_metrics(finished_run)
+    assert [record["step"] for record in records] == STEPS
+    assert [record["stage"] for record in records] == ["routing"] + ["sft"] * 2 + ["grpo"] * GRPO_STEPS
+    assert (records[0]["router/sft"], records[0]["router/grpo"]) == (4, 4) and records[0]["probe_s"] > 0
+    explored = {row["trajectory"] for row in _routes(finished_run) if row["route"] == "grpo"}
+    assert {f"demonstration/alfworld/{task}" for task in trained_tasks(finished_run)} == explored
+    assert all(record["parity_error"] <= 1e-3 for record in records if record["stage"] == "grpo")
+    assert set(run_evaluations(finished_run)) == {"base", "after_sft", "after_grpo"}
+    assert sum(trained_tasks(finished_run).values()) == GRPO_STEPS * 2
+    assert (finished_run / "model" / "model.safetensors").exists()
+    assert (finished_run / "learning_curve.svg").read_text().startswith("<svg")
+    assert json.loads((finished_run / "evaluations" / "base.json").read_text())["evaluations"][0]["panel_hash"]
+
+
+def test_a_mixed_stage_is_routed_group_by_group(mixed_run):
+    run_dir = mixed_run.result()
     records = read_metrics(run_dir)
     assert [sum(record[f"router/{kind}"] for kind in ("sft", "grpo", "unrouted")) for record in records] == [2, 2]
     probed = [record for record in records if record["router/unrouted"] < 2]
@@ -109,18 +143,8 @@ def _routes(run_dir: Path) -> list[dict[str, Any]]:
     return pq.read_table(run_dir / "routes.parquet").to_pylist()
 
 
-def test_a_mixture_trains_two_environments_at_once(tmp_path):
-    """The embedded model: pages of a shop are too long for the models that other tests make."""
-    run_dir = tmp_path / "run"
-    changes = {
-        "tasks": "[alfworld,webshop]",
-        "data__webshop": "generated",
-        "schedule__grpo_steps": 1,
-        "evaluation__limit": 1,
-    }
-    with RunProcess(train_arguments(run_dir, Path(TINY), **changes), tmp_path / "log") as run:
-        assert run.wait() == 0, run.log()
-        run.assert_nothing_left()
+def test_a_mixture_trains_two_environments_at_once(mixture_run):
+    run_dir = mixture_run.result()
     assert [record["stage"] for record in read_metrics(run_dir)] == ["sft", "sft", "grpo"]
     assert {"success/alfworld", "success/webshop"} <= set(read_metrics(run_dir)[-1])
     for results in run_evaluations(run_dir).values():

@@ -4,8 +4,8 @@ import pytest
 import yaml
 
 from cluster.config.loading import PRESETS, check_config, keys, load_config, merge
-from cluster.errors import UserError
 from envs import ENVIRONMENTS
+from trajectories.errors import UserError
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -5,33 +5,33 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from cluster.errors import UserError
-from cluster.inputs.demonstrations import load_demonstrations
+from cluster.inputs.demonstrations import ExpertPlay, Transcriber, load_demonstrations
 from cluster.inputs.models import TINY, load_tokenizer, resolve_model
 from cluster.loop.tasks import TaskMixture
 from envs import training_panel
-from trajectories.builder import PromptConfig
+from trajectories.builder import PromptSettings
+from trajectories.errors import UserError
 
 TASKS = TaskMixture((training_panel("alfworld"),))
 
 
-def load(run_dir, count: int, prompt: PromptConfig, max_tokens: int = 2048) -> pa.Table:
-    tokenizer = load_tokenizer(resolve_model(TINY))
-    return load_demonstrations(run_dir, TASKS, {}, count, tokenizer, prompt, max_tokens, 30, 0, lambda *_: None)
+def load(run_dir, count: int, prompt: PromptSettings, max_tokens: int = 2048) -> pa.Table:
+    transcriber = Transcriber(load_tokenizer(resolve_model(TINY)), prompt, max_tokens)
+    return load_demonstrations(run_dir, ExpertPlay(TASKS, {}, count, 30, 0), transcriber, lambda *_: None)
 
 
 def test_demonstrations_are_counted_by_task_also_where_every_turn_is_a_sequence(tmp_path):
-    whole = load(tmp_path / "whole", 3, PromptConfig())
-    turns = load(tmp_path / "turns", 3, PromptConfig(mode="windowed"))
+    whole = load(tmp_path / "whole", 3, PromptSettings())
+    turns = load(tmp_path / "turns", 3, PromptSettings(mode="windowed"))
     assert whole.num_rows == 3 < turns.num_rows
     assert list(dict.fromkeys(turns["episode_id"].to_pylist())) == whole["episode_id"].to_pylist()
 
 
 def test_what_the_engines_do_not_hold_is_left_out(tmp_path):
-    first = load(tmp_path / "first", 1, PromptConfig())
+    first = load(tmp_path / "first", 1, PromptSettings())
     (length,) = map(len, first["token_ids"].to_pylist())
     for limit, kept in ((length, False), (length + 1, True)):
-        found = load(tmp_path / str(limit), 1, PromptConfig(), limit)
+        found = load(tmp_path / str(limit), 1, PromptSettings(), limit)
         assert (found["episode_id"].to_pylist() == first["episode_id"].to_pylist()) is kept
 
 

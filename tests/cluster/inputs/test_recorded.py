@@ -10,17 +10,18 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from cluster.commands.train import plan_run
 from cluster.config.loading import load_config
-from cluster.errors import UserError
+from cluster.inputs.demonstrations import Transcriber
 from cluster.inputs.models import TINY, resolve_model
 from cluster.inputs.recorded import import_demonstrations, read_recorded
+from cluster.inputs.run_plan import plan_run
 from envs import load_panel
-from learners.learner_config import LearnerConfig, PolicyConfig
+from learners.learner_settings import LearnerSettings, PolicySettings
 from learners.workers.worker import LearnerWorker
 from tests.envs.test_recordings import shop_record
-from trajectories.builder import PromptConfig
+from trajectories.builder import PromptSettings
 from trajectories.chat import ChatTokenizer
+from trajectories.errors import UserError
 from trajectories.schema import assignments_to_table
 from trajectories.types import Assignment, Route
 
@@ -48,14 +49,14 @@ def shop_run(file: Path, *more: str):
 
 
 def test_the_file_holds_the_training_goals_only(demonstrations, tokenizer):
-    table = read_recorded(demonstrations, tokenizer, PromptConfig(), 2048)
+    table = read_recorded(demonstrations, Transcriber(tokenizer, PromptSettings(), 2048))
     assert table["episode_id"].to_pylist() == ["demonstration/webshop/1500", "demonstration/webshop/1502"]
     assert all(map(any, table["trained"].to_pylist()))
 
 
 def test_a_learner_imitates_it(demonstrations, tokenizer):
-    table = read_recorded(demonstrations, tokenizer, PromptConfig(), 2048)
-    worker = LearnerWorker(LearnerConfig(policy=PolicyConfig(model=resolve_model(TINY))))
+    table = read_recorded(demonstrations, Transcriber(tokenizer, PromptSettings(), 2048))
+    worker = LearnerWorker(LearnerSettings(policy=PolicySettings(model=resolve_model(TINY))))
     imitated = assignments_to_table(
         Assignment(name, Route.SFT, 0.0, 0.0, 1.0, {}) for name in table["sequence_id"].to_pylist()
     )
@@ -80,18 +81,18 @@ def test_another_prompt_or_tokenizer_is_refused(demonstrations, tmp_path, tiny_m
 
 def test_files_of_another_kind_are_named(tmp_path, tokenizer):
     with pytest.raises(UserError, match=r"none\.parquet cannot be read .*`concerto data import`"):
-        read_recorded(tmp_path / "none.parquet", tokenizer, PromptConfig(), 2048)
+        read_recorded(tmp_path / "none.parquet", Transcriber(tokenizer, PromptSettings(), 2048))
     (tmp_path / "text.parquet").write_text("text")
     with pytest.raises(UserError, match=r"text\.parquet cannot be read"):
-        read_recorded(tmp_path / "text.parquet", tokenizer, PromptConfig(), 2048)
+        read_recorded(tmp_path / "text.parquet", Transcriber(tokenizer, PromptSettings(), 2048))
     pq.write_table(pa.table({"a": [1]}), tmp_path / "other.parquet")
     with pytest.raises(UserError, match="holds no demonstrations"):
-        read_recorded(tmp_path / "other.parquet", tokenizer, PromptConfig(), 2048)
+        read_recorded(tmp_path / "other.parquet", Transcriber(tokenizer, PromptSettings(), 2048))
 
 
 def test_what_the_engines_do_not_hold_is_refused(demonstrations, tokenizer, tmp_path):
     longest = max(map(len, pq.read_table(demonstrations)["token_ids"].to_pylist()))
-    assert read_recorded(demonstrations, tokenizer, PromptConfig(), longest + 1).num_rows
+    assert read_recorded(demonstrations, Transcriber(tokenizer, PromptSettings(), longest + 1)).num_rows
     with pytest.raises(UserError, match=rf"a demonstration of {longest} tokens: raise rollout\.engine\.max_model_len"):
         plan_run(shop_run(demonstrations, f"rollout.engine.max_model_len={longest}"), tmp_path, resume=False)
 

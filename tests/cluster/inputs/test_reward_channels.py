@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from cluster.config.loading import load_config
-from cluster.config.run import RunConfig
-from cluster.errors import UserError
+from cluster.config.run import RunSettings
 from cluster.inputs.reward_channels import open_channels, reward_channels
 from cluster.loop.tasks import TaskMixture
 from envs import training_panel
+from trajectories.errors import UserError
 from trajectories.schema import to_tables
 
 ALFWORLD = ("success", "progress", "format", "action_validity", "efficiency")
@@ -20,7 +20,7 @@ def channels_of(*overrides: str) -> tuple[str, ...]:
     return reward_channels(config, mixture(config))
 
 
-def mixture(config: RunConfig) -> TaskMixture:
+def mixture(config: RunSettings) -> TaskMixture:
     return TaskMixture(tuple(training_panel(name, config.data.get(name)) for name in config.tasks))
 
 

@@ -13,20 +13,18 @@ import pytest
 import torch
 
 from cluster.config.sections import ScheduleSettings
-from cluster.errors import UserError
 from cluster.inputs.routed_corpus import MEASURED_FILE, ROUTES_FILE, CorpusRouter, Routing, check_router
 from cluster.loop.tasks import TaskMixture
 from envs.panels import Panel
-from router.errors import RouterError
 from router.probe import ProbeResult
-from router.router_config import RouterConfig
-from tests.cluster.simulation import TASKS, SimulatedRollouts
+from router.router_settings import RouterSettings
+from tests.cluster.simulation import PANEL, SimulatedRollouts, programme
 from tests.router.samples import make_sequence
+from trajectories.errors import UserError
 from trajectories.ids import demonstration_id
 from trajectories.schema import sequences_from_table, sequences_to_table
 
 SCHEDULE = ScheduleSettings(sft_steps=2, grpo_steps=2)
-PANEL = Panel("mock/train", TASKS, "c0ffee")
 
 
 def corpus(count: int = 5, turns: int = 1) -> pa.Table:
@@ -60,15 +58,15 @@ class SimulatedProber:
 
 
 def route(run_dir: Path, policy: str, demonstrations: pa.Table, prober: SimulatedProber, **more) -> Routing:
-    router = RouterConfig.model_validate({"policy": policy, **more})
-    parts = (router, SCHEDULE, 0, TaskMixture((PANEL,)), prober, SimulatedRollouts(), lambda *_: None)
-    return asyncio.run(CorpusRouter(run_dir, *parts).route(demonstrations))
+    router, whole = RouterSettings.model_validate({"policy": policy, **more}), programme(SCHEDULE)
+    corpus_router = CorpusRouter(run_dir, router, whole, prober, SimulatedRollouts(), lambda *_: None)
+    return asyncio.run(corpus_router.route(demonstrations))
 
 
 def test_the_lower_half_is_imitated_and_the_tasks_of_the_upper_half_are_explored(tmp_path):
     routing = route(tmp_path, "median_split", corpus(), SimulatedProber())
-    assert routing.rows == (0, 1, 2)
-    assert routing.tasks.panels == (replace(PANEL, task_ids=("task-3", "task-4")),)
+    assert routing.programme.demonstrations == (0, 1, 2)
+    assert routing.programme.tasks.panels == (replace(PANEL, task_ids=("task-3", "task-4")),)
     assert (routing.metrics["router/sft"], routing.metrics["router/grpo"]) == (3, 2)
     routes = pq.read_table(tmp_path / ROUTES_FILE).to_pylist()
     assert [row["route"] for row in routes] == ["sft"] * 3 + ["grpo"] * 2
@@ -78,21 +76,21 @@ def test_the_lower_half_is_imitated_and_the_tasks_of_the_upper_half_are_explored
 
 def test_the_inverse_swaps_the_halves(tmp_path):
     routing = route(tmp_path, "inverse", corpus(4), SimulatedProber())
-    assert routing.rows == (2, 3)
-    assert routing.tasks.panels[0].task_ids == ("task-0", "task-1")
+    assert routing.programme.demonstrations == (2, 3)
+    assert routing.programme.tasks.panels[0].task_ids == ("task-0", "task-1")
 
 
 def test_turns_of_a_trajectory_go_one_way(tmp_path):
     routing = route(tmp_path, "median_split", corpus(4, turns=3), SimulatedProber())
-    assert routing.rows == tuple(range(6))
-    assert routing.tasks.panels[0].task_ids == ("task-2", "task-3")
+    assert routing.programme.demonstrations == tuple(range(6))
+    assert routing.programme.tasks.panels[0].task_ids == ("task-2", "task-3")
 
 
 def test_a_resumed_run_keeps_its_routes_and_measures_nothing(tmp_path):
     first, again = SimulatedProber(), SimulatedProber(broken=9.0)
     routing = route(tmp_path, "loss", corpus(), first)
     resumed = route(tmp_path, "loss", corpus(), again)
-    assert (resumed.rows, resumed.tasks) == (routing.rows, routing.tasks)
+    assert resumed.programme == routing.programme
     assert (first.calls, again.calls, resumed.metrics) == (1, 0, {})
 
 
@@ -109,9 +107,9 @@ def test_routes_that_were_made_before_are_taken_as_they_are(tmp_path):
     prober = SimulatedProber()
     routes = str(tmp_path / "first" / ROUTES_FILE)
     taken = route(tmp_path / "second", "median_split", corpus(4), prober, routes=routes)
-    assert (taken.rows, taken.tasks, prober.calls) == (given.rows, given.tasks, 0)
+    assert (taken.programme, prober.calls) == (given.programme, 0)
     with pytest.raises(UserError, match=r"cannot read router\.routes="):
-        check_router(RouterConfig(policy="median_split", routes=str(tmp_path / "none")), SCHEDULE)
+        check_router(RouterSettings(policy="median_split", routes=str(tmp_path / "none")), SCHEDULE)
 
 
 def test_what_needs_no_gradient_runs_no_probe(tmp_path):
@@ -119,9 +117,9 @@ def test_what_needs_no_gradient_runs_no_probe(tmp_path):
     for policy in ("random", "sequential"):
         (tmp_path / policy).mkdir()
     chance = route(tmp_path / "random", "random", corpus(6), prober)
-    assert len(chance.rows) == chance.tasks.count == 3
+    assert len(chance.programme.demonstrations) == chance.programme.tasks.count == 3
     both = route(tmp_path / "sequential", "sequential", corpus(6), prober)
-    assert (len(both.rows), both.tasks.count) == (6, 6)
+    assert (len(both.programme.demonstrations), both.programme.tasks.count) == (6, 6)
     assert prober.calls == 0
 
 
@@ -135,7 +133,7 @@ def test_the_pass_rate_gate_lets_the_base_model_play_every_task(tmp_path):
     routing = route(tmp_path, "pass_rate", corpus(6), SimulatedProber(), gate=0.5, gate_episodes=4)
     routes = pq.read_table(tmp_path / ROUTES_FILE).to_pylist()
     assert [row["rl_weight"] > 0 for row in routes] == [row["score"] > 0.5 for row in routes]
-    assert len(routing.rows) + routing.tasks.count == 6
+    assert len(routing.programme.demonstrations) + routing.programme.tasks.count == 6
 
 
 @pytest.mark.parametrize(
@@ -153,7 +151,7 @@ def test_the_pass_rate_gate_lets_the_base_model_play_every_task(tmp_path):
     ids=["empty corpus", "one trajectory", "NaN gradient", "no gradient"],
 )
 def test_what_cannot_be_routed_leaves_nothing_behind(tmp_path, demonstrations, prober, message):
-    with pytest.raises(RouterError, match=message):
+    with pytest.raises(UserError, match=message):
         route(tmp_path, "median_split", demonstrations, prober)
     assert not list(tmp_path.iterdir())
 
@@ -164,16 +162,17 @@ def test_a_mixture_explores_in_the_environments_that_keep_tasks(tmp_path):
         replace(make_sequence(f"{at}", 8 + task, seed=task), episode_id=demonstration_id(environment, f"task-{task}"))
         for at, (environment, task) in enumerate([("shop", 0), ("shop", 1), ("mock", 3), ("mock", 4)])
     )
-    router = RouterConfig.model_validate({"policy": "median_split"})
-    parts = (router, SCHEDULE, 0, TaskMixture((PANEL, shop)), SimulatedProber(), SimulatedRollouts(), lambda *_: None)
-    routing = asyncio.run(CorpusRouter(tmp_path, *parts).route(demonstrations))
-    assert routing.rows == (0, 1)
-    assert routing.tasks == TaskMixture((replace(PANEL, task_ids=("task-3", "task-4")),))
+    router = RouterSettings.model_validate({"policy": "median_split"})
+    whole = programme(SCHEDULE, (PANEL, shop))
+    corpus_router = CorpusRouter(tmp_path, router, whole, SimulatedProber(), SimulatedRollouts(), lambda *_: None)
+    routing = asyncio.run(corpus_router.route(demonstrations))
+    assert routing.programme.demonstrations == (0, 1)
+    assert routing.programme.tasks == TaskMixture((replace(PANEL, task_ids=("task-3", "task-4")),))
 
 
 def test_a_trajectory_without_trained_tokens_is_named(tmp_path):
     silent = replace(make_sequence("mute", 5, 0), trained=np.zeros(5, np.bool_))
-    with pytest.raises(RouterError, match="trajectory mute has no trained token"):
+    with pytest.raises(UserError, match="trajectory mute has no trained token"):
         route(tmp_path, "median_split", sequences_to_table([silent]), SimulatedProber())
 
 
@@ -200,4 +199,4 @@ def test_a_stage_without_data_is_named(tmp_path):
 )
 def test_what_does_not_go_together_is_said_before_anything_starts(settings, schedule, message):
     with pytest.raises(UserError, match=message):
-        check_router(RouterConfig.model_validate(settings), ScheduleSettings.model_validate(schedule))
+        check_router(RouterSettings.model_validate(settings), ScheduleSettings.model_validate(schedule))

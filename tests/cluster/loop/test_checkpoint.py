@@ -2,24 +2,21 @@
 
 import asyncio
 
-import pyarrow as pa
 import pytest
 import yaml
 
-from cluster.commands.train import plan_run
 from cluster.config.loading import load_config
-from cluster.errors import UserError
+from cluster.inputs.run_plan import plan_run
 from cluster.loop.checkpoint import (
     Frontier,
     Manifest,
     PendingGroup,
     latest_checkpoint,
     load_manifest,
-    load_ready,
     save_checkpoint,
 )
+from trajectories.errors import UserError
 
-READY = {4: (pa.table({"a": [1, 2]}), pa.table({"b": ["x"]}))}
 FRONTIER = Frontier(
     cursor=6, trained=(0, 1), filtered=(2,), pending=(PendingGroup(position=3, attempts=1),), ready=(4,)
 )
@@ -30,18 +27,22 @@ async def save_learner(folder):
     (folder / "weights").write_text("w")
 
 
+async def save_data(folder):
+    folder.mkdir()
+    (folder / "4").write_text("tables")
+
+
 def save(run_dir, step, learner=save_learner, keep=2):
     manifest = Manifest(step=step, version=step, frontier=FRONTIER)
-    return asyncio.run(save_checkpoint(run_dir, manifest, READY, learner, keep))
+    return asyncio.run(save_checkpoint(run_dir, manifest, learner, save_data, keep))
 
 
 def test_what_is_saved_is_read_back(tmp_path):
     folder = save(tmp_path, 7)
     assert latest_checkpoint(tmp_path) == folder
     assert load_manifest(folder) == Manifest(step=7, version=7, frontier=FRONTIER)
-    episodes, sequences = load_ready(folder, 4)
-    assert episodes.equals(READY[4][0]) and sequences.equals(READY[4][1])
     assert (folder / "learner" / "weights").read_text() == "w"
+    assert (folder / "ready" / "4").read_text() == "tables"
 
 
 def test_only_the_newest_are_kept(tmp_path):

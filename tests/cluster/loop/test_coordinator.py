@@ -4,23 +4,35 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
 from cluster.config.sections import CheckpointSettings, ScheduleSettings
-from cluster.loop.checkpoint import latest_checkpoint, load_manifest
+from cluster.loop.checkpoint import has_checkpoint, latest_checkpoint, load_manifest
 from cluster.loop.coordinator import Coordinator, Interrupted
+from cluster.loop.recording import BACKLOG
 from cluster.loop.stream import RunError
 from envs.panels import Panel
-from tests.cluster.simulation import TASKS, Log, SimulatedLearner, SimulatedRollouts, coordinator
+from tests.cluster.simulation import (
+    PANEL,
+    TASKS,
+    Log,
+    SimulatedLearner,
+    SimulatedRecorder,
+    SimulatedRollouts,
+    World,
+    coordinator,
+    programme,
+)
 from trajectories.schema import episodes_from_table
 from trajectories.store import TrajectoryStore
 
 GRPO = ScheduleSettings(grpo_steps=6, groups_per_step=3, group_size=4, max_staleness=1)
 
 
-def run(*parts) -> Coordinator:
-    loop = coordinator(*parts)
+def run(run_dir: Path, schedule: ScheduleSettings, world: World, panels: tuple[Panel, ...] = (PANEL,)) -> Coordinator:
+    loop = coordinator(run_dir, programme(schedule, panels), world)
     asyncio.run(loop.run())
     return loop
 
@@ -28,7 +40,7 @@ def run(*parts) -> Coordinator:
 def test_every_stage_runs_its_steps_and_is_evaluated(tmp_path):
     schedule = ScheduleSettings(sft_steps=2, mixed_steps=2, grpo_steps=3, groups_per_step=2, sft_batch=4)
     log, learner = Log(), SimulatedLearner()
-    run(tmp_path, schedule, SimulatedRollouts(), learner, log)
+    run(tmp_path, schedule, World(learner=learner, log=log))
     assert learner.steps == 7
     assert log.evaluations == ["base", "after_sft", "after_mixed", "after_grpo"]
     assert len(learner.rows) == 4 * 4, "SFT and mixed steps take a batch of demonstrations each"
@@ -37,7 +49,7 @@ def test_every_stage_runs_its_steps_and_is_evaluated(tmp_path):
 
 def test_counters_add_up_at_every_step_and_concurrency_is_kept(tmp_path):
     log, rollouts = Log(), SimulatedRollouts(concurrency=4)
-    run(tmp_path, GRPO, rollouts, SimulatedLearner(), log)
+    run(tmp_path, GRPO, World(rollouts, log=log))
     for metrics in log.metrics:
         parts = ("groups_accepted", "groups_filtered", "groups_running")
         assert metrics["groups_submitted"] == sum(metrics[part] for part in parts)
@@ -49,7 +61,7 @@ def test_counters_add_up_at_every_step_and_concurrency_is_kept(tmp_path):
 def test_no_data_older_than_the_bound_is_trained(tmp_path, max_staleness):
     learner = SimulatedLearner()
     schedule = GRPO.model_copy(update={"max_staleness": max_staleness})
-    run(tmp_path, schedule, SimulatedRollouts(concurrency=50), learner, Log())
+    run(tmp_path, schedule, World(SimulatedRollouts(concurrency=50), learner))
     assert max(learner.staleness) <= max_staleness
 
 
@@ -57,7 +69,7 @@ def test_the_tasks_trained_do_not_depend_on_timing(tmp_path):
     trained = []
     for seed in range(3):
         learner = SimulatedLearner()
-        run(tmp_path / str(seed), GRPO, SimulatedRollouts(seed=seed), learner, Log())
+        run(tmp_path / str(seed), GRPO, World(SimulatedRollouts(seed=seed), learner))
         trained.append(Counter(learner.trained))
     assert trained[0] == trained[1] == trained[2]
     assert sum(trained[0].values()) == 18
@@ -68,7 +80,7 @@ MIXTURE = (Panel("mock/train", TASKS, "c0ffee"), Panel("shop/train", ("a", "b", 
 
 def test_a_mixture_trains_equal_shares_and_tells_success_by_environment(tmp_path):
     log, learner = Log(), SimulatedLearner()
-    run(tmp_path, GRPO, SimulatedRollouts(), learner, log, MIXTURE)
+    run(tmp_path, GRPO, World(learner=learner, log=log), MIXTURE)
     shop = [task for task in learner.trained if task in MIXTURE[1].task_ids]
     assert (len(shop), len(learner.trained)) == (9, 18)
     assert Counter(shop) == {"a": 3, "b": 3, "c": 3}
@@ -79,7 +91,7 @@ def test_a_mixture_trains_equal_shares_and_tells_success_by_environment(tmp_path
 
 
 def test_a_mixtures_rewards_lie_in_one_table(tmp_path):
-    run(tmp_path, GRPO, SimulatedRollouts(), SimulatedLearner(), Log(), MIXTURE)
+    run(tmp_path, GRPO, World(), MIXTURE)
     store = TrajectoryStore(tmp_path / "trajectories")
     for number in range(len(store)):
         for episode in episodes_from_table(store.read(number)[0]):
@@ -88,14 +100,14 @@ def test_a_mixtures_rewards_lie_in_one_table(tmp_path):
 
 def test_a_mixture_that_stops_and_resumes_trains_the_same_multiset_of_tasks(tmp_path):
     whole = SimulatedLearner()
-    run(tmp_path / "whole", GRPO, SimulatedRollouts(), whole, Log(), MIXTURE)
+    run(tmp_path / "whole", GRPO, World(learner=whole), MIXTURE)
     log = Log()
-    first = coordinator(tmp_path / "cut", GRPO, SimulatedRollouts(), SimulatedLearner(), log, MIXTURE)
+    first = coordinator(tmp_path / "cut", programme(GRPO, MIXTURE), World(log=log))
     log.at_step = lambda step: first.stop() if step == 3 else None
     with pytest.raises(Interrupted):
         asyncio.run(first.run())
     learner = SimulatedLearner()
-    second = coordinator(tmp_path / "cut", GRPO, SimulatedRollouts(seed=9), learner, Log(), MIXTURE)
+    second = coordinator(tmp_path / "cut", programme(GRPO, MIXTURE), World(SimulatedRollouts(seed=9), learner))
     asyncio.run(resume(second, tmp_path / "cut"))
     assert Counter(learner.trained) == Counter(whole.trained)
 
@@ -103,10 +115,10 @@ def test_a_mixture_that_stops_and_resumes_trains_the_same_multiset_of_tasks(tmp_
 @pytest.mark.parametrize("stop_at", [1, 2, 5])
 def test_stop_and_resume_train_the_same_multiset_of_tasks(tmp_path, stop_at):
     whole = SimulatedLearner()
-    run(tmp_path / "whole", GRPO, SimulatedRollouts(), whole, Log())
+    run(tmp_path / "whole", GRPO, World(learner=whole))
 
     log = Log()
-    first = coordinator(tmp_path / "cut", GRPO, SimulatedRollouts(), SimulatedLearner(), log)
+    first = coordinator(tmp_path / "cut", programme(GRPO), World(log=log))
     log.at_step = lambda step: first.stop() if step == stop_at else None
     with pytest.raises(Interrupted):
         asyncio.run(first.run())
@@ -114,7 +126,7 @@ def test_stop_and_resume_train_the_same_multiset_of_tasks(tmp_path, stop_at):
     assert first.manifest.frontier.pending or first.manifest.frontier.ready, "something was under way"
 
     learner, log = SimulatedLearner(), Log()
-    second = coordinator(tmp_path / "cut", GRPO, SimulatedRollouts(seed=9), learner, log)
+    second = coordinator(tmp_path / "cut", programme(GRPO), World(SimulatedRollouts(seed=9), learner, log))
     asyncio.run(resume(second, tmp_path / "cut"))
     assert Counter(learner.trained) == Counter(whole.trained)
     assert log.evaluations == ["after_grpo"], "what was evaluated before the stop is not evaluated again"
@@ -123,7 +135,7 @@ def test_stop_and_resume_train_the_same_multiset_of_tasks(tmp_path, stop_at):
 
 def test_a_crash_without_warning_resumes_from_the_last_checkpoint(tmp_path):
     whole = SimulatedLearner()
-    run(tmp_path / "whole", GRPO, SimulatedRollouts(), whole, Log())
+    run(tmp_path / "whole", GRPO, World(learner=whole))
 
     class CrashingLearner(SimulatedLearner):
         async def train(self, *parts):
@@ -132,21 +144,38 @@ def test_a_crash_without_warning_resumes_from_the_last_checkpoint(tmp_path):
             return await super().train(*parts)
 
     with pytest.raises(OSError, match="killed"):
-        run(tmp_path / "cut", GRPO, SimulatedRollouts(), CrashingLearner(), Log())
+        run(tmp_path / "cut", GRPO, World(learner=CrashingLearner()))
     learner = SimulatedLearner()
-    asyncio.run(resume(coordinator(tmp_path / "cut", GRPO, SimulatedRollouts(), learner, Log()), tmp_path / "cut"))
+    asyncio.run(resume(coordinator(tmp_path / "cut", programme(GRPO), World(learner=learner)), tmp_path / "cut"))
     assert Counter(learner.trained) == Counter(whole.trained)
 
 
-def test_groups_may_finish_while_a_checkpoint_fetches_those_before(tmp_path):
-    class SlowFetch(SimulatedRollouts):
-        async def fetch(self, data):
-            await asyncio.sleep(self.slowness_s / 5)
-            return await super().fetch(data)
-
-    learner = SimulatedLearner(slowness_s=0.03)
-    run(tmp_path, GRPO, SlowFetch(slowness_s=0.05), learner, Log())
+def test_groups_may_finish_while_a_checkpoint_keeps_those_before(tmp_path):
+    learner, recorder = SimulatedLearner(slowness_s=0.03), SimulatedRecorder(tmp_path / "trajectories", 0.01)
+    loop = coordinator(tmp_path, programme(GRPO), World(SimulatedRollouts(slowness_s=0.05), learner, recorder=recorder))
+    asyncio.run(loop.run())
     assert len(learner.trained) == 18
+
+
+def test_steps_do_not_wait_for_the_disk_but_a_checkpoint_does(tmp_path):
+    """Only the last of six steps is a checkpoint step: until then parts pile up behind a disk that is slow."""
+    log, recorder = Log(), SimulatedRecorder(tmp_path / "trajectories", slowness_s=0.2)
+    on_disk: list[int] = []
+    log.at_step = lambda step: on_disk.append(len(TrajectoryStore(recorder.directory)))
+    keep = CheckpointSettings(every=6)
+    loop = coordinator(tmp_path, programme(GRPO, checkpoint=keep), World(log=log, recorder=recorder))
+    asyncio.run(loop.run())
+    assert on_disk[:BACKLOG] == [0] * BACKLOG
+    assert recorder.most_writing == BACKLOG, "and no more than that"
+    assert load_manifest(latest_checkpoint(tmp_path)).parts == len(TrajectoryStore(recorder.directory)) == 6
+
+
+def test_what_the_recorder_says_ends_the_run_before_a_checkpoint_counts_what_is_not_on_disk(tmp_path):
+    recorder = SimulatedRecorder(tmp_path / "trajectories", broken="no space left on device")
+    loop = coordinator(tmp_path, programme(GRPO), World(recorder=recorder))
+    with pytest.raises(RunError, match="no space left on device"):
+        asyncio.run(loop.run())
+    assert not has_checkpoint(tmp_path)
 
 
 async def resume(loop: Coordinator, run_dir) -> None:
@@ -156,15 +185,15 @@ async def resume(loop: Coordinator, run_dir) -> None:
 
 def test_a_run_that_begins_anew_forgets_what_was_trained_before(tmp_path):
     learner = SimulatedLearner()
-    run(tmp_path, GRPO, SimulatedRollouts(), learner, Log())
+    run(tmp_path, GRPO, World(learner=learner))
     parts = len(TrajectoryStore(tmp_path / "trajectories"))
-    run(tmp_path, GRPO, SimulatedRollouts(), SimulatedLearner(), Log())
+    run(tmp_path, GRPO, World())
     assert len(TrajectoryStore(tmp_path / "trajectories")) == parts > 0
 
 
 def test_a_task_whose_episodes_keep_failing_is_given_up_and_replaced(tmp_path):
     log, learner = Log(), SimulatedLearner()
-    loop = run(tmp_path, GRPO, SimulatedRollouts(failing=frozenset({TASKS[2]})), learner, log)
+    loop = run(tmp_path, GRPO, World(SimulatedRollouts(failing=frozenset({TASKS[2]})), learner, log))
     assert TASKS[2] not in learner.trained
     assert len(learner.trained) == 18
     assert log.metrics[-1]["groups_filtered"] >= 2 * GRPO.max_attempts
@@ -177,36 +206,36 @@ def test_an_error_of_a_rollout_ends_the_run_with_that_error(tmp_path):
             raise RunError("no rollout actor is left")
 
     with pytest.raises(RunError, match="no rollout actor is left"):
-        run(tmp_path, GRPO, BrokenRollouts(), SimulatedLearner(), Log())
+        run(tmp_path, GRPO, World(BrokenRollouts()))
 
 
 def test_groups_that_all_fail_are_no_progress(tmp_path):
     schedule = GRPO.model_copy(update={"group_timeout_s": 0.05})
     with pytest.raises(RunError, match=r"no group finished within 0\.05 s .* and \d+ had failed"):
-        run(tmp_path, schedule, SimulatedRollouts(failing=frozenset(TASKS)), SimulatedLearner(), Log())
+        run(tmp_path, schedule, World(SimulatedRollouts(failing=frozenset(TASKS))))
 
 
 def test_a_stop_while_the_last_evaluation_runs_leaves_a_checkpoint_that_resumes(tmp_path):
     """The last step is no checkpoint step, so the stop itself must write what the stage has become."""
     learner, log, keep = SimulatedLearner(), Log(), CheckpointSettings(every=4)
-    first = coordinator(tmp_path, GRPO, SimulatedRollouts(), learner, log, checkpoint=keep)
 
-    async def evaluate(name: str) -> None:
-        if name == "after_grpo":
-            first.stop()
-            await asyncio.sleep(60)
+    class StoppedWorld(World):
+        async def evaluate(self, name: str) -> None:
+            if name == "after_grpo":
+                first.stop()
+                await asyncio.sleep(60)
 
-    first._evaluate = evaluate
+    first = coordinator(tmp_path, programme(GRPO, checkpoint=keep), StoppedWorld(learner=learner, log=log))
     with pytest.raises(Interrupted):
         asyncio.run(first.run())
     again, log = SimulatedLearner(), Log()
-    second = coordinator(tmp_path, GRPO, SimulatedRollouts(), again, log, checkpoint=keep)
+    second = coordinator(tmp_path, programme(GRPO, checkpoint=keep), World(learner=again, log=log))
     asyncio.run(resume(second, tmp_path))
     assert (again.steps, again.trained, log.evaluations) == (6, learner.trained, ["after_grpo"])
 
 
 def test_a_batch_that_is_handed_out_while_the_run_is_stopped_is_trained(tmp_path):
-    loop = coordinator(tmp_path, GRPO, SimulatedRollouts(), SimulatedLearner(), Log())
+    loop = coordinator(tmp_path, programme(GRPO), World())
 
     async def batch() -> str:
         try:
@@ -226,5 +255,5 @@ def test_the_wait_for_groups_is_bounded_and_says_what_it_waited_for(tmp_path):
     schedule = GRPO.model_copy(update={"group_timeout_s": 0.05})
     rollouts = SimulatedRollouts(stall=True)
     with pytest.raises(RunError, match=r"no group finished within 0\.05 s while 4 were running"):
-        run(tmp_path, schedule, rollouts, SimulatedLearner(), Log())
+        run(tmp_path, schedule, World(rollouts))
     assert rollouts.running == 0, "what ran was cancelled"

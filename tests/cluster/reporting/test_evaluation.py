@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from cluster.reporting.evaluation import (
     Sampling,
+    Subject,
     evaluate_panel,
     read_evaluations,
     task_type,
@@ -40,7 +41,7 @@ def test_wilson_known_value_and_no_tasks():
 def test_a_whole_panel_is_played_once_within_the_concurrency():
     rollouts, seen = SimulatedRollouts(concurrency=3, failing=frozenset({PANEL.task_ids[4]})), []
     result = asyncio.run(
-        evaluate_panel(rollouts, PANEL, Sampling(0.0), model="m", progress=lambda *at: seen.append(at))
+        evaluate_panel(rollouts, PANEL, Sampling(0.0), Subject("m"), progress=lambda *at: seen.append(at))
     )
     assert [task.task_id for task in result.tasks] == list(PANEL.task_ids)
     assert rollouts.most_running == 3 and seen[-1] == (10, 10)
@@ -52,7 +53,7 @@ def test_a_whole_panel_is_played_once_within_the_concurrency():
 def test_rewards_are_means_over_all_tasks_broken_ones_too():
     panel = Panel("shop/dev", tuple(map(str, range(10))), "c0ffee")
     rollouts = SimulatedRollouts(failing=frozenset({"4"}))
-    result = asyncio.run(evaluate_panel(rollouts, panel, Sampling(0.0), model="m"))
+    result = asyncio.run(evaluate_panel(rollouts, panel, Sampling(0.0), Subject("m")))
     assert result.rewards == pytest.approx({"success": 0.9, "score": 0.45})
     assert result.by_type == {}
 
@@ -60,7 +61,7 @@ def test_rewards_are_means_over_all_tasks_broken_ones_too():
 def test_a_mixture_has_a_table_a_panel_and_scores_where_there_are_some():
     other = Panel("shop/dev", ("1", "2"), "beef")
     results = tuple(
-        asyncio.run(evaluate_panel(SimulatedRollouts(), at, Sampling(0.0), model="m")) for at in (PANEL, other)
+        asyncio.run(evaluate_panel(SimulatedRollouts(), at, Sampling(0.0), Subject("m"))) for at in (PANEL, other)
     )
     first, second = evaluation_tables({"base": results, "after_sft": results})
     assert "mock/valid" in str(first.title) and "shop/dev" in str(second.title)
@@ -70,7 +71,7 @@ def test_a_mixture_has_a_table_a_panel_and_scores_where_there_are_some():
 
 
 def test_the_file_keeps_panel_hash_and_limit(tmp_path):
-    result = asyncio.run(evaluate_panel(SimulatedRollouts(), PANEL, Sampling(1.0, seed=2), model="m", limit=4))
+    result = asyncio.run(evaluate_panel(SimulatedRollouts(), PANEL, Sampling(1.0, seed=2), Subject("m"), limit=4))
     write_evaluations(tmp_path / "out" / "eval.json", (result,))
     (read,) = read_evaluations(tmp_path / "out" / "eval.json")
     assert read == result

@@ -29,18 +29,18 @@ from cluster.runtime.steps import (
     PolicyReader,
     PreparedStep,
 )
-from learners.errors import RewardError
-from learners.learner_config import GRPOConfig
+from learners.learner_settings import GRPOSettings
 from learners.objectives import advantages
 from learners.rewards.channels import Reading
 from learners.rewards.reward_batch import ConstantWatch
-from learners.rewards.reward_config import ConductorConfig, RewardConfig
+from learners.rewards.reward_settings import ConductorSettings, RewardSettings
 from learners.rewards.weigher import Weigher
 from learners.tiny import embedded_model_path
 from router.arbitration import RunningQuantile
 from router.online import OnlineRouter
 from router.scores import Candidates, Loss
 from tests.cluster.simulation import trajectory
+from trajectories.errors import UserError
 from trajectories.schema import assignments_from_table, sequences_from_table, sequences_to_table, to_tables
 
 CHANNELS, HIDDEN = ("success", "progress"), 4
@@ -58,7 +58,7 @@ class Workers:
             return [None]
         _, sequences, _, batch, scalarise = arguments
         rows = [row for table in ray.get(sequences) for row in sequences_from_table(table)]
-        weigher = Weigher(ray.get(batch), scalarise, GRPOConfig())
+        weigher = Weigher(ray.get(batch), scalarise, GRPOSettings())
         for group in weigher.together(rows):
             weigher.weigh([rows[index] for index in group], torch.ones(len(group), HIDDEN))
         return [({"trained_tokens": 9.0}, weigher.result())]
@@ -83,7 +83,7 @@ def learner(router: Any, reader: Any = None, watch: ConstantWatch | None = None)
     return RayLearner(WORKERS, plain_routing(router, reader), PlainTraining(WORKERS, watch))
 
 
-def conducted(router: Any, conductor: Any, config: ConductorConfig) -> RayLearner:
+def conducted(router: Any, conductor: Any, config: ConductorSettings) -> RayLearner:
     remote, watch = RemoteConductor(conductor), ConstantWatch(limit=1000)
     training = ConductedTraining(WORKERS, remote, config, advantages.grpo, seed=0, watch=watch)
     return RayLearner(WORKERS, plain_routing(router), training)
@@ -105,8 +105,8 @@ def group(name: str, progress: tuple[float, ...]) -> GroupReferences:
 def start_router(ray_session: None) -> Iterator[Any]:
     started = []
 
-    def start(reward: RewardConfig, channels: tuple[str, ...] = CHANNELS, unnamed: Any = None) -> Any:
-        parts = (GRPOConfig(), reward, channels, 0, unnamed)
+    def start(reward: RewardSettings, channels: tuple[str, ...] = CHANNELS, unnamed: Any = None) -> Any:
+        parts = (GRPOSettings(), reward, channels, 0, unnamed)
         started.append(ray.remote(RouterActor).options(num_cpus=0).remote(*parts))
         return started[-1]
 
@@ -149,7 +149,7 @@ async def test_a_scalariser_makes_the_advantages_of_a_step(start_router):
     """Nobody succeeds, so `single` has nothing to say, while `uniform` compares progress."""
     played = [group("a", (0.0, 0.5, 1.0)), group("b", (0.5, 0.5, 0.5))]
     for scalariser, expected in (("single", [0.0] * 6), ("uniform", [-1.0, 0.0, 1.0, 0.0, 0.0, 0.0])):
-        router = start_router(RewardConfig.model_validate({"scalariser": scalariser}))
+        router = start_router(RewardSettings.model_validate({"scalariser": scalariser}))
         trained = await learner(router).train("grpo", played, ())
         assert trained.assignments is not None
         found = [row.advantage for row in assignments_from_table(trained.assignments)]
@@ -160,8 +160,8 @@ async def test_a_scalariser_makes_the_advantages_of_a_step(start_router):
 
 @pytest.mark.real
 async def test_the_conductor_weighs_learns_and_comes_back_from_a_checkpoint(start_router, tmp_path):
-    config = ConductorConfig(update_every=2, lr=0.1)
-    router = start_router(RewardConfig(scalariser="conductor"))
+    config = ConductorSettings(update_every=2, lr=0.1)
+    router = start_router(RewardSettings(scalariser="conductor"))
     handles = [start_conductor(CHANNELS, HIDDEN, config, {"num_cpus": 0}) for _ in range(2)]
     first, second = (conducted(router, handle, config) for handle in handles)
     try:
@@ -193,13 +193,13 @@ async def test_the_policy_reads_what_open_channels_need_before_it_trains(start_r
 
 @pytest.mark.real
 async def test_what_is_wrong_with_a_channel_is_said_in_one_line(start_router):
-    broken = start_router(RewardConfig(scalariser="uniform"), ("success", "score"))
-    with pytest.raises(RewardError, match=r"^reward channel 'score' is missing in episode a/0; its channels are succ"):
+    broken = start_router(RewardSettings(scalariser="uniform"), ("success", "score"))
+    with pytest.raises(UserError, match=r"^reward channel 'score' is missing in episode a/0; its channels are succ"):
         await learner(broken).train("grpo", [group("a", (0.0, 1.0))], ())
-    nan = start_router(RewardConfig(scalariser="uniform"))
-    with pytest.raises(RewardError, match=r"^reward channel 'progress' is nan in episode a/1: a channel must give"):
+    nan = start_router(RewardSettings(scalariser="uniform"))
+    with pytest.raises(UserError, match=r"^reward channel 'progress' is nan in episode a/1: a channel must give"):
         await learner(nan).train("grpo", [group("a", (0.0, float("nan")))], ())
-    watched = learner(start_router(RewardConfig(scalariser="uniform")), watch=ConstantWatch(limit=4))
+    watched = learner(start_router(RewardSettings(scalariser="uniform")), watch=ConstantWatch(limit=4))
     await watched.train("grpo", [group("a", (0.0, 1.0))], ())
-    with pytest.raises(RewardError, match=r"^reward channel 'success' is 0 in all of 4 episodes up to b/1: raise rew"):
+    with pytest.raises(UserError, match=r"^reward channel 'success' is 0 in all of 4 episodes up to b/1: raise rew"):
         await watched.train("grpo", [group("b", (0.0, 1.0))], ())

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.errors import UserError
 from cluster.runtime.placement import Demand, Node, plan_placement, preflight
+from trajectories.errors import UserError
 
 ROLLOUT, LEARNER, HOST = Demand("rollout-0", 4, 1), Demand("learner-0", 4, 1), Demand("env-0", 1, 0)
 

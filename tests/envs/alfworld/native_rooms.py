@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from functools import cache
 
-from envs.alfworld.games import Game, GameLibrary
+from envs.alfworld.games import Game
+from envs.alfworld.library import GameLibrary
 from envs.alfworld.native.engine import NativeEngine, NativeGame
 
 PUT = """(exists (?r - receptacle ?o - object)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from envs import load_panel, make_environment
-from envs.alfworld.games import GameLibrary
-from envs.base import DataError, Environment, UnknownTaskError
+from envs.alfworld.library import GameLibrary
+from envs.base import Environment
+from trajectories.errors import UserError
 
 HELDOUT = "alfworld/generated/heldout"
 
@@ -70,9 +71,9 @@ def test_equal_states_have_equal_hashes(task_id: str) -> None:
 
 
 def test_unknown_tasks_and_engines_are_refused() -> None:
-    with pytest.raises(UnknownTaskError, match="not among the games"):
+    with pytest.raises(UserError, match="not among the games"):
         make_environment("alfworld").reset("generated/train/nothing/here")
-    with pytest.raises(DataError, match="'native' or 'textworld'"):
+    with pytest.raises(UserError, match="'native' or 'textworld'"):
         make_environment("alfworld", engine="fast")
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from envs.alfworld.games import TASK_TYPES, GameLibrary, is_playable, parse_game, player_walkthrough
-from envs.base import DataError, UnknownTaskError
+from envs.alfworld.games import TASK_TYPES, is_playable, parse_game, player_walkthrough
+from envs.alfworld.library import GameLibrary
 from tests.data import ALFWORLD_MINI, require
+from trajectories.errors import UserError
 
 CONTENT = {"pddl_domain": "d", "pddl_problem": "p", "grammar": "g", "solvable": True, "walkthrough": None}
 TASK = "train/pick_and_place_simple-Mug-None-Desk-301/trial_1"
@@ -78,20 +79,20 @@ def test_unsolvable_movable_and_sliced_games_are_left_out(tmp_path: Path) -> Non
     assert not is_playable("train/pick_and_place_with_movable_recep-Pen-Bowl-Desk-301/trial_3")
 
 
-def one_line(error: pytest.ExceptionInfo[DataError], *parts: str) -> None:
+def one_line(error: pytest.ExceptionInfo[UserError], *parts: str) -> None:
     message = str(error.value)
     assert "\n" not in message
     assert all(part in message for part in parts), message
 
 
 def test_a_missing_path_names_the_fix(tmp_path: Path) -> None:
-    with pytest.raises(DataError) as error:
+    with pytest.raises(UserError) as error:
         GameLibrary.open(tmp_path / "nowhere")
     one_line(error, "nowhere", "does not exist", "concerto data alfworld")
 
 
 def test_a_folder_without_games_names_the_fix(tmp_path: Path) -> None:
-    with pytest.raises(DataError) as error:
+    with pytest.raises(UserError) as error:
         GameLibrary.open(tmp_path)
     one_line(error, str(tmp_path), "json_2.1.1")
 
@@ -104,11 +105,11 @@ def test_a_truncated_archive_is_named(tmp_path: Path, name: str) -> None:
         with zipfile.ZipFile(archive, "w") as file:
             file.write(tmp_path / "data" / "json_2.1.1" / TASK / "game.tw-pddl", f"json_2.1.1/{TASK}/game.tw-pddl")
     else:
-        with tarfile.open(archive, f"w:{name.rsplit('.', 1)[-1]}") as file:
+        with tarfile.open(archive, "w:xz" if name.endswith("xz") else "w:gz") as file:
             file.add(tmp_path / "data" / "json_2.1.1", "json_2.1.1")
     assert GameLibrary.open(archive).task_ids("train") == (TASK,)
     archive.write_bytes(archive.read_bytes()[: archive.stat().st_size // 2])
-    with pytest.raises(DataError) as error:
+    with pytest.raises(UserError) as error:
         GameLibrary.open(archive).read(TASK)
     one_line(error, name)
 
@@ -117,20 +118,20 @@ def test_a_truncated_archive_is_named(tmp_path: Path, name: str) -> None:
 def test_a_damaged_game_file_is_named(tmp_path: Path, content: str) -> None:
     write_games(tmp_path, TASK)
     (tmp_path / "json_2.1.1" / TASK / "game.tw-pddl").write_text(content)
-    with pytest.raises(DataError) as error:
+    with pytest.raises(UserError) as error:
         GameLibrary.open(tmp_path).read(TASK)
     one_line(error, f"{TASK}/game.tw-pddl")
 
 
 def test_an_unknown_task_is_told_from_a_missing_split(tmp_path: Path) -> None:
     library = GameLibrary.open(write_games(tmp_path, TASK))
-    with pytest.raises(UnknownTaskError, match="not among the games of 'train'"):
+    with pytest.raises(UserError, match="not among the games of 'train'"):
         library.read("train/pick_and_place_simple-Mug-None-Desk-301/trial_9")
-    with pytest.raises(UnknownTaskError, match="pass data="):
+    with pytest.raises(UserError, match="pass data="):
         library.read("valid_seen/pick_and_place_simple-Mug-None-Desk-301/trial_1")
-    with pytest.raises(UnknownTaskError, match="split/game folder/trial folder"):
+    with pytest.raises(UserError, match="split/game folder/trial folder"):
         library.read("nonsense")
-    with pytest.raises(DataError, match="concerto data alfworld"):
+    with pytest.raises(UserError, match="concerto data alfworld"):
         library.task_ids("valid_seen")
 
 

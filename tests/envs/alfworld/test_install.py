@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from envs.alfworld.games import GameLibrary
 from envs.alfworld.install import download, install, installed_folder
-from envs.base import DataError
+from envs.alfworld.library import GameLibrary
 from envs.download import data_folder
 from tests.envs.alfworld.test_games import TASK, write_games
+from trajectories.errors import UserError
 
 CONTENT = bytes(range(256)) * 40
 
@@ -57,7 +57,7 @@ def test_a_second_install_replaces_the_first(tmp_path: Path) -> None:
     install(write_games(tmp_path / "one", TASK))
     install(write_games(tmp_path / "two", TASK.replace("train", "valid_seen")))
     assert installed_folder() is not None and GameLibrary.open(installed_folder()).task_ids("valid_seen")
-    with pytest.raises(DataError, match="no games of split 'train'"):
+    with pytest.raises(UserError, match="no games of split 'train'"):
         GameLibrary.open().task_ids("train")
 
 
@@ -65,7 +65,7 @@ def test_a_damaged_game_changes_nothing(tmp_path: Path) -> None:
     install(write_games(tmp_path / "one", TASK))
     bad = write_games(tmp_path / "two", TASK)
     (bad / "json_2.1.1" / TASK / "game.tw-pddl").write_text("{")
-    with pytest.raises(DataError, match="no valid game file"):
+    with pytest.raises(UserError, match="no valid game file"):
         install(bad)
     assert GameLibrary.open().read(TASK).domain == "d"
 
@@ -85,6 +85,6 @@ def test_a_complete_part_is_not_fetched_again(tmp_path: Path, server: tuple[str,
 
 
 def test_without_a_network_the_message_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(DataError) as error:
+    with pytest.raises(UserError) as error:
         download(tmp_path, "http://127.0.0.1:1/games.zip")
     assert "--from FILE" in str(error.value) and "\n" not in str(error.value)

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from envs.alfworld.games import OFFICIAL_SPLITS, GameLibrary
+from envs.alfworld.games import OFFICIAL_SPLITS
+from envs.alfworld.library import GameLibrary
 from envs.alfworld.native.grammar import Each, Expression, Symbol, parse_template
 from envs.alfworld.native.pddl import UnsupportedConstruct
 from tests.data import ALFWORLD_MINI, require
@@ -57,7 +58,7 @@ def test_generated_game_has_no_difference(number: int, remembered: None) -> None
 
 def as_stock(text: str) -> list[tuple[str, ...]]:
     """Stock's parts of a template, in a form that `as_native` shares."""
-    from textworld.envs.pddl import textgen
+    from textworld.envs.pddl import textgen  # pyright: ignore[reportMissingImports]
 
     parts = []
     for part in textgen._parse_and_convert(text, rule_name="symbols"):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from envs.alfworld.games import TASK_TYPES, GameLibrary
+from envs.alfworld.games import TASK_TYPES
+from envs.alfworld.library import GameLibrary
 from envs.alfworld.native.engine import NOTHING_HAPPENS, NativeGame
 from envs.alfworld.native.planner import PlannerTimeout, Unsolvable, shortest_plan
 from tests.data import ALFWORLD_MINI, require

@@ -9,8 +9,8 @@ import pytest
 from envs.alfworld.native.engine import NativeGame
 from envs.alfworld.native.names import player_names
 from envs.alfworld.native.pddl import UnsupportedConstruct, parse_domain
-from envs.base import DataError
 from tests.envs.alfworld.native_rooms import GOALS, compiled, generated, room, started
+from trajectories.errors import UserError
 
 
 def test_names_count_downwards_per_kind() -> None:
@@ -82,5 +82,5 @@ def test_the_unchanged_texts_are_accepted() -> None:
 
 @pytest.mark.parametrize("text", ["(define (domain x)", "(define (domain x)))", "(define (problem x))", ""])
 def test_broken_pddl_is_a_data_error(text: str) -> None:
-    with pytest.raises(DataError, match="PDDL domain"):
+    with pytest.raises(UserError, match="PDDL domain"):
         parse_domain(text)

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from envs import load_panel, make_environment
-from envs.alfworld.games import GameLibrary
+from envs.alfworld.library import GameLibrary
 from envs.alfworld.pack import PACK_FILE, PackSource, write_pack
-from envs.base import DataError
+from trajectories.errors import UserError
 
 
 @pytest.mark.parametrize(("split", "count"), [("train", 2000), ("heldout", 200)])
@@ -54,5 +54,5 @@ def test_what_is_written_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_damaged_pack_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "pack.xz").write_bytes(PACK_FILE.read_bytes()[:5000])
     monkeypatch.setattr("envs.alfworld.pack.PACK_FILE", tmp_path / "pack.xz")
-    with pytest.raises(DataError, match="reinstall concerto"):
+    with pytest.raises(UserError, match="reinstall concerto"):
         PackSource().task_ids("generated/train")

@@ -14,8 +14,8 @@ from rich.console import Console
 
 import envs
 from cluster.commands.play import play_task
-from cluster.commands.train import plan_run
 from cluster.config.loading import load_config
+from cluster.inputs.run_plan import plan_run
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "adding-an-environment.md"
 

@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from envs import load_panel, make_environment
-from envs.base import Environment, UnknownTaskError
+from envs.base import Environment
 from envs.experts import play_expert
 from envs.questions import QuestionEnvironment
 from envs.questions.generator import COUNTS, MAKERS
 from tests.envs.questions.files import write_lines
+from trajectories.errors import UserError
 
 PANEL_HASHES = {
     "test": "2355396154605883b5a51afab6c8435d83a64cbae6c59668d263af67df33c91b",
@@ -78,7 +79,7 @@ def test_steps_outside_an_episode_are_errors(environment: QuestionEnvironment) -
         environment.step("A")
     with pytest.raises(RuntimeError, match="reset"):
         _ = environment.question
-    with pytest.raises(UnknownTaskError):
+    with pytest.raises(UserError):
         environment.reset("generated/test/weekday/20")
     environment.reset(CHOICE)
     environment.step("A")

@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from envs import load_panel, make_environment
-from envs.base import DataError, UnknownTaskError
 from envs.questions.files import READERS, split_of
 from envs.questions.library import QuestionLibrary
 from tests.envs.questions.files import HELP_HEADER, write, write_lines, write_parquet
+from trajectories.errors import UserError
 
 
 def asked(number: int, answer: str = "x") -> dict:
@@ -72,7 +72,7 @@ def test_blind_test_sets_are_left_out(tmp_path: Path) -> None:
     write_lines(tmp_path / "dev.jsonl", {**row, "sentence": "B _ .", "answer": "1"})
     library = QuestionLibrary.open(tmp_path)
     assert library.refused == ("test.jsonl row 1: label is missing or empty",)
-    with pytest.raises(DataError, match=r"no split 'test' in these questions; choose one of dev$"):
+    with pytest.raises(UserError, match=r"no split 'test' in these questions; choose one of dev$"):
         library.task_ids("test")
 
 
@@ -141,17 +141,17 @@ def test_changed_files_are_read_again(tmp_path: Path) -> None:
     ],
 )
 def test_unreadable_files_are_refused_in_one_line(tmp_path: Path, name: str, text: str, message: str) -> None:
-    with pytest.raises(DataError, match=message) as refusal:
+    with pytest.raises(UserError, match=message) as refusal:
         QuestionLibrary.open(write(tmp_path / name, text))
     assert len(str(refusal.value).splitlines()) == 1
 
 
 def test_missing_data_are_named(tmp_path: Path) -> None:
     with pytest.raises(
-        DataError, match="there is no such file or folder; name a file, or a folder of files with train"
+        UserError, match="there is no such file or folder; name a file, or a folder of files with train"
     ):
         make_environment("questions", tmp_path / "nothing")
-    with pytest.raises(DataError, match="no file there tells its split"):
+    with pytest.raises(UserError, match="no file there tells its split"):
         load_panel("questions/test", tmp_path)
 
 
@@ -163,15 +163,15 @@ def test_labels_beside_a_file_must_be_as_many_as_its_rows(tmp_path: Path) -> Non
     assert library.refused == ("train.jsonl row 2: label is missing or empty",)
     write(tmp_path / "train-labels.lst", "1\n2\n3\n")
     os.utime(path, ns=(0, 0))
-    with pytest.raises(DataError, match="has 2 rows, but more labels beside it"):
+    with pytest.raises(UserError, match="has 2 rows, but more labels beside it"):
         QuestionLibrary.open(path)
     write_lines(path, row, "", {**row, "context": "d"})
-    with pytest.raises(DataError, match="row 2 is blank, but has a label beside it"):
+    with pytest.raises(UserError, match="row 2 is blank, but has a label beside it"):
         QuestionLibrary.open(path)
 
 
 def test_unknown_tasks_are_refused() -> None:
-    with pytest.raises(UnknownTaskError, match=r"no question 'nothing'.*\(test, train\)"):
+    with pytest.raises(UserError, match=r"no question 'nothing'.*\(test, train\)"):
         QuestionLibrary.open().question("nothing")
 
 
@@ -182,5 +182,5 @@ def test_any_bytes_are_questions_or_refused(tmp_path: Path, suffix: str, content
     path.write_bytes(content)
     try:
         QuestionLibrary.open(path).task_ids("test")
-    except DataError as error:
+    except UserError as error:
         assert len(str(error).splitlines()) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def annotation(**changes: Any) -> dict[str, Any]:
     } | changes
 
 
-def source_rows(products: list[object], annotations: dict[str, Any] | None = None) -> list[SourceRow]:
+def source_rows(products: Sequence[object], annotations: dict[str, Any] | None = None) -> list[SourceRow]:
     notes = annotations or {}
     return [
         SourceRow(
@@ -45,7 +46,7 @@ def source_rows(products: list[object], annotations: dict[str, Any] | None = Non
 
 
 def write_data(
-    folder: Path, products: list[object], annotations: dict[str, Any], human: dict[str, Any] | None = None
+    folder: Path, products: Sequence[object], annotations: dict[str, Any], human: dict[str, Any] | None = None
 ) -> Path:
     """The original's files in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from envs.base import DataError
 from envs.webshop import Catalogue, Product, open_catalogue
 from envs.webshop import catalogue as catalogue_module
 from envs.webshop import sources as sources_module
@@ -24,6 +23,7 @@ from envs.webshop.products import HumanInstruction, RowError, parse_product
 from envs.webshop.sources import stream_array
 from envs.webshop.storage import CACHE_VARIABLE, build_once
 from tests.envs.webshop.rows import annotation, product_row, source_rows, write_data
+from trajectories.errors import UserError
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
@@ -131,7 +131,7 @@ def test_reports_name_file_and_row(tmp_path: Path) -> None:
 
 
 def test_nothing_readable_is_a_data_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"not one product could be read: items_shuffle_1000\.json row 0: "):
+    with pytest.raises(UserError, match=r"not one product could be read: items_shuffle_1000\.json row 0: "):
         open_catalogue(write_data(tmp_path, [{}], {}))
 
 
@@ -152,18 +152,18 @@ def test_nothing_readable_is_a_data_error(tmp_path: Path) -> None:
 def test_unusable_folders_say_what_to_do(tmp_path: Path, files: dict[str, str], message: str) -> None:
     for name, content in files.items():
         (tmp_path / name).write_text(content)
-    with pytest.raises(DataError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         open_catalogue(tmp_path)
     assert "\n" not in str(caught.value)
 
 
 def test_a_missing_folder_is_a_data_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="it is not a folder"):
+    with pytest.raises(UserError, match="it is not a folder"):
         open_catalogue(tmp_path / "nowhere")
 
 
 def test_an_unknown_tagger_is_a_data_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no tagger"):
+    with pytest.raises(UserError, match="no tagger"):
         open_catalogue(write_data(tmp_path, [product_row()], {}), tagger="guess")  # type: ignore[arg-type]
 
 
@@ -226,7 +226,7 @@ def test_waiting_for_another_builder_ends(tmp_path: Path) -> None:
     def wait(folder: Path) -> None:
         build_once(tmp_path / "target", lambda _: None, timeout_s=0.2)
 
-    with pytest.raises(DataError, match=r"another process has been building .*target for 0 s"):
+    with pytest.raises(UserError, match=r"another process has been building .*target for 0 s"):
         build_once(tmp_path / "target", wait)
 
 

@@ -9,12 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from envs import make_environment
-from envs.base import DataError, Environment, Observation, UnknownTaskError
+from envs.base import Environment, Observation
 from envs.experts import play_expert
 from envs.webshop import REWARD_NAMES, Catalogue, WebShopEnvironment
 from envs.webshop.expert import search_wordings
 from envs.webshop.goals import Goal
 from envs.webshop.pages import Situation, follow, nodes, parse_action, render
+from trajectories.errors import UserError
 
 TRAIN_TASK = "1700"
 
@@ -226,14 +227,14 @@ def test_steps_need_a_reset(shop: WebShopEnvironment) -> None:
 
 @pytest.mark.parametrize("task_id", ["", "-1", "007", "+5", "1.0", "x", "²", "99999999", " 1"])
 def test_unknown_tasks_are_refused(shop: WebShopEnvironment, task_id: str) -> None:
-    with pytest.raises(UnknownTaskError, match="task ids are the numbers 0 to"):
+    with pytest.raises(UserError, match="task ids are the numbers 0 to"):
         shop.reset(task_id)
 
 
 def test_unknown_options_are_data_errors(shop: WebShopEnvironment) -> None:
-    with pytest.raises(DataError, match="choose one of text, text_rich"):
+    with pytest.raises(UserError, match="choose one of text, text_rich"):
         make_environment("webshop", observation_mode="html")
-    with pytest.raises(DataError, match="choose one of synthetic, human"):
+    with pytest.raises(UserError, match="choose one of synthetic, human"):
         make_environment("webshop", goals="all")
 
 

@@ -16,7 +16,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from envs import load_panel, make_environment
-from envs.base import DataError
 from envs.webshop import WebShopEnvironment, open_catalogue
 from envs.webshop.goals import SPLITS, canonical_order, combination, make_goal, split_range, synthetic_variants
 from envs.webshop.prices import CAPS, NO_CAP, cap_text, draw_cap, draw_prices
@@ -24,6 +23,7 @@ from envs.webshop.products import parse_prices, parse_product
 from tests.data import require
 from tests.envs.webshop.conftest import WEBSHOP_DATA
 from tests.envs.webshop.rows import annotation, product_row, write_data
+from trajectories.errors import UserError
 
 HUMAN = {
     "instruction": "i need a wool hat.",
@@ -108,7 +108,7 @@ def test_splits_cover_all_goals_without_overlap(count: int) -> None:
 
 
 def test_unknown_splits_are_named() -> None:
-    with pytest.raises(DataError, match="no split 'valid'; choose one of test, dev, train"):
+    with pytest.raises(UserError, match="no split 'valid'; choose one of test, dev, train"):
         load_panel("webshop/valid")
 
 
@@ -175,12 +175,12 @@ def test_human_goals(original: WebShopEnvironment) -> None:
     assert environment.catalogue.goal_count("human") == 13
     environment.reset("12")
     assert all(isinstance(option, str) for option in environment.goal.options)
-    with pytest.raises(DataError, match="no WebShop task '13'"):
+    with pytest.raises(UserError, match="no WebShop task '13'"):
         environment.reset("13")
 
 
 def test_data_without_human_goals_say_so(shop: WebShopEnvironment) -> None:
-    with pytest.raises(DataError, match="the generated catalogue has no human goals; choose"):
+    with pytest.raises(UserError, match="the generated catalogue has no human goals; choose"):
         WebShopEnvironment("generated", goals="human")
 
 
@@ -205,7 +205,7 @@ def test_frozen_prices_travel_with_the_data(tmp_path: Path) -> None:
 def test_frozen_prices_that_do_not_fit_are_refused(tmp_path: Path, content: str) -> None:
     folder = write_data(tmp_path, [product_row()], {"B000000001": annotation()})
     (folder / "prices.json").write_text(content)
-    with pytest.raises(DataError, match=r"prices\.json .*delete it"):
+    with pytest.raises(UserError, match=r"prices\.json .*delete it"):
         open_catalogue(folder)
 
 

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from envs.base import DataError
 from envs.webshop import install as install_module
 from envs.webshop import open_catalogue
 from envs.webshop.install import OFFICIAL_FILES, download, install
 from tests.data import require
 from tests.envs.webshop.conftest import WEBSHOP_DATA
 from tests.envs.webshop.rows import annotation, product_row, write_data
+from trajectories.errors import UserError
 
 CONTENT = json.dumps([product_row()]).encode()
 
@@ -62,7 +62,7 @@ def test_an_interrupted_download_goes_on_where_it_stopped(tmp_path: Path, server
         attempts += 1
         try:
             folder = download("1000", tmp_path, progress=lambda *state: seen.append(state))
-        except DataError as error:
+        except UserError as error:
             assert "run the same command to go on" in str(error)
     assert folder is not None
     assert attempts > 3
@@ -80,14 +80,14 @@ def test_a_published_file_that_has_changed_is_refused(
     monkeypatch.setattr(install_module, "SHA256", {"items_shuffle_1000.json": "0" * 64})
     (tmp_path / "download-1000").mkdir()
     (tmp_path / "download-1000" / "items_shuffle_1000.json.part").write_bytes(CONTENT)
-    with pytest.raises(DataError, match=r"items_shuffle_1000\.json .*SHA-256"):
+    with pytest.raises(UserError, match=r"items_shuffle_1000\.json .*SHA-256"):
         download("1000", tmp_path)
     assert not list((tmp_path / "download-1000").iterdir())
 
 
 def test_no_network_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(install_module, "DOWNLOAD_URL", "http://127.0.0.1:9/{}")
-    with pytest.raises(DataError, match=r"cannot download .*concerto data webshop --from DIR"):
+    with pytest.raises(UserError, match=r"cannot download .*concerto data webshop --from DIR"):
         download("full", tmp_path)
 
 
@@ -104,7 +104,7 @@ def test_installed_files_become_the_default(tmp_path: Path, monkeypatch: pytest.
 def test_files_that_cannot_be_read_replace_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     install(write_data(tmp_path / "good", [product_row()], {}), folder)
-    with pytest.raises(DataError, match="not one product"):
+    with pytest.raises(UserError, match="not one product"):
         install(write_data(tmp_path / "bad", [{}], {}), folder)
     assert [path.name for path in folder.iterdir()] == ["files"]
     assert len(open_catalogue(folder / "files")) == 1

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from envs.base import DataError
 from envs.webshop.nouns import noun_finder
+from trajectories.errors import UserError
 
 FIND = noun_finder("textblob")
 
@@ -28,9 +28,9 @@ def test_any_title_can_be_tagged(title: str) -> None:
 def test_a_missing_tagger_names_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("textblob.en.taggers", "spacy"):
         monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(DataError, match="pip install textblob"):
+    with pytest.raises(UserError, match="pip install textblob"):
         noun_finder("textblob")
-    with pytest.raises(DataError, match="spacy download en_core_web_sm` or leave tagger at textblob"):
+    with pytest.raises(UserError, match="spacy download en_core_web_sm` or leave tagger at textblob"):
         noun_finder("spacy")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def normalised(values: list[float]) -> list[float]:
     return [0.0 if spread < 1e-6 else (value - float(np.mean(values))) / (spread + 1e-6) for value in values]
 
 
-def by_group(values: list[float], groups: list, rule: Callable[[list[float]], list[float]]) -> list[float]:
+def by_group(values: Sequence[float], groups: list, rule: Callable[[list[float]], list[float]]) -> list[float]:
     result = [0.0] * len(values)
     for group in set(groups):
         members = [index for index, other in enumerate(groups) if other == group]
@@ -90,9 +90,11 @@ def test_gigpo_adds_the_comparison_at_common_states(episodes: list, gamma: float
     actual = advantages.gigpo(
         torch.tensor(totals, dtype=torch.float64),
         torch.tensor(groups),
-        torch.tensor([episodes[index][turn][0] for index, turn in flat], dtype=torch.float64),
-        torch.tensor([index for index, _ in flat]),
-        torch.tensor([episodes[index][turn][1] for index, turn in flat]),
+        advantages.Turns(
+            rewards=torch.tensor([episodes[index][turn][0] for index, turn in flat], dtype=torch.float64),
+            episodes=torch.tensor([index for index, _ in flat]),
+            states=torch.tensor([episodes[index][turn][1] for index, turn in flat]),
+        ),
         gamma,
         step_weight,
     )

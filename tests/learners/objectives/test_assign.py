@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from learners.learner_config import GRPOConfig
+from learners.learner_settings import GRPOSettings
 from learners.objectives import advantages
 from learners.objectives.assign import (
     completed_assignments,
@@ -35,12 +35,12 @@ def trajectory(
     return Trajectory(replace(EPISODE, episode_id=name, group_id=group, rewards=rewards), sequences)
 
 
-def assign(batch: list[Trajectory], config: GRPOConfig | None = None, **weights: float) -> dict:
+def assign(batch: list[Trajectory], config: GRPOSettings | None = None, **weights: float) -> dict:
     """By raw rewards with these weights."""
     episodes, sequences = schema.to_tables(batch)
     rows = reward_batch(episodes)
     scalarised = Static(weights or {"success": 1.0}, maths.NORMALISATIONS["none"], advantages.grpo)(rows)
-    return by_id(scalarised_assignments(sequences, rows, scalarised, config or GRPOConfig()))
+    return by_id(scalarised_assignments(sequences, rows, scalarised, config or GRPOSettings()))
 
 
 def by_id(table: pa.Table) -> dict:
@@ -81,7 +81,7 @@ def test_gigpo_compares_what_followed_the_same_state() -> None:
     """Two lost episodes part at state 7: the one that goes on to a reward is preferred there, and only there."""
     good = (Turn(1, 2, 0.0, 7, True), Turn(2, 3, 1.0, 8, True))
     bad = (Turn(1, 2, 0.0, 7, True), Turn(2, 3, 0.0, 9, True))
-    config = GRPOConfig(advantage="gigpo", gamma=0.0)
+    config = GRPOSettings(advantage="gigpo", gamma=0.0)
     rows = assign(
         [trajectory("a", "g", 0.0, turns=good, parts=2), trajectory("b", "g", 0.0, turns=bad, parts=2)], config
     )

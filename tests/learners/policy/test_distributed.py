@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from learners.learner_config import GRPOConfig, LearnerConfig
+from learners.learner_settings import GRPOSettings, LearnerSettings
 from learners.objectives.assign import pending_assignments
 from learners.rewards.channels import Reading
 from learners.rewards.weigher import Weighed
@@ -19,7 +19,7 @@ from learners.workers.worker import LearnerWorker
 from router.geometry import gini
 from router.probe import ProbeResult
 from tests.learners.rewards.test_weigher import check_same, scalariser, single_sequence_episodes
-from tests.learners.samples import learner_config, make_sequences, make_tables
+from tests.learners.samples import learner_settings, make_sequences, make_tables
 from trajectories import schema
 
 COUNTS = (7, 1, 4)
@@ -38,7 +38,7 @@ class Run:
     weights: dict[str, torch.Tensor] | None
 
 
-def train(config: LearnerConfig, directory: Path) -> Run:
+def train(config: LearnerSettings, directory: Path) -> Run:
     """Three mixed steps with a save and a restore before the last, and one in which the workers find the advantages."""
     worker = LearnerWorker(config)
     metrics = [
@@ -60,7 +60,7 @@ def train(config: LearnerConfig, directory: Path) -> Run:
     return Run(metrics, scores, probes, weighed, reading, update.load() if update else None)
 
 
-def run_rank(rank: int, world: int, directory: Path, configs: dict[str, LearnerConfig]) -> None:
+def run_rank(rank: int, world: int, directory: Path, configs: dict[str, LearnerSettings]) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{directory}/rendezvous", rank=rank, world_size=world)
     for kind, config in configs.items():
@@ -70,11 +70,11 @@ def run_rank(rank: int, world: int, directory: Path, configs: dict[str, LearnerC
 
 def test_two_workers_train_as_one(untied_model: Path, tied_model: Path, tmp_path: Path) -> None:
     """Full weights, untied and tied, and adapters; one start of the workers, the slow part, for all."""
-    grpo = GRPOConfig(kl_weight=0.1)
+    grpo = GRPOSettings(kl_weight=0.1)
     configs = {
-        "untied": learner_config(untied_model, grpo=grpo),
-        "tied": learner_config(tied_model, grpo=grpo),
-        "lora": learner_config(untied_model, lora=True, grpo=grpo),
+        "untied": learner_settings(untied_model, grpo=grpo),
+        "tied": learner_settings(tied_model, grpo=grpo),
+        "lora": learner_settings(untied_model, lora=True, grpo=grpo),
     }
     mp.spawn(run_rank, args=(2, tmp_path, configs), nprocs=2)  # pyright: ignore[reportPrivateImportUsage]
     for kind, config in configs.items():

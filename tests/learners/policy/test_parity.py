@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from learners.policy.parity import ParityError, check_parity, parity_error
+from learners.policy.parity import check_parity, parity_error
+from trajectories.errors import RunError
 
 ZEROS = np.zeros(3, np.float32)
 MASK = np.array([False, True, True])
@@ -21,14 +22,14 @@ def test_values_that_are_not_finite_are_an_infinite_error() -> None:
 
 
 def test_a_check_that_compares_nothing_is_refused() -> None:
-    with pytest.raises(ParityError, match="no trained token"):
+    with pytest.raises(RunError, match="no trained token"):
         parity_error([ZEROS], [ZEROS], [np.zeros(3, bool)])
-    with pytest.raises(ParityError, match="has 3 tokens; learner scored 3, engine 2"):
+    with pytest.raises(RunError, match="has 3 tokens; learner scored 3, engine 2"):
         parity_error([ZEROS[:2]], [ZEROS], [MASK])
 
 
 @pytest.mark.parametrize("error", [2e-3, np.inf, np.nan])
 def test_above_the_tolerance_the_run_stops(error: float) -> None:
     check_parity(1e-4, 1e-3, 7)
-    with pytest.raises(ParityError, match="version 7"):
+    with pytest.raises(RunError, match="version 7"):
         check_parity(error, 1e-3, 7)

@@ -11,32 +11,42 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from learners.learner_config import GRPOConfig, LoraConfig, OptimizerConfig, PolicyConfig, Schedule, SFTConfig
+from learners.learner_settings import (
+    GRPOSettings,
+    LoraSettings,
+    OptimizerSettings,
+    PolicySettings,
+    RampSettings,
+    SFTSettings,
+)
 from learners.objectives.grpo import GRPOObjective
 from learners.objectives.objective import Example
 from learners.objectives.sft import SFTObjective
 from learners.policy import model as model_module
-from learners.policy.model import ModelError
 from learners.policy.shard import PolicyShard, Term
 from tests.learners.samples import make_sequences
+from trajectories.errors import UserError
 from trajectories.types import Sequence
 
-OPTIMIZER = OptimizerConfig(lr=1e-2, warmup_steps=2, token_budget=64)
+OPTIMIZER = OptimizerSettings(lr=1e-2, warmup_steps=2, token_budget=64)
 
 
-def make_shard(model: Path, lora: bool = False, optimizer: OptimizerConfig = OPTIMIZER, **options: bool) -> PolicyShard:
-    adapters = LoraConfig(rank=4, alpha=8) if lora else None
-    return PolicyShard(PolicyConfig(model=str(model), lora=adapters), optimizer, **options)
+def make_shard(
+    model: Path, lora: bool = False, optimizer: OptimizerSettings = OPTIMIZER, **options: bool
+) -> PolicyShard:
+    adapters = LoraSettings(rank=4, alpha=8) if lora else None
+    return PolicyShard(PolicySettings(model=str(model), lora=adapters), optimizer, **options)
 
 
-def terms(sequences: list[Sequence], grpo: GRPOConfig | None = None, sft: SFTConfig | None = None) -> list[Term]:
+def terms(sequences: list[Sequence], grpo: GRPOSettings | None = None, sft: SFTSettings | None = None) -> list[Term]:
     """The first half to SFT, the second to GRPO, the middle one to both."""
     half = len(sequences) // 2
     return [
         Term(
-            GRPOObjective(grpo or GRPOConfig()), [Example(s, 1.0, (-1.0) ** i) for i, s in enumerate(sequences[half:])]
+            GRPOObjective(grpo or GRPOSettings()),
+            [Example(s, 1.0, (-1.0) ** i) for i, s in enumerate(sequences[half:])],
         ),
-        Term(SFTObjective(sft or SFTConfig()), [Example(s, 0.5 + i) for i, s in enumerate(sequences[: half + 1])]),
+        Term(SFTObjective(sft or SFTSettings()), [Example(s, 0.5 + i) for i, s in enumerate(sequences[: half + 1])]),
     ]
 
 
@@ -65,9 +75,9 @@ def test_token_logprobs_are_those_of_the_plain_model(
 def test_one_step_is_the_plain_gradient_of_the_sum_of_globally_averaged_objectives(tied_model: Path) -> None:
     """Written out in full: SFT mean over its weighted tokens plus the GRPO mean over its own, then one AdamW step."""
     sequences = make_sequences(6)
-    weight = Schedule(start=0.25, end=0.25)
+    weight = RampSettings(start=0.25, end=0.25)
     shard = make_shard(tied_model)
-    metrics = shard.step(terms(sequences, sft=SFTConfig(weight=weight)))
+    metrics = shard.step(terms(sequences, sft=SFTSettings(weight=weight)))
 
     plain = AutoModelForCausalLM.from_pretrained(tied_model)
     sft, grpo, sft_tokens, grpo_tokens = torch.zeros(()), torch.zeros(()), 0, 0
@@ -97,7 +107,7 @@ def test_one_step_is_the_plain_gradient_of_the_sum_of_globally_averaged_objectiv
 @pytest.mark.parametrize("lora", [False, True])
 def test_the_token_budget_changes_nothing(untied_model: Path, lora: bool) -> None:
     sequences = make_sequences(9)
-    grpo = GRPOConfig(ratio="sequence", aggregation="sequence", clip_low=0.5, clip_high=0.5)
+    grpo = GRPOSettings(ratio="sequence", aggregation="sequence", clip_low=0.5, clip_high=0.5)
     weights, norms = [], []
     for budget in (1, 64, 10_000):
         shard = make_shard(untied_model, lora, OPTIMIZER.model_copy(update={"token_budget": budget}))
@@ -113,7 +123,7 @@ def test_the_token_budget_changes_nothing(untied_model: Path, lora: bool) -> Non
 
 def test_gradient_checkpointing_changes_nothing(untied_model: Path) -> None:
     sequences = make_sequences(6)
-    config = PolicyConfig(model=str(untied_model))
+    config = PolicySettings(model=str(untied_model))
     plain = PolicyShard(config, OPTIMIZER)
     checkpointed = PolicyShard(config.model_copy(update={"gradient_checkpointing": True}), OPTIMIZER)
     for _ in range(2):
@@ -124,13 +134,13 @@ def test_gradient_checkpointing_changes_nothing(untied_model: Path) -> None:
 def test_training_raises_the_probability_of_demonstrations(untied_model: Path) -> None:
     shard, sequences = make_shard(untied_model), make_sequences(4, temperature=1.0)
     examples = [Example(sequence, 1.0) for sequence in sequences]
-    losses = [shard.step([Term(SFTObjective(SFTConfig()), examples)])["sft/loss"] for _ in range(30)]
+    losses = [shard.step([Term(SFTObjective(SFTSettings()), examples)])["sft/loss"] for _ in range(30)]
     assert losses[0] == pytest.approx(np.log(320), rel=0.1)
     assert losses[-1] < 1.0
 
 
 def test_bfloat16_computes_roughly_the_same_with_float32_weights(untied_model: Path) -> None:
-    shard = PolicyShard(PolicyConfig(model=str(untied_model), dtype="bfloat16"), OPTIMIZER)
+    shard = PolicyShard(PolicySettings(model=str(untied_model), dtype="bfloat16"), OPTIMIZER)
     full = make_shard(untied_model)
     sequences = make_sequences(6)
     assert shard.step(terms(sequences))["sft/loss"] == pytest.approx(full.step(terms(sequences))["sft/loss"], rel=1e-2)
@@ -144,7 +154,7 @@ def test_bfloat16_computes_roughly_the_same_with_float32_weights(untied_model: P
 def test_the_divergence_is_measured_from_the_initial_weights(untied_model: Path, lora: bool) -> None:
     shard = make_shard(untied_model, lora, reference=True)
     sequences = make_sequences(6)
-    measured = [shard.step(terms(sequences, GRPOConfig(kl_weight=0.1)))["grpo/reference_kl"] for _ in range(3)]
+    measured = [shard.step(terms(sequences, GRPOSettings(kl_weight=0.1)))["grpo/reference_kl"] for _ in range(3)]
     assert measured[0] == pytest.approx(0, abs=1e-6)
     assert measured[2] > 1e-4
 
@@ -152,8 +162,8 @@ def test_the_divergence_is_measured_from_the_initial_weights(untied_model: Path,
 def test_a_sequence_drawn_twice_counts_twice(untied_model: Path) -> None:
     once, other = make_sequences(2)
     drawn, weighted = make_shard(untied_model), make_shard(untied_model)
-    ours = drawn.step([Term(SFTObjective(SFTConfig()), [Example(s, 1.0) for s in (once, other, once)])])
-    theirs = weighted.step([Term(SFTObjective(SFTConfig()), [Example(once, 2.0), Example(other, 1.0)])])
+    ours = drawn.step([Term(SFTObjective(SFTSettings()), [Example(s, 1.0) for s in (once, other, once)])])
+    theirs = weighted.step([Term(SFTObjective(SFTSettings()), [Example(once, 2.0), Example(other, 1.0)])])
     assert ours["sft/tokens"] == theirs["sft/tokens"] == once.trained.sum() + other.trained.sum()
     counted = ours["sft/tokens"] + once.trained.sum()
     assert ours["grad_norm"] * counted == pytest.approx(theirs["grad_norm"] * theirs["sft/tokens"], rel=1e-4)
@@ -162,7 +172,7 @@ def test_a_sequence_drawn_twice_counts_twice(untied_model: Path) -> None:
 
 def test_nothing_to_train_is_no_step(untied_model: Path) -> None:
     shard, sequences = make_shard(untied_model), make_sequences(3)
-    metrics = shard.step([Term(GRPOObjective(GRPOConfig()), [Example(s, 0.0, 0.0) for s in sequences])])
+    metrics = shard.step([Term(GRPOObjective(GRPOSettings()), [Example(s, 0.0, 0.0) for s in sequences])])
     assert metrics["trained_tokens"] == 0 and shard.steps == 0
 
 
@@ -170,7 +180,7 @@ def test_a_gradient_that_is_not_finite_changes_no_weight_and_names_the_fix(untie
     shard = make_shard(untied_model)
     before = {name: parameter.clone() for name, parameter in shard.model.named_parameters()}
     with pytest.raises(FloatingPointError, match="lower the learning rate"):
-        shard.step([Term(SFTObjective(SFTConfig()), [Example(make_sequences(1)[0], float("inf"))])])
+        shard.step([Term(SFTObjective(SFTSettings()), [Example(make_sequences(1)[0], float("inf"))])])
     assert all(torch.equal(before[name], parameter) for name, parameter in shard.model.named_parameters())
 
 
@@ -225,6 +235,6 @@ def test_a_saved_model_directory_gives_the_same_logprobs(
 
 
 def test_a_directory_that_is_no_model_is_one_clear_line(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"set policy\.model to one that holds config\.json") as caught:
+    with pytest.raises(UserError, match=r"set policy\.model to one that holds config\.json") as caught:
         make_shard(tmp_path)
     assert "\n" not in str(caught.value)

@@ -11,12 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForSequenceClassification
 
-from learners.errors import RewardError
-from learners.policy.model import ModelError
 from learners.rewards import channels, preference
 from learners.rewards.preference import PreferenceModel
 from tests.learners.samples import SIZES
 from tests.trajectories.samples import CHATML, byte_tokenizer
+from trajectories.errors import UserError
 
 tokens = st.lists(st.floats(-20, 0), min_size=1, max_size=6).map(np.array)
 responses = st.lists(st.tuples(tokens, st.integers(0, 5000)), min_size=1, max_size=5)
@@ -55,9 +54,9 @@ def test_brevity_falls_to_zero_at_the_limit() -> None:
 
 
 def test_what_has_no_tokens_is_named() -> None:
-    with pytest.raises(RewardError, match="'reference' has no token in episode e-1"):
+    with pytest.raises(UserError, match="'reference' has no token in episode e-1"):
         channels.reference([np.array([-1.0]), np.array([])], [1, 1], ids(2))
-    with pytest.raises(RewardError, match="'entropy' has values for 1 of 2 episodes, which begin with e-0"):
+    with pytest.raises(UserError, match="'entropy' has values for 1 of 2 episodes, which begin with e-0"):
         channels.certainty([np.array([1.0])], ids(2))
 
 
@@ -102,7 +101,7 @@ def test_what_is_too_long_loses_its_beginning(reward_model: Path) -> None:
 
 
 def test_a_model_that_cannot_judge_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"holds no sequence-classification model .* set reward\.preference_model"):
+    with pytest.raises(UserError, match=r"holds no sequence-classification model .* set reward\.preference_model"):
         PreferenceModel(str(tmp_path / "nothing"))
-    with pytest.raises(ModelError, match="has 3 outputs; a reward model has one"):
+    with pytest.raises(UserError, match="has 3 outputs; a reward model has one"):
         PreferenceModel(str(write_reward_model(tmp_path / "three", 3, CHATML)))

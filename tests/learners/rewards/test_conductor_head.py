@@ -10,13 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learners.errors import RewardError
 from learners.objectives import advantages
 from learners.rewards import maths
 from learners.rewards.conductor_head import FLOOR, ConductorHead, ConductorScalariser, floored_softmax, probabilities
 from learners.rewards.reward_batch import RewardBatch
-from learners.rewards.reward_config import ConductorConfig
+from learners.rewards.reward_settings import ConductorSettings
 from learners.rewards.scalarisers import reward_weight_metrics
+from trajectories.errors import UserError
 
 CHANNELS, HIDDEN = ("success", "progress", "format"), 16
 START = ConductorHead(torch.zeros(3, HIDDEN), torch.zeros(3), torch.ones(1), version=2)
@@ -39,7 +39,7 @@ def batch(seed: int = 0, groups: int = 2, size: int = 4) -> RewardBatch:
 
 
 def scalariser(head: ConductorHead, seed: int = 0, **settings: object) -> ConductorScalariser:
-    return ConductorScalariser(head, ConductorConfig.model_validate(settings), advantages.grpo, seed)
+    return ConductorScalariser(head, ConductorSettings.model_validate(settings), advantages.grpo, seed)
 
 
 @given(st.lists(st.lists(st.floats(-1e4, 1e4, width=32), min_size=4, max_size=4), min_size=1, max_size=4))
@@ -102,7 +102,7 @@ def test_contexts_must_be_there_for_every_episode() -> None:
     rows = batch()
     assert rows.contexts is not None
     for contexts, count in ((None, 0), (rows.contexts[:-1], 7)):
-        with pytest.raises(RewardError, match=f"has {count} contexts for 8 episodes, the first of which is 0-0"):
+        with pytest.raises(UserError, match=f"has {count} contexts for 8 episodes, the first of which is 0-0"):
             scalariser(START)(replace(rows, contexts=contexts))
-    with pytest.raises(RewardError, match=r"contexts are \[2, 5\], this Conductor reads \[n, 16\]"):
+    with pytest.raises(UserError, match=r"contexts are \[2, 5\], this Conductor reads \[n, 16\]"):
         probabilities(START, torch.zeros(2, 5))

@@ -13,14 +13,16 @@ import torch
 from torch import Tensor
 
 from learners.rewards import conductor_head, conductor_module
-from learners.rewards.reward_config import ConductorConfig
+from learners.rewards.reward_settings import ConductorSettings
 
 HIDDEN, CHANNELS, ENTROPY_WEIGHT = 12, 4, 0.3
 KEY = "default_policy"
 
 
-def learner(**settings: float) -> Any:
-    return conductor_module.build_learner(HIDDEN, CHANNELS, ConductorConfig(entropy_weight=ENTROPY_WEIGHT, **settings))
+def learner(**settings: Any) -> Any:
+    return conductor_module.build_learner(
+        HIDDEN, CHANNELS, ConductorSettings(entropy_weight=ENTROPY_WEIGHT, **settings)
+    )
 
 
 def parameters(of: Any) -> dict[str, Tensor]:
@@ -174,7 +176,7 @@ def test_building_and_updating_leave_global_random_states_alone() -> None:
 
 
 def test_nobody_pays_for_rllib_before_a_conductor_is_built() -> None:
-    modules = "learners.rewards.conductor_head, learners.rewards.reward_config, actors.conductor"
+    modules = "learners.rewards.conductor_head, learners.rewards.reward_settings, actors.conductor"
     code = f"import sys, {modules}; sys.exit('ray.rllib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

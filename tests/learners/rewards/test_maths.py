@@ -10,8 +10,8 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from learners.errors import RewardError
 from learners.rewards import maths
+from trajectories.errors import UserError
 
 IDS = ("e-0", "e-1", "e-2", "e-3")
 
@@ -171,13 +171,13 @@ def test_the_matrix_takes_channels_by_name() -> None:
     ids=["missing", "none", "too short", "too long", "nan", "infinite"],
 )
 def test_a_bad_channel_is_named_with_its_episode(channels: dict, message: str) -> None:
-    with pytest.raises(RewardError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         maths.reward_matrix(channels, ("score",), IDS)
     assert "\n" not in str(caught.value)
 
 
 def test_no_channel_is_an_error() -> None:
-    with pytest.raises(RewardError, match=r"name at least one in reward\.channels"):
+    with pytest.raises(UserError, match=r"name at least one in reward\.channels"):
         maths.reward_matrix({"a": [1.0] * 4}, (), IDS)
 
 

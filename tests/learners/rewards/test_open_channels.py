@@ -13,16 +13,16 @@ from transformers import AutoTokenizer
 from actors.group_references import GroupTables
 from actors.router import RouterActor
 from envs import load_panel, make_environment
-from learners.errors import RewardError
-from learners.learner_config import GRPOConfig
+from learners.learner_settings import GRPOSettings
 from learners.rewards.channels import Reading
 from learners.rewards.open_channels import OpenChannels
-from learners.rewards.reward_config import RewardConfig
+from learners.rewards.reward_settings import RewardSettings
 from learners.tiny import embedded_model_path
 from tests.actors.scripted import GroupsAtHand
 from tests.learners.rewards.test_channels import write_reward_model
 from tests.trajectories.samples import CHATML
 from trajectories.chat import ChatTokenizer
+from trajectories.errors import UserError
 from trajectories.schema import sequences_from_table, to_tables
 from trajectories.types import Episode, Sequence, StopReason, Trajectory
 
@@ -82,9 +82,7 @@ def test_every_sound_episode_gets_a_value_in_each_channel() -> None:
 
 def test_an_episode_without_a_response_is_named() -> None:
     full = replace(answered("full", "7", StopReason.LENGTH_LIMIT), sequences=())
-    with pytest.raises(
-        RewardError, match=rf"^episode full \(task {TASK}\) has no response, since its prompt leaves no"
-    ):
+    with pytest.raises(UserError, match=rf"^episode full \(task {TASK}\) has no response, since its prompt leaves no"):
         OpenChannels(("length",), CHAT, 24).values(*to_tables([answered("plain", "7"), full]), None)
 
 
@@ -96,8 +94,8 @@ def test_a_reward_model_reads_question_and_response(tmp_path: Path) -> None:
 
 
 def test_the_router_actor_weighs_open_channels_beside_those_of_the_environment() -> None:
-    reward = RewardConfig(scalariser="uniform", channels=("format", "length"))
-    router: Any = RouterActor(GRPOConfig(), reward, reward.channels, 0, lambda: OpenChannels(("length",), CHAT, 24))
+    reward = RewardSettings(scalariser="uniform", channels=("format", "length"))
+    router: Any = RouterActor(GRPOSettings(), reward, reward.channels, 0, lambda: OpenChannels(("length",), CHAT, 24))
     _, batch, metrics = router.assign((), None, GroupsAtHand(GroupTables(*PLAYED)))
     assert batch is not None and batch.names == ("format", "length")
     assert batch.rewards[0, 1] > batch.rewards[1, 1]  # the shorter answer

@@ -9,13 +9,12 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from learners.errors import RewardError
-from learners.learner_config import GRPOConfig
+from learners.learner_settings import GRPOSettings
 from learners.objectives import advantages
 from learners.objectives.assign import scalarised_assignments
 from learners.rewards import maths
 from learners.rewards.reward_batch import ConstantWatch, RewardBatch, reward_batch
-from learners.rewards.reward_config import RewardConfig
+from learners.rewards.reward_settings import RewardSettings
 from learners.rewards.scalarisers import (
     GDPO,
     Random,
@@ -28,6 +27,7 @@ from learners.rewards.scalarisers import (
 )
 from tests.learners.objectives.test_assign import trajectory
 from trajectories import schema
+from trajectories.errors import UserError
 from trajectories.types import StopReason, Turn
 
 
@@ -62,7 +62,7 @@ def test_uniform_averages_the_ranks() -> None:
 def test_static_weighs_by_name_and_raw_rewards_if_asked() -> None:
     result = Static({"progress": 2.0}, maths.NORMALISATIONS["none"])(FOUR)
     assert result.rewards.tolist() == pytest.approx([0.4, 1.8, 0.2, 1.0])
-    with pytest.raises(RewardError, match="'score' has a weight but is missing in episode e-0"):
+    with pytest.raises(UserError, match="'score' has a weight but is missing in episode e-0"):
         Static({"score": 1.0})(FOUR)
 
 
@@ -88,7 +88,7 @@ def test_gdpo_keeps_apart_what_a_sum_hides() -> None:
 
 @pytest.mark.parametrize("name", ["single", "uniform", "static", "random", "gdpo"])
 def test_a_batch_without_any_difference_gives_no_advantage(name: str) -> None:
-    config = RewardConfig.model_validate({"scalariser": name, "weights": {"success": 1.0}})
+    config = RewardSettings.model_validate({"scalariser": name, "weights": {"success": 1.0}})
     result = pure_scalariser(config, seed=0)(batch([(0.0, 1.0)] * 6, [0, 0, 0, 1, 1, 1]))
     np.testing.assert_allclose(result.advantages.numpy(), 0.0, atol=1e-6)
 
@@ -96,7 +96,7 @@ def test_a_batch_without_any_difference_gives_no_advantage(name: str) -> None:
 def test_the_configuration_names_the_class() -> None:
     kinds = {"single": Single, "uniform": Uniform, "static": Static, "random": Random, "gdpo": GDPO}
     for name, kind in kinds.items():
-        config = RewardConfig.model_validate({"scalariser": name, "weights": {"success": 1.0}})
+        config = RewardSettings.model_validate({"scalariser": name, "weights": {"success": 1.0}})
         assert isinstance(pure_scalariser(config, seed=0), kind)
 
 
@@ -113,7 +113,7 @@ def test_the_configuration_names_the_class() -> None:
 )
 def test_a_section_that_cannot_work_is_refused(section: dict, message: str) -> None:
     with pytest.raises(ValidationError, match=message):
-        RewardConfig.model_validate(section)
+        RewardSettings.model_validate(section)
 
 
 def test_a_batch_holds_the_sound_episodes_of_a_table() -> None:
@@ -126,9 +126,9 @@ def test_a_batch_holds_the_sound_episodes_of_a_table() -> None:
     assert found.groups.tolist() == [0, 1]
     assert found.outcome.tolist() == [1.0, 0.0]
     assert reward_batch(episodes).names == ("success", "progress")
-    with pytest.raises(RewardError, match="'score' is missing in episode a; its channels are success, progress"):
+    with pytest.raises(UserError, match="'score' is missing in episode a; its channels are success, progress"):
         reward_batch(episodes, outcome="score")
-    with pytest.raises(RewardError, match="'length' has 3 values for 2 episodes"):
+    with pytest.raises(UserError, match="'length' has 3 values for 2 episodes"):
         reward_batch(episodes, more={"length": [1.0, 2.0, 3.0]})
 
 
@@ -139,7 +139,7 @@ def test_a_channel_that_never_changes_ends_the_run_but_not_at_once() -> None:
     watch.observe(dead)  # success has changed before, in the first batch
     fresh = ConstantWatch(limit=8)
     fresh.observe(dead)
-    with pytest.raises(RewardError, match="'success' is 0 in all of 8 episodes up to e-3"):
+    with pytest.raises(UserError, match="'success' is 0 in all of 8 episodes up to e-3"):
         fresh.observe(dead)
 
 
@@ -162,7 +162,7 @@ def test_a_channel_that_one_environment_lacks_is_named() -> None:
     shopping = replace(rows[1], episode=replace(rows[1].episode, rewards={"success": 0.0, "score": 0.5}))
     episodes = schema.concat_tables([schema.to_tables([one])[0] for one in (rows[0], shopping)])
     assert reward_batch(episodes, names=("success",)).rewards.tolist() == [[1.0], [0.0]]
-    with pytest.raises(RewardError, match="'score' is missing in episode a, whose environment does not have it"):
+    with pytest.raises(UserError, match="'score' is missing in episode a, whose environment does not have it"):
         reward_batch(episodes, names=("score",))
 
 
@@ -181,7 +181,7 @@ def test_assignments_carry_the_version_of_the_weights() -> None:
     rows = reward_batch(episodes)
     scalarised = replace(Uniform()(rows), version=5)
     by_id = {a.sequence_id: a for a in schema.assignments_from_table(
-        scalarised_assignments(sequences, rows, scalarised, GRPOConfig()))}  # fmt: skip
+        scalarised_assignments(sequences, rows, scalarised, GRPOSettings()))}  # fmt: skip
     assert by_id["a-0"].reward_weights_version == 5
     assert by_id["a-0"].advantage == pytest.approx(float(scalarised.advantages[0]))
     assert by_id["x-0"].rl_weight == 0.0

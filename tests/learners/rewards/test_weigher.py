@@ -9,15 +9,15 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from learners.learner_config import GRPOConfig
+from learners.learner_settings import GRPOSettings
 from learners.objectives import advantages
 from learners.objectives.assign import completed_assignments, pending_assignments, scalarised_assignments
 from learners.rewards.conductor_head import ConductorHead, ConductorScalariser
 from learners.rewards.reward_batch import RewardBatch
-from learners.rewards.reward_config import ConductorConfig
+from learners.rewards.reward_settings import ConductorSettings
 from learners.rewards.weigher import Weighed
 from learners.workers.worker import LearnerWorker
-from tests.learners.samples import learner_config, make_sequences
+from tests.learners.samples import learner_settings, make_sequences
 from trajectories import schema
 from trajectories.types import Sequence, Turn
 
@@ -27,7 +27,7 @@ HIDDEN = 32
 def scalariser() -> ConductorScalariser:
     generator = torch.Generator().manual_seed(5)
     head = ConductorHead(torch.randn(3, HIDDEN, generator=generator), torch.zeros(3), torch.ones(1), version=4)
-    return ConductorScalariser(head, ConductorConfig(), advantages.grpo, seed=1)
+    return ConductorScalariser(head, ConductorSettings(), advantages.grpo, seed=1)
 
 
 def rewards_of(episodes: tuple[str, ...], groups: tuple[int, ...], seed: int = 0) -> RewardBatch:
@@ -62,8 +62,8 @@ def states_of(model: Path, sequences: list[Sequence], episodes: tuple[str, ...])
 @pytest.mark.parametrize("advantage", ["grpo", "gigpo"])
 @pytest.mark.parametrize("token_budget", [8, 64, 10_000])
 def test_one_pass_trains_as_two_do(untied_model: Path, lora: bool, advantage: str, token_budget: int) -> None:
-    grpo = GRPOConfig.model_validate({"advantage": advantage})
-    config = learner_config(untied_model, lora=lora, grpo=grpo, token_budget=token_budget)
+    grpo = GRPOSettings.model_validate({"advantage": advantage})
+    config = learner_settings(untied_model, lora=lora, grpo=grpo, token_budget=token_budget)
     rows, batch = windowed_episodes() if advantage == "gigpo" else single_sequence_episodes(8)
     table = schema.sequences_to_table(rows)
 
@@ -101,7 +101,7 @@ def test_demonstrations_train_beside_weighed_groups(untied_model: Path) -> None:
     assignments = schema.assignments_to_table(
         replace(row, route="sft", ce_weight=1.0) if row.sequence_id.startswith("d") else row for row in pending
     )
-    worker = LearnerWorker(learner_config(untied_model))
+    worker = LearnerWorker(learner_settings(untied_model))
     metrics, weighed = worker.train_weighing("mixed", table, assignments, batch, scalariser())
     assert (metrics["sft/sequences"], metrics["grpo/sequences"]) == (3.0, 8.0)
     assert weighed is not None and weighed.advantages.keys() == {row.sequence_id for row in rows}
@@ -111,7 +111,7 @@ def test_groups_in_which_nothing_varies_are_neither_trained_nor_told_to_the_cond
     rows, batch = single_sequence_episodes(8)
     batch.rewards[4:] = 0.5
     table = schema.sequences_to_table(rows)
-    worker = LearnerWorker(learner_config(untied_model))
+    worker = LearnerWorker(learner_settings(untied_model))
     _, weighed = worker.train_weighing("grpo", table, pending_assignments(table, batch), batch, scalariser())
     assert weighed is not None and weighed.rows.tolist() == [0, 1, 2, 3]
     batch.rewards[:] = 0.5

@@ -1,6 +1,7 @@
 """The embedded base model, its tokenizer, and the players that wrote its reading matter."""
 
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from learners.tiny import embedded_model_path
 from learners.tiny.build import build_model
 from learners.tiny.corpus import FIRST_SEED, PLAYS, play, play_games
 from learners.tiny.players import Browser, RandomPlayer, Wanderer
-from trajectories.chat import ChatTokenizer
+from trajectories.chat import ChatTokenizer, Message
 
 TOKENIZER = AutoTokenizer.from_pretrained(embedded_model_path())
 
@@ -21,7 +22,7 @@ TOKENIZER = AutoTokenizer.from_pretrained(embedded_model_path())
 def test_the_embedded_model_is_small_and_untied():
     weights = embedded_model_path() / "model.safetensors"
     assert weights.stat().st_size < 10e6
-    model = AutoModelForCausalLM.from_pretrained(embedded_model_path())
+    model: Any = AutoModelForCausalLM.from_pretrained(embedded_model_path())
     assert model.lm_head.weight is not model.model.embed_tokens.weight
     assert 4e6 < sum(parameter.numel() for parameter in model.parameters()) < 6e6
 
@@ -34,8 +35,11 @@ def test_any_text_survives_the_tokenizer(text):
 
 def test_the_chat_template_only_appends():
     chat = ChatTokenizer(TOKENIZER)
-    messages = [{"role": "user", "content": "You see a desk 1."}, {"role": "assistant", "content": "go to desk 1"}]
-    longer = [*messages, {"role": "user", "content": "You arrive at desk 1."}]
+    messages: list[Message] = [
+        {"role": "user", "content": "You see a desk 1."},
+        {"role": "assistant", "content": "go to desk 1"},
+    ]
+    longer: list[Message] = [*messages, {"role": "user", "content": "You arrive at desk 1."}]
     prompt = chat.encode(chat.render(messages[:1]))
     rendered = chat.encode(chat.render(longer))
     assert rendered[: len(prompt)] == prompt
@@ -45,7 +49,7 @@ def test_the_chat_template_only_appends():
 def test_the_embedded_model_has_learned_to_copy_names():
     """The first place it walks to is one that the room lists."""
     chat = ChatTokenizer(TOKENIZER)
-    model = AutoModelForCausalLM.from_pretrained(embedded_model_path(), dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(embedded_model_path(), dtype=torch.float32)
     environment = make_environment("alfworld")
     for task_id in load_panel("alfworld/generated/train").task_ids[:5]:
         observation = environment.reset(task_id)

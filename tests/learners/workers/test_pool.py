@@ -10,10 +10,11 @@ import psutil
 import pytest
 import ray
 
-from learners.workers.pool import LearnerError, LearnerPool
+from learners.workers.pool import LearnerPool
 from learners.workers.worker import LearnerWorker
 from tests.cluster.runs import title
-from tests.learners.samples import learner_config, make_sequences, make_tables
+from tests.learners.samples import learner_settings, make_sequences, make_tables
+from trajectories.errors import WorkersLost
 
 pytestmark = [pytest.mark.real, pytest.mark.usefixtures("ray_session")]
 
@@ -21,7 +22,7 @@ pytestmark = [pytest.mark.real, pytest.mark.usefixtures("ray_session")]
 @pytest.fixture
 def pool(untied_model: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[LearnerPool]:
     pool = LearnerPool(
-        learner_config(untied_model),
+        learner_settings(untied_model),
         run_name=tmp_path.name,
         storage=tmp_path / "train",
         num_workers=getattr(request, "param", 1),
@@ -34,7 +35,7 @@ def pool(untied_model: Path, tmp_path: Path, request: pytest.FixtureRequest) -> 
 
 @pytest.mark.parametrize("pool", [1, 2], indirect=True, ids=["one worker", "two workers"])
 async def test_commands_run_on_every_worker_as_inline(pool: LearnerPool, untied_model: Path) -> None:
-    inline = LearnerWorker(learner_config(untied_model))
+    inline = LearnerWorker(learner_settings(untied_model))
     sequences, assignments = make_tables(make_sequences(7))
     results = await pool.call("train", "mixed", [ray.put(sequences)], ray.put(assignments))
     expected = inline.train("mixed", sequences, assignments)
@@ -55,9 +56,9 @@ async def test_commands_run_on_every_worker_as_inline(pool: LearnerPool, untied_
 
 
 async def test_what_ended_the_workers_is_said_by_the_call_under_way_and_every_later_one(pool: LearnerPool) -> None:
-    with pytest.raises(LearnerError, match="no attribute 'fly'"):
+    with pytest.raises(WorkersLost, match="no attribute 'fly'"):
         await pool.call("fly")
-    with pytest.raises(LearnerError, match="the learner workers died"):
+    with pytest.raises(WorkersLost, match="the learner workers died"):
         await pool.call("export", 1, timeout_s=240)
 
 
@@ -66,7 +67,7 @@ async def test_after_a_worker_was_killed_another_pool_takes_its_name(pool: Learn
     before = (await pool.call("score", sequences))[0]
     (worker,) = (one for one in psutil.Process().children(recursive=True) if "RayTrainWorker" in title(one))
     worker.kill()
-    with pytest.raises(LearnerError, match="the learner workers died"):
+    with pytest.raises(WorkersLost, match="the learner workers died"):
         await pool.call("score", sequences, timeout_s=240)
     pool.stop()
     pool.start(timeout_s=240)
@@ -78,9 +79,9 @@ def test_a_pool_that_finds_no_room_says_what_it_waited_for(untied_model: Path, t
     occupied = ray.util.placement_group([{"CPU": 2}])
     ray.get(occupied.ready(), timeout=60)
     pool = LearnerPool(
-        learner_config(untied_model), run_name="crowded", storage=tmp_path, resources_per_worker={"CPU": 1}
+        learner_settings(untied_model), run_name="crowded", storage=tmp_path, resources_per_worker={"CPU": 1}
     )
-    with pytest.raises(LearnerError, match="0 of 1 workers were ready after 3 s"):
+    with pytest.raises(WorkersLost, match="0 of 1 workers were ready after 3 s"):
         pool.start(timeout_s=3)
     pool.stop()
     ray.util.remove_placement_group(occupied)

@@ -8,12 +8,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from learners.learner_config import GRPOConfig, Schedule, SFTConfig
+from learners.learner_settings import GRPOSettings, RampSettings, SFTSettings
 from learners.workers.worker import LearnerWorker
-from router.errors import RouterError
 from router.probe import sequential
-from tests.learners.samples import learner_config, make_sequences, make_tables
+from tests.learners.samples import learner_settings, make_sequences, make_tables
 from trajectories import schema
+from trajectories.errors import UserError
 from trajectories.types import Assignment, Route
 
 PUBLISHED: dict[str, dict[str, Any]] = {
@@ -32,7 +32,7 @@ def weights(worker: LearnerWorker) -> dict[str, torch.Tensor]:
 
 
 def test_a_stage_trains_its_own_queue_and_leaves_the_other_alone(untied_model: Path) -> None:
-    worker = LearnerWorker(learner_config(untied_model))
+    worker = LearnerWorker(learner_settings(untied_model))
     metrics = worker.train("sft", *make_tables(make_sequences(6)))
     assert metrics["sft/sequences"] == 4 and "grpo/sequences" not in metrics
     assert (metrics["sft/queued"], metrics["grpo/queued"]) == (0, 4)
@@ -45,7 +45,7 @@ def test_a_stage_trains_its_own_queue_and_leaves_the_other_alone(untied_model: P
 
 
 def test_a_mixed_step_trains_both_objectives_at_once(untied_model: Path) -> None:
-    worker = LearnerWorker(learner_config(untied_model))
+    worker = LearnerWorker(learner_settings(untied_model))
     metrics = worker.train("mixed", *make_tables(make_sequences(6)))
     assert (metrics["sft/sequences"], metrics["grpo/sequences"], worker.policy.steps) == (4, 4, 1)
 
@@ -53,22 +53,24 @@ def test_a_mixed_step_trains_both_objectives_at_once(untied_model: Path) -> None
 def test_dropped_sequences_train_with_nobody(untied_model: Path) -> None:
     sequences = make_sequences(2)
     assignments = [Assignment(s.sequence_id, Route.DROP, 1.0, 1.0, 1.0, {}) for s in sequences]
-    worker = LearnerWorker(learner_config(untied_model))
+    worker = LearnerWorker(learner_settings(untied_model))
     metrics = worker.train("mixed", schema.sequences_to_table(sequences), schema.assignments_to_table(assignments))
     assert metrics["trained_tokens"] == 0
     assert metrics["sft/queued"] == metrics["grpo/queued"] == 0
 
 
 def test_the_queue_is_served_oldest_first(untied_model: Path) -> None:
-    worker = LearnerWorker(learner_config(untied_model, sft=SFTConfig(max_sequences=3)))
+    worker = LearnerWorker(learner_settings(untied_model, sft=SFTSettings(max_sequences=3)))
     served = [worker.train("sft", *make_tables(make_sequences(6)))]
     served.append(worker.train("sft", *make_tables([])))
     assert [metrics["sft/sequences"] for metrics in served] == [3, 1]
 
 
 def test_schedules_follow_the_steps_of_their_own_learner(untied_model: Path) -> None:
-    fading = SFTConfig(weight=Schedule(start=1.0, end=0.0, steps=4), lr_scale=Schedule(start=1.0, end=0.5, steps=1))
-    worker = LearnerWorker(learner_config(untied_model, sft=fading))
+    fading = SFTSettings(
+        weight=RampSettings(start=1.0, end=0.0, steps=4), lr_scale=RampSettings(start=1.0, end=0.5, steps=1)
+    )
+    worker = LearnerWorker(learner_settings(untied_model, sft=fading))
     tables = make_tables(make_sequences(6))
     stages = ("sft", "grpo", "sft", "mixed")
     log = [worker.train(stage, *tables) for stage in stages]
@@ -77,8 +79,8 @@ def test_schedules_follow_the_steps_of_their_own_learner(untied_model: Path) -> 
 
 
 def test_a_weight_that_starts_at_zero_rises(untied_model: Path) -> None:
-    rising = SFTConfig(weight=Schedule(start=0.0, end=1.0, steps=2))
-    worker = LearnerWorker(learner_config(untied_model, sft=rising))
+    rising = SFTSettings(weight=RampSettings(start=0.0, end=1.0, steps=2))
+    worker = LearnerWorker(learner_settings(untied_model, sft=rising))
     log = [worker.train("mixed", *make_tables(make_sequences(6))) for _ in range(3)]
     assert [m["sft/weight"] for m in log] == [0.0, 0.5, 1.0]
     assert [m["sft/sequences"] for m in log] == [0, 4, 4]
@@ -86,7 +88,7 @@ def test_a_weight_that_starts_at_zero_rises(untied_model: Path) -> None:
 
 def test_a_list_of_tables_is_one_batch(untied_model: Path) -> None:
     sequences, assignments = make_tables(make_sequences(6))
-    together, apart = (LearnerWorker(learner_config(untied_model)) for _ in range(2))
+    together, apart = (LearnerWorker(learner_settings(untied_model)) for _ in range(2))
     ours = together.train("mixed", [sequences.slice(0, 2), sequences.slice(2)], [assignments])
     theirs = apart.train("mixed", sequences, assignments)
     assert ours["grad_norm"] == theirs["grad_norm"]
@@ -95,25 +97,25 @@ def test_a_list_of_tables_is_one_batch(untied_model: Path) -> None:
 def test_a_sequence_without_assignment_is_refused(untied_model: Path) -> None:
     sequences, assignments = make_tables(make_sequences(6))
     with pytest.raises(ValueError, match="1 of 6 sequences have no assignment, the first is s0"):
-        LearnerWorker(learner_config(untied_model)).train("sft", sequences, assignments.slice(1))
+        LearnerWorker(learner_settings(untied_model)).train("sft", sequences, assignments.slice(1))
 
 
 def test_it_reads_log_probabilities_and_entropies(untied_model: Path) -> None:
-    worker, sequences = LearnerWorker(learner_config(untied_model)), make_sequences(6, temperature=0.7)
+    worker, sequences = LearnerWorker(learner_settings(untied_model)), make_sequences(6, temperature=0.7)
     reading = worker.read(make_tables(sequences)[0])
     reference = AutoModelForCausalLM.from_pretrained(untied_model, dtype=torch.float32).eval()
     for sequence, logprobs, entropies in zip(sequences, reading.logprobs, reading.entropies, strict=True):
-        ids = torch.tensor(sequence.token_ids).long()
+        ids, trained = torch.tensor(sequence.token_ids).long(), torch.tensor(sequence.trained[1:])
         with torch.no_grad():
-            table = torch.log_softmax(reference(ids[None]).logits[0, :-1] / 0.7, 1)[sequence.trained[1:]]
-        targets = ids[1:][sequence.trained[1:]]
+            table = torch.log_softmax(reference(ids[None]).logits[0, :-1] / 0.7, 1)[trained]
+        targets = ids[1:][trained]
         np.testing.assert_allclose(logprobs, table.gather(1, targets[:, None]).squeeze(1), atol=1e-5)
         np.testing.assert_allclose(entropies, -(table.exp() * table).sum(1), atol=1e-5)
     assert worker.read(make_tables([])[0]).logprobs == ()
 
 
 def test_the_probe_gives_what_the_reference_gives_and_changes_nothing(untied_model: Path) -> None:
-    worker, sequences = LearnerWorker(learner_config(untied_model)), make_sequences(6)
+    worker, sequences = LearnerWorker(learner_settings(untied_model)), make_sequences(6)
     before = weights(worker)
     result = worker.probe(make_tables(sequences)[0], token_budget=64)
     expected = sequential(worker.policy.model, sequences)
@@ -125,15 +127,15 @@ def test_the_probe_gives_what_the_reference_gives_and_changes_nothing(untied_mod
 
 
 def test_a_probe_of_nothing_is_refused(untied_model: Path) -> None:
-    with pytest.raises(RouterError, match="nothing to probe"):
-        LearnerWorker(learner_config(untied_model)).probe(make_tables([])[0], token_budget=64)
+    with pytest.raises(UserError, match="nothing to probe"):
+        LearnerWorker(learner_settings(untied_model)).probe(make_tables([])[0], token_budget=64)
 
 
 @pytest.mark.parametrize("name", list(PUBLISHED))
 def test_every_published_variant_learns_from_advantages(untied_model: Path, name: str) -> None:
     """Rewarded sequences become likelier than punished ones."""
-    grpo = GRPOConfig(**PUBLISHED[name], clip_high=10.0, clip_low=0.999)
-    worker = LearnerWorker(learner_config(untied_model, grpo=grpo))
+    grpo = GRPOSettings(**PUBLISHED[name], clip_high=10.0, clip_low=0.999)
+    worker = LearnerWorker(learner_settings(untied_model, grpo=grpo))
     sequences = schema.sequences_to_table(make_sequences(4))
     signs = np.array([1.0, -1.0, 1.0, -1.0])
     assignments = schema.assignments_to_table(
@@ -148,7 +150,7 @@ def test_every_published_variant_learns_from_advantages(untied_model: Path, name
 
 @pytest.mark.parametrize("lora", [False, True])
 def test_after_restore_the_next_steps_are_the_same_to_the_bit(untied_model: Path, lora: bool, tmp_path: Path) -> None:
-    config = learner_config(untied_model, lora=lora, sft=SFTConfig(max_sequences=2))
+    config = learner_settings(untied_model, lora=lora, sft=SFTSettings(max_sequences=2))
     batches = [make_tables(make_sequences(6, seed), seed) for seed in range(4)]
     worker = LearnerWorker(config)
     for batch in batches[:2]:
@@ -168,7 +170,7 @@ def test_after_restore_the_next_steps_are_the_same_to_the_bit(untied_model: Path
 
 
 def test_saving_replaces_a_checkpoint_whole(untied_model: Path, tmp_path: Path) -> None:
-    worker = LearnerWorker(learner_config(untied_model))
+    worker = LearnerWorker(learner_settings(untied_model))
     for _ in range(2):
         worker.save(tmp_path / "last")
     assert [path.name for path in tmp_path.iterdir()] == ["last"]
@@ -176,9 +178,9 @@ def test_saving_replaces_a_checkpoint_whole(untied_model: Path, tmp_path: Path) 
 
 def test_a_directory_without_checkpoint_is_refused(untied_model: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="holds no learner checkpoint"):
-        LearnerWorker(learner_config(untied_model)).restore(tmp_path)
+        LearnerWorker(learner_settings(untied_model)).restore(tmp_path)
 
 
 def test_a_band_without_one_is_refused() -> None:
     with pytest.raises(ValueError, match="icepop_band"):
-        GRPOConfig(icepop_band=(2.0, 3.0))
+        GRPOSettings(icepop_band=(2.0, 3.0))

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from trajectories.settings import Settings
 
 
-class _Config(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class LoraConfig(_Config):
+class LoraSettings(Settings):
     """Low-rank adapters on linear layers, through PEFT."""
 
     rank: int = Field(default=16, ge=1)
@@ -22,20 +20,20 @@ class LoraConfig(_Config):
     """Names of the layers that get an adapter."""
 
 
-class PolicyConfig(_Config):
+class PolicySettings(Settings):
     """The model that is trained."""
 
     model: str
     """Directory or hub name of a Hugging Face causal language model."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the computation and of published weights. Weights that train stay in float32 beside it."""
-    lora: LoraConfig | None = None
+    lora: LoraSettings | None = None
     """Adapters instead of full weights. Tuning: ten times the learning rate of full weights."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: a third slower, several times less memory."""
 
 
-class OptimizerConfig(_Config):
+class OptimizerSettings(Settings):
     """AdamW, shared by both objectives."""
 
     lr: float = Field(default=1e-5, gt=0)
@@ -54,7 +52,7 @@ class OptimizerConfig(_Config):
     result. Tuning: as much as fits a GPU; some 1,000 on a CPU, whose caches larger passes leave."""
 
 
-class Schedule(_Config):
+class RampSettings(Settings):
     """Linear from `start` to `end` over `steps` steps of its objective, `end` afterwards."""
 
     start: float = Field(default=1.0, ge=0)
@@ -68,22 +66,22 @@ class Schedule(_Config):
         return self.start + (self.end - self.start) * step / self.steps
 
 
-class ObjectiveConfig(_Config):
+class ObjectiveSettings(Settings):
     """What both objectives have."""
 
-    weight: Schedule = Schedule()
+    weight: RampSettings = RampSettings()
     """Factor of the objective in the loss. Tuning: matters in mixed steps only, Adam undoes a common factor."""
-    lr_scale: Schedule = Schedule()
+    lr_scale: RampSettings = RampSettings()
     """Factor of the learning rate in steps that this objective leads (GRPO leads mixed steps)."""
     max_sequences: int = Field(default=0, ge=0)
     """Most sequences per step and worker, oldest first; the rest waits in the objective's queue. 0: all."""
 
 
-class SFTConfig(ObjectiveConfig):
+class SFTSettings(ObjectiveSettings):
     """Cross-entropy on the trained tokens."""
 
 
-class GRPOConfig(ObjectiveConfig):
+class GRPOSettings(ObjectiveSettings):
     """Group-relative policy optimisation; `learners/objectives/grpo.py` lists the published combinations."""
 
     advantage: Literal["grpo", "dr_grpo", "rloo", "gigpo"] = "grpo"
@@ -111,18 +109,18 @@ class GRPOConfig(ObjectiveConfig):
     """Weight of step advantages beside episode advantages (`gigpo` only)."""
 
     @model_validator(mode="after")
-    def _band_contains_one(self) -> GRPOConfig:
+    def _band_contains_one(self) -> GRPOSettings:
         if self.icepop_band and not 0 <= self.icepop_band[0] <= 1 <= self.icepop_band[1]:
             raise ValueError(f"icepop_band must be (low <= 1, high >= 1), got {self.icepop_band}")
         return self
 
 
-class LearnerConfig(_Config):
+class LearnerSettings(Settings):
     """All that a learner worker needs."""
 
-    policy: PolicyConfig
-    optimizer: OptimizerConfig = OptimizerConfig()
-    sft: SFTConfig = SFTConfig()
-    grpo: GRPOConfig = GRPOConfig()
+    policy: PolicySettings
+    optimizer: OptimizerSettings = OptimizerSettings()
+    sft: SFTSettings = SFTSettings()
+    grpo: GRPOSettings = GRPOSettings()
     seed: int = 0
     """Seed of adapter initialisation."""

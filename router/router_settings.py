@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
+
+from trajectories.settings import Settings
 
 PolicyName = Literal[
     "none",
@@ -31,10 +33,8 @@ MIXES = frozenset({"chord", "chord_scheduled"})
 """Policies that weigh both objectives within one step, so that they mean nothing in stages."""
 
 
-class RouterConfig(BaseModel):
+class RouterSettings(Settings):
     """Which trajectories are imitated, and on which tasks the policy explores."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     policy: PolicyName = "none"
     """`median_split` is PRISM; the others are its controls. `none` trains on everything."""
@@ -83,7 +83,7 @@ class RouterConfig(BaseModel):
         return self.policy in NEED_PROBE
 
     @model_validator(mode="after")
-    def _valley_below_peak(self) -> RouterConfig:
+    def _valley_below_peak(self) -> RouterSettings:
         if self.valley > self.peak:
             raise ValueError(f"valley {self.valley} must not lie above peak {self.peak}")
         return self

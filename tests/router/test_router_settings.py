@@ -6,7 +6,7 @@ import pytest
 
 from router.arbitration import POLICIES, MedianSplit, RunningQuantile, make_arbiter
 from router.geometry import CONCENTRATION
-from router.router_config import MIXES, NEED_PROBE, Metric, PolicyName, RouterConfig
+from router.router_settings import MIXES, NEED_PROBE, Metric, PolicyName, RouterSettings
 
 
 def test_every_name_that_a_configuration_takes_is_a_policy_or_a_statistic() -> None:
@@ -18,12 +18,13 @@ def test_every_name_that_a_configuration_takes_is_a_policy_or_a_statistic() -> N
 @pytest.mark.parametrize("mode", ["staged", "online"])
 @pytest.mark.parametrize("name", POLICIES)
 def test_every_policy_can_be_made(name: str, mode: str) -> None:
-    assert make_arbiter(RouterConfig.model_validate({"policy": name, "mode": mode}), seed=1).decide
+    assert make_arbiter(RouterSettings.model_validate({"policy": name, "mode": mode}), seed=1).decide
 
 
 def test_a_split_is_a_median_of_the_corpus_or_a_quantile_that_runs() -> None:
     staged, online = (
-        make_arbiter(RouterConfig.model_validate({"policy": "loss", "mode": mode}), 0) for mode in ("staged", "online")
+        make_arbiter(RouterSettings.model_validate({"policy": "loss", "mode": mode}), 0)
+        for mode in ("staged", "online")
     )
     assert isinstance(staged, MedianSplit) and isinstance(online, RunningQuantile)
     assert staged.score == online.score

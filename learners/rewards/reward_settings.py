@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from trajectories.settings import Settings
 
 
-class _Config(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ConductorConfig(_Config):
+class ConductorSettings(Settings):
     """The network that weighs the channels, and how it learns (arXiv 2601.07208)."""
 
     meta_signal: Literal["scalarised", "outcome"] = "scalarised"
@@ -32,7 +30,7 @@ class ConductorConfig(_Config):
     """Weight of the entropy bonus (lambda). Tuning: raise it when the alarm of a single channel shows in the log."""
 
 
-class RewardConfig(_Config):
+class RewardSettings(Settings):
     """The section `reward` of a run."""
 
     scalariser: Literal["single", "uniform", "static", "random", "gdpo", "conductor"] = "single"
@@ -55,10 +53,10 @@ class RewardConfig(_Config):
     preference_model: str | None = None
     """Directory or hub name of a sequence-classification model that gives the channel `preference`; none: no such
     channel."""
-    conductor: ConductorConfig = ConductorConfig()
+    conductor: ConductorSettings = ConductorSettings()
 
     @model_validator(mode="after")
-    def _weights_fit(self) -> RewardConfig:
+    def _weights_fit(self) -> RewardSettings:
         if self.scalariser == "static" and not self.weights:
             raise ValueError("scalariser 'static' needs weights, such as reward.weights.success=1")
         if self.weights and not any(self.weights.values()):

@@ -1,0 +1,183 @@
+"""Wires the control loop to its real parts: learner workers, engines, recorder, router and Conductor."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import ray
+from transformers import AutoConfig
+
+from actors.conductor import RemoteConductor, start_conductor
+from actors.recorder import start_recorder
+from actors.router import RouterActor
+from cluster.inputs.demonstrations import FILE, ExpertPlay, load_demonstrations
+from cluster.inputs.reward_channels import open_channels
+from cluster.inputs.routed_corpus import CorpusRouter
+from cluster.inputs.run_plan import Plan
+from cluster.loop.coordinator import Coordinator
+from cluster.loop.ports import Parts
+from cluster.loop.programme import Programme
+from cluster.reporting.progress import RunObserver
+from cluster.reporting.run_evaluation import RunEvaluation
+from cluster.runtime.fleet import RolloutFleet
+from cluster.runtime.learner import RayLearner
+from cluster.runtime.publisher import ParitySequences, Publisher
+from cluster.runtime.recorder import RayRecorder
+from cluster.runtime.session import beside_rollouts, open_fleet
+from cluster.runtime.steps import (
+    ConductedTraining,
+    NothingToRead,
+    OnlineRouting,
+    PlainRouting,
+    PlainTraining,
+    PolicyReader,
+)
+from learners.learner_settings import LearnerSettings
+from learners.rewards.open_channels import READ
+from learners.rewards.reward_batch import ConstantWatch
+from learners.rewards.scalarisers import ADVANTAGES
+from learners.workers.pool import LearnerPool
+from router.arbitration import make_arbiter
+from router.online import OnlineRouter
+from trajectories.store import write_parquet
+
+PARITY_SEQUENCES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Assembly:
+    """A loop that can run, and the learner that it trains."""
+
+    coordinator: Coordinator
+    learner: RayLearner
+
+
+@asynccontextmanager
+async def assembled(plan: Plan, observer: RunObserver) -> AsyncIterator[Assembly]:
+    """Every actor of the run, started, and the loop around them, at the plan's checkpoint; all gone afterwards."""
+    config = plan.config
+    demonstrations = _demonstrations(plan, observer)
+    observer.say("starting engines and learner workers")
+    async with (
+        _open_learner(plan, demonstrations) as learner,
+        open_fleet(config, plan.model, plan.environments, plan.run_dir.name) as fleet,
+        _open_recorder(plan) as recorder,
+    ):
+        await learner.ready()
+        parity_sequences = ParitySequences.put(demonstrations.slice(0, PARITY_SEQUENCES))
+        publisher = Publisher(learner, fleet, parity_sequences, config.schedule.parity_tolerance)
+        evaluation = RunEvaluation(plan.run_dir, config, plan.eval_panels, fleet, observer)
+        programme = await _programme(plan, learner, fleet, observer, demonstrations)
+        parts = Parts(fleet, learner, recorder, publisher.publish, evaluation.play, observer)
+        coordinator = Coordinator(plan.run_dir, programme, parts, plan.manifest)
+        if plan.checkpoint is not None:
+            await coordinator.restore(plan.checkpoint)
+            observer.say(f"resuming after step {coordinator.manifest.step}")
+        yield Assembly(coordinator, learner)
+
+
+async def _programme(
+    plan: Plan, learner: RayLearner, fleet: RolloutFleet, observer: RunObserver, demonstrations: pa.Table
+) -> Programme:
+    """Everything, unless the corpus is routed before the first stage."""
+    config, router, rows = plan.config, plan.config.router, tuple(range(demonstrations.num_rows))
+    whole = Programme(config.seed, plan.tasks, rows, config.schedule, config.evaluation, config.checkpoint)
+    if not router.active or router.online:
+        return whole
+    corpus_router = CorpusRouter(plan.run_dir, router, whole, learner, fleet, observer.activity)
+    routing = await corpus_router.route(demonstrations)
+    if routing.metrics:
+        observer.record("routing", routing.metrics)
+    routed = routing.programme
+    observer.say(f"{router.policy}: {len(routed.demonstrations)} sequences to SFT, {routed.tasks.count} tasks to GRPO")
+    return routed
+
+
+def _demonstrations(plan: Plan, observer: RunObserver) -> pa.Table:
+    config = plan.config
+    if config.schedule.demonstrations_file and not (plan.run_dir / FILE).exists():
+        write_parquet(plan.run_dir / FILE, plan.recorded())
+    wanted = config.router.active or config.schedule.demonstrates
+    count = config.schedule.demonstrations if wanted else PARITY_SEQUENCES
+    play = ExpertPlay(plan.tasks, config.data, count, config.rollout.max_turns, config.seed)
+    return load_demonstrations(plan.run_dir, play, plan.transcriber, partial(observer.activity, "demonstrations"))
+
+
+@asynccontextmanager
+async def _open_recorder(plan: Plan) -> AsyncIterator[RayRecorder]:
+    """The recorder, beside the first rollout actor, since most of what it writes was made there or has to travel."""
+    run = plan.run_dir.name
+    options = {"name": f"concerto:{run}:recorder", "scheduling_strategy": beside_rollouts(run)}
+    actor = start_recorder(plan.run_dir / "trajectories", options)
+    try:
+        yield RayRecorder(actor)
+    finally:
+        ray.kill(actor)
+
+
+@asynccontextmanager
+async def _open_learner(plan: Plan, demonstrations: pa.Table) -> AsyncIterator[RayLearner]:
+    """Workers that are starting, so that engines can start beside them; stopped afterwards."""
+    config = plan.config
+    resources = {"CPU": config.placement.learner_cpus, "GPU": config.placement.learner_gpus}
+    name = f"concerto:{plan.run_dir.name}"
+    pool = LearnerPool(
+        LearnerSettings(
+            policy=config.policy.model_copy(update={"model": plan.model}),
+            optimizer=config.learner,
+            sft=config.sft,
+            grpo=config.grpo,
+            seed=config.seed,
+        ),
+        run_name=plan.run_dir.name,
+        storage=plan.run_dir / "ray_train",
+        num_workers=config.placement.learner_workers,
+        resources_per_worker={name: share for name, share in resources.items() if share},
+    )
+    options = {"name": f"{name}:router", "num_cpus": 0, "max_restarts": -1, "max_task_retries": 2}
+    unnamed = open_channels(config, plan.channels, plan.model)
+    parts = (config.grpo, config.reward, plan.channels, config.seed, unnamed)
+    router: Any = ray.remote(RouterActor).options(**options).remote(*parts)
+    conductor = _conductor(plan, f"{name}:conductor") if config.reward.scalariser == "conductor" else None
+    learner = RayLearner(pool, _routing(plan, pool, router, demonstrations), _training(plan, pool, conductor))
+    try:
+        learner.start(config.placement.start_timeout_s)
+        yield learner
+    finally:
+        try:
+            await learner.stop()
+        finally:
+            ray.kill(router)
+            if conductor is not None:
+                conductor.stop()
+
+
+def _conductor(plan: Plan, name: str) -> RemoteConductor:
+    hidden = AutoConfig.from_pretrained(plan.model).hidden_size
+    options = {"name": name, "num_cpus": 0}
+    return RemoteConductor(start_conductor(plan.channels, hidden, plan.config.reward.conductor, options))
+
+
+def _routing(plan: Plan, pool: LearnerPool, router: Any, demonstrations: pa.Table) -> PlainRouting | OnlineRouting:
+    settings = plan.config.router
+    reader = NothingToRead() if READ.isdisjoint(plan.channels) else PolicyReader(pool, router)
+    plain = PlainRouting(router, reader, demonstrations)
+    if not settings.online:
+        return plain
+    memory = OnlineRouter(make_arbiter(settings, plan.config.seed))
+    budget = settings.token_budget if settings.probes else None
+    return OnlineRouting(plain, pool, memory, budget, ray.put(demonstrations))
+
+
+def _training(plan: Plan, pool: LearnerPool, conductor: RemoteConductor | None) -> PlainTraining | ConductedTraining:
+    config, reward = plan.config, plan.config.reward
+    watch = ConstantWatch(reward.constant_limit)
+    if conductor is not None:
+        advantage = ADVANTAGES[config.grpo.advantage]
+        return ConductedTraining(pool, conductor, reward.conductor, advantage, config.seed, watch)
+    return PlainTraining(pool, watch if reward.scalariser != "single" else None)

@@ -1,0 +1,15 @@
+"""`Settings`: what every section of a run's configuration has in common."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Settings(BaseModel):
+    """A typed section: frozen, without unknown keys.
+
+    The docstring under a field says what it means, in which unit, and how to tune it; `docs/configuration.md` is made
+    of these docstrings (`cluster/config/reference.py`).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
