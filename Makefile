@@ -8,7 +8,7 @@ DATA ?= ../shared/data
 MODEL ?= runs/demo/model
 ENVIRONMENT := $(wildcard requirements/*) pyproject.toml
 
-.PHONY: help install demo test lint format bench gpu-check
+.PHONY: help install demo test lint format docs bench gpu-check
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -21,14 +21,18 @@ demo: install  ## watch an agent learn ALFWorld: base model, SFT, GRPO, and a ta
 test: $(VENV)/.installed-dev $(VENV)/.installed-reference  ## run all tests, those with real Ray and vLLM included
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
-lint: $(VENV)/.installed-dev  ## check formatting, lint and types
+lint: $(VENV)/.installed-dev  ## check formatting, lint, types and who imports whom
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports
 	$(BIN)/basedpyright --level error
 
 format: $(VENV)/.installed-dev  ## format the code and fix what the linter can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(VENV)/.installed  ## write docs/configuration.md from the docstrings of the settings
+	$(BIN)/python -m cluster.config.reference > docs/configuration.md
 
 bench: export OMP_NUM_THREADS := 1
 bench: $(VENV)/.installed-reference  ## run the benchmarks on the data under DATA and the model of `make demo`; each prints its ratio

@@ -29,40 +29,42 @@ class AdapterSettings(Settings):
     """Room for adapters; present if and only if weights are published as LoRA."""
 
     max_rank: PositiveInt = 16
-    """Highest rank that a published adapter may have."""
+    """Highest rank that a published adapter may have. Tuning: a run sets it to policy.lora.rank."""
     target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     """Layers that a published adapter may change. Never the output head: with room for it vLLM cannot score prompts,
-    and every token costs more."""
+    and every token costs more. Tuning: those of policy.lora.target_modules, which a run sets."""
 
 
 class EngineSettings(Settings):
     """How the engine is set up. On a GPU the defaults are vLLM's own choices; the CPU fields act only without one."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Precision of weights and KV cache; `auto` is the checkpoint's. Parity within 1e-3 needs float32."""
+    """Precision of weights and KV cache; `auto` is the checkpoint's. Tuning: parity within 1e-3 needs float32."""
     max_model_len: PositiveInt = 2048
-    """Tokens of prompt and response together. Episodes whose next prompt would not fit end with `length_limit`."""
+    """Tokens of prompt and response together. Episodes whose next prompt would not fit end with `length_limit`. Tuning:
+    above the longest episode; windowed prompts need far less."""
     max_num_seqs: PositiveInt = 64
-    """Requests in one forward pass; more wait. At least the episodes that run at once."""
+    """Requests in one forward pass; more wait. Tuning: at least the episodes that run at once."""
     gpu_memory_utilization: PositiveFloat = Field(default=0.85, le=1)
-    """Share of the GPU's memory for weights and KV cache; about 0.4 when a learner shares the GPU."""
+    """Share of the GPU's memory for weights and KV cache. Tuning: about 0.4 when a learner shares the GPU."""
     enforce_eager: bool = False
     """Without CUDA graphs and compilation: starts sooner, runs slower. On a CPU the engine is always eager, because
-    compiling takes half a minute and gains a fifth."""
+    compiling takes half a minute and gains a fifth. Tuning: for short trials only."""
     enable_prefix_caching: bool = True
-    """Keep the keys and values of earlier turns. Off, every turn computes its whole conversation again."""
+    """Keep the keys and values of earlier turns. Tuning: off, every turn computes its whole conversation again."""
     lora: AdapterSettings | None = None
     cpu_threads: PositiveInt = 1
-    """Threads of a forward pass on a CPU. Raise it only when so many cores are idle: threads that have to share a core
-    spin at each other's barriers and make a small model ten times slower."""
+    """Threads of a forward pass on a CPU. Tuning: raise it only when so many cores are idle: threads that have to share
+    a core spin at each other's barriers and make a small model ten times slower."""
     cpu_kv_cache_mib: PositiveInt = 512
-    """MiB of KV cache on a CPU. In float32 a token takes 8 x layers x key-value heads x head width bytes."""
+    """MiB of KV cache on a CPU. Tuning: in float32 a token takes 8 x layers x key-value heads x head width bytes."""
     start_timeout_s: PositiveFloat = 600.0
-    """Seconds from nothing to a loaded model; large checkpoints on slow disks need more."""
+    """Seconds from nothing to a loaded model. Tuning: large checkpoints on slow disks need more."""
     control_timeout_s: PositiveFloat = 120.0
-    """Seconds for a publication or a pause, the wait for running requests included."""
+    """Seconds for a publication or a pause, the wait for running requests included. Tuning: more for long responses."""
     request_timeout_s: PositiveFloat = 300.0
-    """Seconds for one generation or one scored batch, time in the engine's queue included."""
+    """Seconds for one generation or one scored batch, time in the engine's queue included. Tuning: more for long
+    responses."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,15 +29,17 @@ class RolloutSettings(Settings):
     engine: EngineSettings = EngineSettings()
     prompt: PromptSettings = PromptSettings()
     episodes: PositiveInt = 48
-    """Episodes at once on one actor; others wait. More fill the engine's batches better until its KV cache is full."""
+    """Episodes at once on one actor; others wait. Tuning: more fill the engine's batches better until its KV cache is
+    full."""
     max_turns: PositiveInt = 50
-    """Actions of an episode."""
+    """Actions of an episode. Tuning: 50 for ALFWorld and 15 for WebShop in published results."""
     max_response_tokens: PositiveInt = 24
-    """Tokens of one response, the stop token included; raise it for models that reason before they act."""
+    """Tokens of one response, the stop token included. Tuning: raise it for models that reason before they act."""
     episode_attempts: PositiveInt = 3
-    """How often an episode is begun in a fresh environment before its failure is recorded."""
+    """Times that an episode is begun in a fresh environment before its failure is recorded. Tuning: leave it."""
     environment_timeout_s: PositiveFloat = 60.0
-    """Seconds for one step or reset, time in the host's queue included. A host that takes longer is restarted."""
+    """Seconds for one step or reset, time in the host's queue included. A host that takes longer is restarted. Tuning:
+    well above the slowest step."""
 
     @model_validator(mode="after")
     def _a_response_fits(self) -> RolloutSettings:

@@ -145,22 +145,27 @@ def play(
     environment: Annotated[str, typer.Argument(help="alfworld, webshop, questions, or one of your own.")],
     task_id: Annotated[str, typer.Argument(help="Task id, e.g. 17 for webshop; `concerto tasks` lists them.")],
     data: Data = None,
+    set_: Overrides = None,
 ) -> None:
     """Play one task yourself."""
     from cluster.commands.play import play_task
+    from cluster.config.loading import load_config
 
-    play_task(environment, task_id, data, Console())
+    play_task(load_config("local", None, _with_data(set_, environment, data)), environment, task_id, Console())
 
 
 @app.command()
 def tasks(
     panel: Annotated[str, typer.Argument(help="Panel, e.g. webshop/test or questions/train.")],
     data: Data = None,
+    set_: Overrides = None,
 ) -> None:
     """Print the ids of a panel's tasks, one a line."""
+    from cluster.config.loading import load_config
     from envs import load_panel
 
-    for task_id in load_panel(panel, data).task_ids:
+    config = load_config("local", None, _with_data(set_, panel.partition("/")[0], data))
+    for task_id in load_panel(panel, *config.opening(panel)).task_ids:
         print(task_id)
 
 

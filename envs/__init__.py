@@ -1,12 +1,14 @@
 """Text environments for language-model agents: `make_environment`, `load_panel`.
 
     env = make_environment("alfworld", data=PATH_OR_NONE)     # None: the embedded games
+    env = make_environment("webshop", settings=WebShopSettings(observation_mode="text_rich"))
     observation = env.reset(task_id, seed=0)
     step = env.step("go to desk 1")
     panel = load_panel("alfworld/valid_seen", data=PATH)
 
-An environment named in `ENVIRONMENTS` lives in a module with two functions: `open_environment(data, **options)` gives
-an `Environment`, `open_tasks(data)` its `TaskSource`. Both are imported only when asked for.
+An environment named in `ENVIRONMENTS` lives in a module with two functions: `open_environment(data)` gives an
+`Environment`, `open_tasks(data)` its `TaskSource`. One that has options takes its settings behind the data in both.
+Modules are imported only when asked for.
 """
 
 from __future__ import annotations
@@ -18,11 +20,13 @@ from typing import Any
 
 from envs.base import Environment, Observation, StepResult
 from envs.panels import Panel, TaskSource, make_panel
+from envs.settings import EnvironmentSettings
 from trajectories.errors import UserError
 
 __all__ = [
     "ENVIRONMENTS",
     "Environment",
+    "EnvironmentSettings",
     "Observation",
     "Panel",
     "StepResult",
@@ -41,42 +45,53 @@ ENVIRONMENTS = {
 }
 
 
-def make_environment(name: str, data: str | Path | None = None, **options: Any) -> Environment:
+Data = str | Path | None
+"""File or folder with an environment's data; None means what is embedded or installed."""
+
+
+def make_environment(name: str, data: Data = None, settings: EnvironmentSettings | None = None) -> Environment:
     """Open an environment in this process.
 
     Args:
         name: a key of `ENVIRONMENTS`.
-        data: file or folder with the environment's data; None means what is embedded or installed.
-        options: the environment's own; for alfworld `engine="native"` or `"textworld"`.
+        settings: the environment's own options, such as `AlfworldSettings(engine="textworld")`; None: its defaults.
 
     Raises:
         UserError: unknown name, or the data are missing or damaged.
     """
-    return _module(name).open_environment(data, **options)
+    return _module(name).open_environment(*_arguments(data, settings))
 
 
-def load_panel(name: str, data: str | Path | None = None) -> Panel:
+def load_panel(name: str, data: Data = None, settings: EnvironmentSettings | None = None) -> Panel:
     """The fixed task list of one split, for example `alfworld/valid_seen` or `alfworld/generated/heldout`.
 
     Raises:
         UserError: unknown environment or split, or the data are missing or damaged.
     """
     environment, _, split = name.partition("/")
-    return make_panel(environment, split, _module(environment).open_tasks(data))
+    tasks = _module(environment).open_tasks(*_arguments(data, settings))
+    return make_panel(environment, split, tasks, settings.task_options() if settings is not None else {})
 
 
-def training_panel(name: str, data: str | Path | None = None) -> Panel:
+def training_panel(name: str, data: Data = None, settings: EnvironmentSettings | None = None) -> Panel:
     """The panel to train on: that of `name`, or, where `name` is an environment only, the environment's own choice.
 
     Raises:
         UserError: as `load_panel`.
     """
-    return load_panel(name if "/" in name else f"{name}/{_module(name).open_tasks(data).train_split}", data)
+    if "/" not in name:
+        name = f"{name}/{_module(name).open_tasks(*_arguments(data, settings)).train_split}"
+    return load_panel(name, data, settings)
 
 
-def heldout_panel(environment: str, data: str | Path | None = None) -> Panel:
+def heldout_panel(environment: str, data: Data = None, settings: EnvironmentSettings | None = None) -> Panel:
     """The panel that a run evaluates, by the environment's own choice. Raises UserError."""
-    return load_panel(f"{environment}/{_module(environment).open_tasks(data).heldout_split}", data)
+    split = _module(environment).open_tasks(*_arguments(data, settings)).heldout_split
+    return load_panel(f"{environment}/{split}", data, settings)
+
+
+def _arguments(data: Data, settings: EnvironmentSettings | None) -> tuple[Any, ...]:
+    return (data,) if settings is None else (data, settings)
 
 
 def _module(name: str) -> ModuleType:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
-from typing import Protocol
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 
 class TaskSource(Protocol):
@@ -36,12 +38,14 @@ class Panel:
     Attributes:
         name: `environment/split`.
         task_ids: in evaluation order.
-        hash: SHA-256, in hex, over environment, split, ordered ids and the content of every task.
+        hash: SHA-256, in hex, over environment, split, ordered ids, the content of every task, and `options`.
+        options: the environment's options that make other tasks of the same ids, where they are not the defaults.
     """
 
     name: str
     task_ids: tuple[str, ...]
     hash: str
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def environment(self) -> str:
@@ -53,10 +57,12 @@ class Panel:
         return self.name.partition("/")[2]
 
 
-def make_panel(environment: str, split: str, tasks: TaskSource) -> Panel:
+def make_panel(environment: str, split: str, tasks: TaskSource, options: Mapping[str, Any]) -> Panel:
     """The panel of a whole split. Raises UserError if there is no such split, or a task is damaged."""
     task_ids = tasks.task_ids(split)
     digest = hashlib.sha256()
     for part in (environment, split, *(f"{task_id}\0{tasks.content_hash(task_id)}" for task_id in task_ids)):
         digest.update(part.encode() + b"\n")
-    return Panel(f"{environment}/{split}", task_ids, digest.hexdigest())
+    if options:  # defaults leave the hash as it was before there were options
+        digest.update(json.dumps(options, sort_keys=True).encode() + b"\n")
+    return Panel(f"{environment}/{split}", task_ids, digest.hexdigest(), options)

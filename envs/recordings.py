@@ -22,6 +22,7 @@ from typing import Any
 from envs import make_environment
 from envs.base import Environment
 from envs.experts import Demonstration
+from envs.settings import EnvironmentSettings
 from trajectories.errors import UserError
 
 READERS = {"alfworld": "envs.alfworld.recordings", "webshop": "envs.webshop.recordings"}
@@ -66,6 +67,7 @@ def import_recordings(
     environment: str,
     path: str | Path,
     data: str | Path | None = None,
+    settings: EnvironmentSettings | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Imported:
     """Play every recording of a file again.
@@ -75,7 +77,7 @@ def import_recordings(
     """
     if environment not in READERS:
         raise UserError(f"no recordings of {environment!r} can be imported; only those of {', '.join(READERS)}")
-    player = make_environment(environment, data)
+    player = make_environment(environment, data, settings)
     won: dict[str, Demonstration] = {}
     refused: Counter[Refusal] = Counter()
     for number, recording in enumerate(import_module(READERS[environment]).read_recordings(Path(path), data), start=1):

@@ -17,20 +17,23 @@ class LoraSettings(Settings):
     alpha: float = Field(default=32.0, gt=0)
     """Adapters are scaled by alpha / rank. Tuning: keep at twice the rank and change the learning rate instead."""
     target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-    """Names of the layers that get an adapter."""
+    """Names of the layers that get an adapter. Tuning: all linear layers, as here."""
 
 
 class PolicySettings(Settings):
     """The model that is trained."""
 
     model: str
-    """Directory or hub name of a Hugging Face causal language model."""
+    """Directory or hub name of a Hugging Face causal language model, or concerto-tiny. Tuning: an instruction-tuned one
+    with a chat template."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the computation and of published weights. Weights that train stay in float32 beside it."""
+    """Precision of the computation and of published weights. Weights that train stay in float32 beside it. Tuning:
+    bfloat16 on a GPU, with schedule.parity_tolerance=0.05; float32 on most CPUs."""
     lora: LoraSettings | None = None
     """Adapters instead of full weights. Tuning: ten times the learning rate of full weights."""
     gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: a third slower, several times less memory."""
+    """Recompute activations in the backward pass: a third slower, several times less memory. Tuning: switch it on where
+    a pass runs out of memory at a small token_budget."""
 
 
 class OptimizerSettings(Settings):
@@ -40,13 +43,14 @@ class OptimizerSettings(Settings):
     """Learning rate after warm-up. Tuning: 1e-6 to 1e-5 for full weights of a large model, 1e-4 for LoRA, 1e-3 for a
     model of a few million parameters."""
     weight_decay: float = Field(default=0.0, ge=0)
-    """Decoupled decay of matrices; vectors (norms, biases) never decay."""
+    """Decoupled decay of matrices, per unit of learning rate; vectors (norms, biases) never decay. Tuning: 0 for RL; up
+    to 0.1 for long SFT."""
     betas: tuple[float, float] = (0.9, 0.95)
-    """Decay rates of the two moments."""
+    """Decay rates of the two moments, per step. Tuning: leave them; a higher second one averages over more steps."""
     warmup_steps: int = Field(default=10, ge=0)
-    """Optimiser steps over which the learning rate rises linearly from 0."""
+    """Optimiser steps over which the learning rate rises linearly from 0. Tuning: some 5 % of all steps."""
     max_grad_norm: float = Field(default=1.0, gt=0)
-    """Gradients are scaled down to this global norm."""
+    """Gradients are scaled down to this global norm. Tuning: leave it at 1."""
     token_budget: int = Field(default=8192, ge=1)
     """Tokens (padding counted) in one forward pass; a longer sequence goes alone. Changes memory and speed, never the
     result. Tuning: as much as fits a GPU; some 1,000 on a CPU, whose caches larger passes leave."""
@@ -56,8 +60,11 @@ class RampSettings(Settings):
     """Linear from `start` to `end` over `steps` steps of its objective, `end` afterwards."""
 
     start: float = Field(default=1.0, ge=0)
+    """Value at the first step. Tuning: 1, unless the objective fades in."""
     end: float = Field(default=1.0, ge=0)
+    """Value from step number `steps` on. Tuning: 0.1 for a learning rate, 0 for an objective that fades out."""
     steps: int = Field(default=0, ge=0)
+    """Steps of its objective over which the value moves. Tuning: those of the stage; 0 takes `end` at once."""
 
     def at(self, step: int) -> float:
         """Value for the objective's step number `step`, counted from 0: with (1, 0, 4), step 1 gives 0.75."""
@@ -74,7 +81,8 @@ class ObjectiveSettings(Settings):
     lr_scale: RampSettings = RampSettings()
     """Factor of the learning rate in steps that this objective leads (GRPO leads mixed steps)."""
     max_sequences: int = Field(default=0, ge=0)
-    """Most sequences per step and worker, oldest first; the rest waits in the objective's queue. 0: all."""
+    """Sequences per step and worker at most, oldest first; the rest waits in the objective's queue. 0: all. Tuning: 0,
+    unless steps run out of time."""
 
 
 class SFTSettings(ObjectiveSettings):
@@ -86,27 +94,33 @@ class GRPOSettings(ObjectiveSettings):
 
     advantage: Literal["grpo", "dr_grpo", "rloo", "gigpo"] = "grpo"
     """How rewards of a group become advantages (learners/objectives/advantages.py). `gigpo` compares turns: every turn
-    must be a sequence of its own, as with windowed prompts."""
+    must be a sequence of its own, as with windowed prompts. Tuning: `grpo`; `dr_grpo` where success is rare, since it
+    does not divide by a spread that is nearly 0."""
     ratio: Literal["token", "sequence"] = "token"
-    """Importance ratio of every token, or its geometric mean over the sequence (GSPO)."""
+    """Importance ratio of every token, or its geometric mean over the sequence (GSPO). Tuning: `sequence` for
+    mixture-of-experts models, with clip ranges near 3e-4."""
     clip_low: float = Field(default=0.2, gt=0, le=1)
+    """The ratio earns nothing below 1 - clip_low. Tuning: 0.2; 3e-4 with ratio=sequence."""
     clip_high: float = Field(default=0.28, gt=0)
-    """The ratio earns nothing outside [1 - clip_low, 1 + clip_high]. Tuning: a higher upper end keeps exploration."""
+    """The ratio earns nothing above 1 + clip_high. Tuning: higher than clip_low keeps exploration; 4e-4 with
+    ratio=sequence."""
     ratio_cap: float = Field(default=2.0, ge=1)
-    """Truncated importance sampling: larger ratios count as this, which bounds what stale tokens can do."""
+    """Truncated importance sampling: larger ratios count as this, which bounds what stale tokens can do. Tuning: 2;
+    lower where max_staleness is above 1."""
     icepop_band: tuple[float, float] | None = None
     """Tokens whose ratio leaves this band do not train at all. Tuning: (0.5, 5) for mixture-of-experts models."""
     aggregation: Literal["token", "sequence", "constant"] = "token"
     """What is averaged: tokens, sequences (each the mean of its tokens), or sequences (each the sum of its tokens over
     `constant_length`). Tuning: `sequence` where failures are longer than successes, as in games with a turn limit."""
     constant_length: int = Field(default=1024, ge=1)
-    """Divisor of `constant` aggregation, in tokens."""
+    """Divisor of `constant` aggregation, in tokens. Tuning: about the tokens that an episode trains."""
     kl_weight: float = Field(default=0.0, ge=0)
-    """Weight of the k3 divergence from the weights that the run started from. Costs a second forward pass."""
+    """Weight of the k3 divergence from the weights that the run started from, in nats. Costs a second forward pass.
+    Tuning: 0, or up to 0.01 where the policy drifts into nonsense."""
     gamma: float = Field(default=0.95, ge=0, le=1)
-    """Discount a turn (`gigpo` only)."""
+    """Discount a turn (`gigpo` only). Tuning: 0.95 for episodes of tens of turns."""
     step_weight: float = Field(default=1.0, ge=0)
-    """Weight of step advantages beside episode advantages (`gigpo` only)."""
+    """Weight of step advantages beside episode advantages (`gigpo` only). Tuning: 1; 0 gives plain GRPO over turns."""
 
     @model_validator(mode="after")
     def _band_contains_one(self) -> GRPOSettings:

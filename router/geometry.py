@@ -1,12 +1,12 @@
 """Concentration statistics: how unevenly a trajectory's gradient is spread over the weight matrices.
 
-Each takes `norms` [S, N], the Frobenius norms of N >= 2 matrices for S trajectories (torch or numpy), and returns one
+Each takes `norms` [S, P], the Frobenius norms of P >= 2 matrices for S trajectories (torch or numpy), and returns one
 float64 value per trajectory, [S], on the device of `norms`. All are invariant to the scale of a row and to the order of
 its entries. `ids` name the trajectories in errors; without them a row's number does.
 
 Raises, all of them:
     UserError: a row is not finite, has a negative entry or is all zero, and the message names its trajectory; or
-        `norms` is no [S, N >= 2] array.
+        `norms` is no [S, P >= 2] array.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Statistic = Callable[[Norms, Many[str] | None], Tensor]
 
 
 def gini(norms: Norms, ids: Many[str] | None = None) -> Tensor:
-    """sum_k (2k - N - 1) x_k / (N sum_k x_k) over ascending x_k, k = 1..N; in [0, 1 - 1/N], 0 if all are equal.
+    """sum_k (2k - P - 1) x_k / (P sum_k x_k) over ascending x_k, k = 1..P; in [0, 1 - 1/P], 0 if all are equal.
 
     gini of (1, 2, 3) is (-2 * 1 + 0 * 2 + 2 * 3) / (3 * 6) = 2/9.
     """
@@ -39,7 +39,7 @@ def gini(norms: Norms, ids: Many[str] | None = None) -> Tensor:
 
 
 def kurtosis(norms: Norms, ids: Many[str] | None = None) -> Tensor:
-    """m4 / m2^2 with central moments m_p = mean (x - mean)^p (not "excess"); in [1, N - 2 + 1 / (N - 1)].
+    """m4 / m2^2 with central moments m_p = mean (x - mean)^p (not "excess"); in [1, P - 2 + 1 / (P - 1)].
 
     Raises:
         UserError: also where all entries of a row are equal, since m2 = 0.
@@ -51,13 +51,13 @@ def kurtosis(norms: Norms, ids: Many[str] | None = None) -> Tensor:
 
 
 def coefficient_of_variation(norms: Norms, ids: Many[str] | None = None) -> Tensor:
-    """std / mean with the population's standard deviation; in [0, sqrt(N - 1)], 0 if all are equal."""
+    """std / mean with the population's standard deviation; in [0, sqrt(P - 1)], 0 if all are equal."""
     x = _checked(norms, ids)
     return x.std(1, correction=0) / x.mean(1)
 
 
 def hoyer(norms: Norms, ids: Many[str] | None = None) -> Tensor:
-    """(sqrt N - l1 / l2) / (sqrt N - 1); in [0, 1], 0 if all are equal, 1 if one matrix has the whole gradient.
+    """(sqrt P - l1 / l2) / (sqrt P - 1); in [0, 1], 0 if all are equal, 1 if one matrix has the whole gradient.
 
     Hoyer's sparseness, JMLR 5 (2004).
     """
@@ -67,13 +67,13 @@ def hoyer(norms: Norms, ids: Many[str] | None = None) -> Tensor:
 
 
 def entropy(norms: Norms, ids: Many[str] | None = None) -> Tensor:
-    """-sum_k p_k log p_k / log N with p = x / sum x; in [0, 1]. It *falls* with concentration: 1 if all are equal."""
+    """-sum_k p_k log p_k / log P with p = x / sum x; in [0, 1]. It *falls* with concentration: 1 if all are equal."""
     share = _shares(norms, ids)
     return (-torch.xlogy(share, share).sum(1) / math.log(share.shape[1])).clamp(0.0, 1.0)
 
 
 def top_share(norms: Norms, ids: Many[str] | None = None) -> Tensor:
-    """Sum of the ceil(N / 10) largest norms over the sum of all; in [ceil(N / 10) / N, 1]."""
+    """Sum of the ceil(P / 10) largest norms over the sum of all; in [ceil(P / 10) / P, 1]."""
     share = _shares(norms, ids)
     return share.topk(math.ceil(0.1 * share.shape[1]), dim=1).values.sum(1)
 
@@ -84,10 +84,10 @@ def evenness_gap(norms: Norms, ids: Many[str] | None = None) -> Tensor:
 
 
 def per_entry(norms: Norms, sizes: Many[int]) -> Tensor:
-    """norm / sqrt(number of entries) of each matrix, float64 [S, N]: the ablation that removes the bias of shapes.
+    """norm / sqrt(number of entries) of each matrix, float64 [S, P]: the ablation that removes the bias of shapes.
 
     Args:
-        sizes: entries of each of the N matrices.
+        sizes: entries of each of the P matrices.
     """
     x = torch.as_tensor(norms)
     return x.double() / torch.tensor(sizes, dtype=torch.float64, device=x.device).sqrt()

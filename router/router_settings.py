@@ -37,32 +37,36 @@ class RouterSettings(Settings):
     """Which trajectories are imitated, and on which tasks the policy explores."""
 
     policy: PolicyName = "none"
-    """`median_split` is PRISM; the others are its controls. `none` trains on everything."""
+    """`median_split` is PRISM; the others are its controls. `none` trains on everything. Tuning: `median_split`, and
+    `random` beside it as the control."""
     mode: Literal["staged", "online"] = "staged"
     """`staged` routes the corpus once, by the base model, before the first stage; `online` routes every group of the
-    mixed stage by the weights of that step."""
+    mixed stage by the weights of that step. Tuning: `staged` is the published order."""
     routes: str | None = None
-    """File of `concerto route` that tells every trajectory's route, in place of a probe by this run."""
+    """File of `concerto route` that tells every trajectory's route, in place of a probe by this run. Tuning: share one
+    among the arms of a comparison."""
     metric: Metric = "gini"
-    """Concentration statistic of `median_split` and `inverse`."""
+    """Concentration statistic of `median_split` and `inverse`. Tuning: `gini` is published; compare by `--set
+    router.metric=…`."""
     share: float = Field(default=0.5, ge=0, le=1)
-    """Share of the trajectories that an online split sends to SFT."""
+    """Share of the trajectories that an online split sends to SFT. Tuning: 0.5 is the published median split."""
     window: int = Field(default=512, ge=2)
     """Latest scores of each environment of which an online split takes its quantile. Tuning: some ten steps' worth."""
     gate: float = Field(default=0.0, ge=0, le=1)
-    """`pass_rate`: a task that succeeds more often than this is explored."""
+    """`pass_rate`: success rate of a task above which it is explored. Tuning: 0 imitates only what never succeeds."""
     gate_episodes: PositiveInt = 8
-    """`pass_rate`, staged: episodes of every task of the corpus that the base model plays to find its rate."""
+    """`pass_rate`, staged: episodes of every task of the corpus that the base model plays to find its rate. Tuning: the
+    rate is known to within 1 / episodes."""
     mu: float = Field(default=0.1, ge=0, le=1)
-    """`chord`: weight of SFT beside 1 - mu of GRPO."""
+    """`chord`: weight of SFT beside 1 - mu of GRPO. Tuning: 0.1; more where demonstrations are few and good."""
     peak: float = Field(default=0.5, ge=0, le=1)
-    """`chord_scheduled`: greatest weight of SFT."""
+    """`chord_scheduled`: greatest weight of SFT. Tuning: 0.5, so that neither objective drowns the other."""
     valley: float = Field(default=0.02, ge=0, le=1)
-    """`chord_scheduled`: weight of SFT at the end."""
+    """`chord_scheduled`: weight of SFT at the end. Tuning: near 0."""
     warmup_steps: int = Field(default=200, ge=0)
-    """`chord_scheduled`: optimiser steps from 0 to the peak."""
+    """`chord_scheduled`: optimiser steps from 0 to the peak. Tuning: a third of the mixed steps."""
     decay_steps: int = Field(default=400, ge=0)
-    """`chord_scheduled`: optimiser steps from the peak to the valley."""
+    """`chord_scheduled`: optimiser steps from the peak to the valley. Tuning: the other two thirds."""
     token_budget: PositiveInt = 1024
     """Tokens (padding counted) in one pass of the probe. Changes memory and speed only. Tuning: as much as fits on a
     GPU; some 1,000 on a CPU."""

@@ -25,7 +25,7 @@ class Candidates:
         ids: their names.
         environments: the environment of each; thresholds that run are kept apart by it.
         step: optimiser steps taken so far.
-        norms: [n, matrices], gradient norms of the probe.
+        norms: [n, P], gradient norms of the probe.
         losses: [n], mean -log p of the trained tokens.
         pass_rates: [n], share of each task's rollouts that succeeded, in [0, 1].
     Raises:

@@ -43,7 +43,7 @@ class NormRecorder:
         """
         Args:
             lengths: tokens of each row of the batch.
-            layers: the linear layers to measure; inputs [B, L, in], outputs [B, L, out].
+            layers: the linear layers to measure; inputs [B, T, in], outputs [B, T, out].
         """
         self._lengths = tuple(lengths)
         self._layers = tuple(layers)

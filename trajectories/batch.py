@@ -14,15 +14,15 @@ from trajectories.types import Sequence
 
 @dataclass(frozen=True, slots=True)
 class PaddedBatch:
-    """B sequences, padded on the right to L tokens, and their N trained tokens, flattened in row order.
+    """B sequences, padded on the right to T tokens, and their N trained tokens, flattened in row order.
 
     Attention is causal, so no token ever sees padding and no mask is needed.
 
     Attributes:
         lengths: tokens of each sequence.
         trained: trained tokens of each sequence; they sum to N.
-        input_ids: int64 [B, L].
-        positions: int64 [N], index into the flattened [B * L] of the position that predicts each trained token.
+        input_ids: int64 [B, T].
+        positions: int64 [N], index into the flattened [B * T] of the position that predicts each trained token.
         targets: int64 [N], the trained tokens.
         rows: int64 [N], row of each trained token.
         temperature: float32 [N].

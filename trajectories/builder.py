@@ -7,7 +7,7 @@ was sent before; `align` decides what to do about it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, Protocol
@@ -29,13 +29,20 @@ class PromptSettings(Settings):
 
     mode: Literal["transcript", "windowed"] = "transcript"
     """`transcript`: one append-only conversation an episode, one training sequence. `windowed`: one prompt a turn with
-    the last `window` steps, one training sequence a turn; for episodes longer than the model's context."""
+    the last `window` steps, one training sequence a turn; for episodes longer than the model's context. Tuning:
+    `transcript` as long as episodes fit, since it trains an episode in one pass."""
     system: str = ""
-    """System message; empty leaves it to the chat template."""
+    """System message; empty leaves it to the chat template. Tuning: say what the actions look like where a model does
+    not know."""
     window: int = Field(default=2, ge=0)
-    """Steps shown before the current one, in windowed mode."""
+    """Steps shown before the current one, in windowed mode. Tuning: 2 as in published baselines; more remember more and
+    cost tokens."""
     list_actions: bool = False
-    """Write the admissible actions under every observation. Costs many tokens; large models profit."""
+    """Write the admissible actions under every observation. Tuning: costs many tokens; large models profit."""
+    chat_template_kwargs: Mapping[str, Any] = Field(default_factory=dict)
+    """What the model's chat template reads besides the messages, as in {enable_thinking: false} for Qwen3. Tuning: a
+    model that reasons before it acts needs a higher rollout.max_response_tokens; switch its reasoning off for one that
+    answers with the bare action."""
 
 
 class Observed(Protocol):
@@ -190,6 +197,9 @@ class _Builder:
         self._drafts[-1].add_response(ids, values, version)
         return ids
 
+    def _render(self, messages: list[Message]) -> str:
+        return self._tokenizer.render(messages, options=self._config.chat_template_kwargs)
+
     def _system(self) -> list[Message]:
         return [{"role": "system", "content": self._config.system}] if self._config.system else []
 
@@ -211,7 +221,7 @@ class TranscriptBuilder(_Builder):
     def begin(self, observation: Observed) -> None:
         self._messages = [*self._system(), {"role": "user", "content": self._observation_text(observation)}]
         draft = self._drafts[-1]
-        draft.prompt = self._tokenizer.render(self._messages)
+        draft.prompt = self._render(self._messages)
         draft.add_prompt(self._tokenizer.encode(draft.prompt))
 
     def add_response(self, token_ids: npt.ArrayLike, logprobs: npt.ArrayLike, version: int, finished: bool) -> str:
@@ -224,7 +234,7 @@ class TranscriptBuilder(_Builder):
         draft = self._drafts[-1]
         draft.close_turn(reward, state_hash, action_valid)
         self._messages.append({"role": "user", "content": self._observation_text(observation)})
-        rendered = self._tokenizer.render(self._messages)
+        rendered = self._render(self._messages)
         response_ids = draft.token_ids[draft.turns[-1].start :]
         alignment = align(self._tokenizer, draft.prompt, response_ids, rendered)
         if alignment.kind is AlignmentKind.FORK:
@@ -245,7 +255,7 @@ class WindowedBuilder(_Builder):
 
     def begin(self, observation: Observed) -> None:
         self._observations = [observation]
-        self._drafts[-1].add_prompt(self._render())
+        self._drafts[-1].add_prompt(self._window())
 
     def add_response(self, token_ids: npt.ArrayLike, logprobs: npt.ArrayLike, version: int, finished: bool) -> str:
         action = self._tokenizer.action(self._record(token_ids, logprobs, version))
@@ -256,9 +266,9 @@ class WindowedBuilder(_Builder):
         self._drafts[-1].close_turn(reward, state_hash, action_valid)
         self._observations.append(observation)
         self._drafts.append(_Draft())
-        self._drafts[-1].add_prompt(self._render())
+        self._drafts[-1].add_prompt(self._window())
 
-    def _render(self) -> list[int]:
+    def _window(self) -> list[int]:
         taken = len(self._actions)
         shown = range(max(0, taken - self._config.window), taken)
         lines = [self._observations[0].text] if taken else []
@@ -268,7 +278,7 @@ class WindowedBuilder(_Builder):
         lines += [f"> {self._actions[step]}" for step in shown[-1:]]
         lines.append(self._observation_text(self._observations[-1]))
         user: Message = {"role": "user", "content": "\n".join(lines)}
-        return self._tokenizer.encode(self._tokenizer.render([*self._system(), user]))
+        return self._tokenizer.encode(self._render([*self._system(), user]))
 
 
 def make_builder(tokenizer: ChatTokenizer, config: PromptSettings) -> PromptBuilder:

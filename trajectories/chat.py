@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
-from typing import TYPE_CHECKING, TypedDict
+import re
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from trajectories.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -44,11 +49,13 @@ class ChatTokenizer:
 
         return cls(AutoTokenizer.from_pretrained(model))
 
-    def render(self, messages: list[Message], generation_prompt: bool = True) -> str:
-        """The conversation as text, by default up to where the assistant speaks."""
+    def render(
+        self, messages: list[Message], generation_prompt: bool = True, options: Mapping[str, Any] | None = None
+    ) -> str:
+        """The conversation as text, by default up to where the assistant speaks; `options` go to the template."""
         conversation = [{"role": message["role"], "content": message["content"]} for message in messages]
         text = self._tokenizer.apply_chat_template(
-            conversation, tokenize=False, add_generation_prompt=generation_prompt
+            conversation, tokenize=False, add_generation_prompt=generation_prompt, **(options or {})
         )
         assert isinstance(text, str)
         return text
@@ -72,6 +79,18 @@ class ChatTokenizer:
         text = self._tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         assert isinstance(text, str)
         return text.strip()
+
+    def check_options(self, options: Iterable[str]) -> None:
+        """Raises UserError for the name of an option that the chat template does not read, or that is not free."""
+        taken = {*inspect.signature(self._tokenizer.apply_chat_template).parameters, "messages"}
+        for name in options:
+            if name in taken:
+                raise UserError(f"rollout.prompt.chat_template_kwargs cannot set {name!r}: leave it out")
+            if not re.search(rf"\b{re.escape(name)}\b", str(self._tokenizer.chat_template)):
+                raise UserError(
+                    f"the chat template of {self._tokenizer.name_or_path or 'this model'} does not read {name!r}: look "
+                    "there for the right name, or leave it out of rollout.prompt.chat_template_kwargs"
+                )
 
     @property
     def fingerprint(self) -> str:

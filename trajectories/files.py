@@ -25,11 +25,11 @@ def written_aside(target: Path) -> Iterator[Path]:
             shutil.rmtree(target)
         aside.replace(target)
     finally:
-        _remove(aside)
+        _remove(aside, ignore_errors=True)  # what raised says more than what hinders cleaning up
 
 
-def _remove(path: Path) -> None:
+def _remove(path: Path, ignore_errors: bool = False) -> None:
     if path.is_dir():
-        shutil.rmtree(path)
+        shutil.rmtree(path, ignore_errors)
     else:
         path.unlink(missing_ok=True)

@@ -16,7 +16,7 @@ from cluster.runtime.session import (
     open_fleet,
     ray_cluster,
 )
-from envs import Panel, load_panel
+from envs import Panel, load_panel, make_environment
 from trajectories.errors import UserError
 
 
@@ -30,8 +30,9 @@ def run_evaluation(
     if out.is_dir():
         raise UserError(f"{out} is a directory: name a JSON file with --out.")
     model = resolve_model(config.policy.model)
-    load_tokenizer(model)
-    panel = load_panel(panel_name, config.data.get(panel_name.partition("/")[0]))
+    load_tokenizer(model, config.rollout.prompt)
+    panel = load_panel(panel_name, *config.opening(panel_name))
+    make_environment(panel.environment, *config.opening(panel_name)).close()  # whatever is missing is told now
     passes = (Sampling(0.0, config.seed), Sampling(temperature, config.seed))
     with ray_cluster(config.placement):
         results = asyncio.run(_evaluate(config, model, panel, limit, passes, console))

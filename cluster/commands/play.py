@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from rich.console import Console
 
+from cluster.config.run import RunSettings
 from envs import make_environment
 
 HELP = "Type an action, `?` for what is possible here, or nothing to leave."
 
 
-def play_task(environment: str, task_id: str, data: Path | None, console: Console) -> None:
+def play_task(config: RunSettings, environment: str, task_id: str, console: Console) -> None:
     """Play one task in the terminal, to its end or until an empty line. Raises UserError for an unknown task."""
-    player = make_environment(environment, data)
+    player = make_environment(environment, *config.opening(environment))
     observation = player.reset(task_id)
     console.print(observation.text, highlight=False, markup=False)
     console.print(f"\n[dim]{HELP}[/dim]", highlight=False)

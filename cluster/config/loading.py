@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from cluster.config.run import RunSettings
 from cluster.inputs.models import TINY
 from router.router_settings import RouterSettings
 from trajectories.errors import UserError, did_you_mean
+from trajectories.settings import Settings
 
 DEFAULTS = {"policy": {"model": TINY}}
 
@@ -69,10 +70,10 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
-def keys(model: type[BaseModel] = RunSettings, prefix: str = "") -> Iterator[str]:
+def keys(model: type[Settings] = RunSettings, prefix: str = "") -> Iterator[str]:
     """All dotted keys of the configuration."""
     for name, field in model.model_fields.items():
-        section = _section(field.annotation)
+        section = section_of(field.annotation)
         if section is not None:
             yield from keys(section, f"{prefix}{name}.")
         else:
@@ -108,10 +109,10 @@ def _parse_override(override: str) -> dict[str, Any]:
     return value
 
 
-def _section(annotation: Any) -> type[BaseModel] | None:
+def section_of(annotation: Any) -> type[Settings] | None:
     """The section behind an annotation `Model` or `Model | None`."""
     for kind in (annotation, *get_args(annotation)):
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
+        if isinstance(kind, type) and issubclass(kind, Settings):
             return kind
     return None
 

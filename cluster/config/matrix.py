@@ -20,9 +20,11 @@ class MatrixSettings(Settings):
     """What `concerto compare` reads."""
 
     preset: str = "local"
+    """Preset that every run starts from: local, gpu or cluster."""
     settings: dict[str, Any] = Field(default_factory=dict)
     """Settings of every run, on top of the preset: sections as in `--config`."""
     seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
+    """Seeds; every arm is trained with each. Tuning: three or more, since single runs differ by several points."""
     arms: dict[ArmName, dict[str, Any]] = Field(min_length=1)
     """What each arm changes, by its name."""
     reference: str | None = None
@@ -42,7 +44,7 @@ class MatrixSettings(Settings):
             if _played(config) != _played(first[1]):
                 raise UserError(
                     f"{name} and {first[0]} are evaluated on other games, or otherwise: give both the same tasks, "
-                    "evaluation.panels, limit and temperature."
+                    "environments, evaluation.panels, limit and temperature."
                 )
         return runs
 
@@ -54,10 +56,11 @@ class MatrixSettings(Settings):
             raise UserError(f"arm {arm}: {error}") from None
 
 
-def _played(config: RunSettings) -> tuple[tuple[str, ...], int | None, float]:
+def _played(config: RunSettings) -> tuple[Any, ...]:
     """How a run is evaluated: panels, or the environments whose held-out panels are; how much of them; and how."""
     evaluation = config.evaluation
-    return config.tasks if evaluation.panels is None else evaluation.panels, evaluation.limit, evaluation.temperature
+    panels = config.tasks if evaluation.panels is None else evaluation.panels
+    return panels, evaluation.limit, evaluation.temperature, config.environments
 
 
 def load_matrix(path: Path) -> MatrixSettings:

@@ -9,11 +9,12 @@ from pydantic import Field, field_validator, model_validator
 from actors.rollout_group import RolloutSettings
 from cluster.config.sections import (
     CheckpointSettings,
+    EnvironmentsSettings,
     EvaluationSettings,
     PlacementSettings,
     ScheduleSettings,
 )
-from envs import ENVIRONMENTS
+from envs import ENVIRONMENTS, EnvironmentSettings
 from learners.learner_settings import GRPOSettings, OptimizerSettings, PolicySettings, SFTSettings
 from learners.rewards.reward_settings import RewardSettings
 from router.router_settings import RouterSettings
@@ -25,11 +26,16 @@ class RunSettings(Settings):
     """All of a run. `concerto train --set section.key=value` changes any of it."""
 
     seed: int = 0
-    """Seed of task order, sampling and learner."""
+    """Seed of task order, sampling and learner. Tuning: differences between methods mean something over three seeds or
+    more."""
     tasks: tuple[str, ...] = Field(default=("alfworld",), min_length=1)
-    """What to train on, in equal shares: environments, as in [alfworld, webshop], or panels, as in [alfworld/train]."""
+    """What to train on, in equal shares: environments, as in [alfworld, webshop], or panels, as in [alfworld/train].
+    Tuning: an environment's own name gives its training panel."""
     data: dict[str, str] = Field(default_factory=dict)
-    """Path of an environment's data, as in data.webshop=DIR; without one, what is installed or embedded is played."""
+    """Path of an environment's data, as in data.webshop=DIR; without one, what is installed or embedded is played.
+    Tuning: `concerto data alfworld` and `concerto data webshop` install the official data, which no path need name
+    then."""
+    environments: EnvironmentsSettings = EnvironmentsSettings()
     policy: PolicySettings
     learner: OptimizerSettings = OptimizerSettings()
     sft: SFTSettings = SFTSettings()
@@ -41,6 +47,12 @@ class RunSettings(Settings):
     evaluation: EvaluationSettings = EvaluationSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
     placement: PlacementSettings = PlacementSettings()
+
+    def opening(self, name: str) -> tuple[str | None, EnvironmentSettings | None]:
+        """Data and options of the environment of `name`, an environment or a panel: what `envs.make_environment` and
+        `envs.load_panel` take behind the name."""
+        environment = name.partition("/")[0]
+        return self.data.get(environment), getattr(self.environments, environment, None)
 
     @field_validator("tasks", mode="before")
     @classmethod

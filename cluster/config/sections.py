@@ -10,6 +10,8 @@ from typing import Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from envs.alfworld.settings import AlfworldSettings
+from envs.webshop.settings import WebShopSettings
 from trajectories.settings import Settings
 
 StageName = Literal["sft", "mixed", "grpo"]
@@ -32,38 +34,55 @@ class Stage(Settings):
         return self.name != "grpo"
 
 
+class EnvironmentsSettings(Settings):
+    """Options of the environments that have some."""
+
+    alfworld: AlfworldSettings = AlfworldSettings()
+    webshop: WebShopSettings = WebShopSettings()
+
+
 class ScheduleSettings(Settings):
     """The stages, in the order SFT, mixed, GRPO, and the groups of rollouts that feed them. 0 steps: no stage."""
 
     sft_steps: int = Field(default=0, ge=0)
-    """Learner steps on expert demonstrations."""
+    """Learner steps on expert demonstrations. Tuning: until the loss on them levels off, some two passes over the
+    demonstrations."""
     mixed_steps: int = Field(default=0, ge=0)
-    """Learner steps on demonstrations and rollouts at once."""
+    """Learner steps on demonstrations and rollouts at once. Tuning: needed by CHORD and by online routing; else 0."""
     grpo_steps: int = Field(default=100, ge=0)
-    """Learner steps on rollouts."""
+    """Learner steps on rollouts. Tuning: as many as the evaluated success keeps rising."""
     demonstrations: PositiveInt = 256
-    """Training tasks whose expert demonstration is used, of all environments together. More is better until they no
-    longer fit the object store."""
+    """Training tasks whose expert demonstration is used, of all environments together. Tuning: more is better until
+    they no longer fit the object store."""
     demonstrations_file: str | None = None
-    """Recorded demonstrations, made by `concerto data import`: all of them, instead of the experts' own."""
+    """File of recorded demonstrations, made by `concerto data import`: all of them, instead of the experts' own.
+    Tuning: for environments whose own expert is weaker than the recorded one."""
     sft_batch: PositiveInt = 16
-    """Sequences of demonstrations per learner step: whole ones, or single turns with windowed prompts."""
+    """Sequences of demonstrations per learner step: whole ones, or single turns with windowed prompts. Tuning: 16 to
+    64; with windowed prompts, that times the turns of an episode."""
     groups_per_step: PositiveInt = 8
-    """Groups per learner step. More makes steps steadier and slower."""
+    """Groups per learner step. Tuning: more makes steps steadier and slower."""
     group_size: int = Field(default=8, ge=2)
-    """Episodes of one task that are compared with each other."""
+    """Episodes of one task that are compared with each other. Tuning: 8 to 16; more finds rare successes and costs as
+    many episodes."""
     min_group: int = Field(default=2, ge=2)
-    """Members that a group needs in spite of failed episodes; below, its task is played again."""
+    """Members that a group needs in spite of failed episodes; below, its task is played again. Tuning: half of
+    group_size where environments fail often."""
     max_attempts: PositiveInt = 2
-    """How often such a task is played before it is given up."""
+    """Times that such a task is played before it is given up. Tuning: raise it for environments that fail now and
+    then."""
     max_staleness: int = Field(default=1, ge=0)
-    """Learner steps by which training data may be older than the weights; 0 waits for every batch, 1 overlaps."""
+    """Learner steps by which training data may be older than the weights; 0 waits for every batch, 1 overlaps. Tuning:
+    1, unless a method must be strictly on-policy."""
     temperature: PositiveFloat = 1.0
-    """Temperature of sampling in training rollouts."""
+    """Temperature of sampling in training rollouts. Tuning: 1.0, since losses expect samples of the policy itself;
+    lower explores less."""
     group_timeout_s: PositiveFloat = 900.0
-    """Seconds without a group of `min_group` members or more after which the run stops."""
+    """Seconds without a group of `min_group` members or more after which the run stops. Tuning: several times the
+    seconds that an episode takes."""
     parity_tolerance: PositiveFloat = 1e-3
-    """Greatest difference between engine and learner log-probabilities after a publication; 0.05 suits bfloat16."""
+    """Greatest difference between engine and learner log-probabilities after a publication, in nats. Tuning: 1e-3 for
+    float32, 0.05 for bfloat16."""
 
     @model_validator(mode="after")
     def _a_group_can_be_accepted(self) -> ScheduleSettings:
@@ -93,42 +112,59 @@ class EvaluationSettings(Settings):
     """Evaluation of whole panels."""
 
     panels: tuple[str, ...] | None = None
-    """Panels such as alfworld/valid_seen; [] leaves evaluation out. None: the held-out panel of each environment."""
+    """Panels such as alfworld/valid_seen; [] leaves evaluation out. Null: the held-out panel of each environment.
+    Tuning: all panels that results will be reported on, and no training panel."""
     limit: PositiveInt | None = None
-    """Only the first so many tasks of each panel."""
+    """Tasks of each panel that are played, from the first on; null: all. Tuning: whole panels for results; 100 to watch
+    a run."""
     temperature: float = Field(default=0.0, ge=0)
-    """Temperature of sampling; 0 is greedy."""
+    """Temperature of sampling; 0 is greedy. Tuning: what the results you compare with used."""
     stages: bool = True
-    """Before training and after every stage; otherwise after the last one only."""
+    """Play before training and after every stage; otherwise after the last one only. Tuning: leave it on, unless panels
+    take longer than training."""
     every: int = Field(default=0, ge=0)
-    """Learner steps after which panels are played within a stage too; 0 for never."""
+    """Learner steps after which panels are played within a stage too; 0 for never. Tuning: ten evaluations in a
+    run give a curve."""
 
 
 class CheckpointSettings(Settings):
     """What a run keeps."""
 
     every: PositiveInt = 1
-    """Learner steps between checkpoints."""
+    """Learner steps between checkpoints. Tuning: writing one should take a small share of the time between two."""
     keep: PositiveInt = 2
-    """Newest checkpoints that stay."""
+    """Newest checkpoints that stay. Tuning: 2, so that one is whole whatever happens; each takes the weights and twice
+    as much for AdamW."""
 
 
 class PlacementSettings(Settings):
     """Actors and what each demands of the cluster. CPUs and GPUs may be fractions; two halves share one."""
 
     address: str | None = None
-    """Ray cluster to join: `auto`, `host:port`; none starts a private one on this machine."""
+    """Ray cluster to join: `auto`, `host:port`; null starts a private one on this machine. Tuning: `auto` within `ray
+    job submit`."""
     rollout_actors: PositiveInt = 1
+    """Rollout actors, each with an engine of its own. Tuning: until playing a batch takes no longer than a learner
+    step."""
     rollout_cpus: float = Field(default=1.0, ge=0)
+    """CPUs of a rollout actor. Tuning: 1 on a CPU, 4 beside a GPU."""
     rollout_gpus: float = Field(default=0.0, ge=0, le=1)
-    """GPUs of a rollout actor, whose engine runs on one or a part of one."""
+    """GPUs of a rollout actor, whose engine runs on one or a part of one. Tuning: 0.5 where a learner shares the GPU,
+    with rollout.engine.gpu_memory_utilization about 0.4; else 1."""
     environment_hosts: PositiveInt = 1
-    """Processes that hold environments, shared by all rollout actors."""
+    """Processes that hold environments, shared by all rollout actors. Tuning: until waiting for environments is a small
+    share of an episode's seconds."""
     environment_cpus: float = Field(default=0.25, ge=0)
+    """CPUs of an environment process. Tuning: 1 where there are many; a fraction on one machine."""
     learner_workers: PositiveInt = 1
+    """Learner workers; the policy and its batches are sharded over them. Tuning: until weights, gradients and AdamW's
+    state fit."""
     learner_cpus: float = Field(default=0.5, ge=0)
+    """CPUs of a learner worker. Tuning: 4 beside a GPU."""
     learner_gpus: float = Field(default=0.0, ge=0)
+    """GPUs of a learner worker. Tuning: 0.5 where an engine shares the GPU; else 1."""
     wait_s: float = Field(default=60.0, ge=0)
-    """Seconds to wait for resources before giving up."""
+    """Seconds to wait for resources before giving up. Tuning: minutes on a cluster that starts nodes on demand."""
     start_timeout_s: PositiveFloat = 600.0
-    """Seconds that engines and learner workers may take to start."""
+    """Seconds that engines and learner workers may take to start. Tuning: raise it for large checkpoints on slow
+    disks."""

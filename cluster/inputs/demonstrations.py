@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.loop.tasks import TaskMixture, index_at
-from envs import Panel, make_environment
+from envs import EnvironmentSettings, Panel, make_environment
 from envs.experts import Demonstration, play_expert
 from trajectories.builder import DemonstratedStep, PromptSettings, add_demonstration, make_builder
 from trajectories.chat import ChatTokenizer
@@ -68,12 +68,12 @@ class ExpertPlay:
 
     Attributes:
         tasks: each panel gives an equal share, its tasks in a seeded order.
-        data: path of an environment's data, where it is not the default.
+        opening: data and options of an environment, as `RunSettings.opening` gives them.
         count: won demonstrations wanted, of all panels together.
     """
 
     tasks: TaskMixture
-    data: Mapping[str, str]
+    opening: Callable[[str], tuple[str | None, EnvironmentSettings | None]]
     count: int
     max_turns: int
     seed: int
@@ -114,7 +114,7 @@ def _of_panel(
     """`wanted` demonstrations, or as many as the expert wins."""
     found: list[Demonstrated] = []
     tried = 0
-    player: Any = make_environment(panel.environment, play.data.get(panel.environment))
+    player: Any = make_environment(panel.environment, *play.opening(panel.environment))
     while len(found) < wanted and tried < len(panel.task_ids):
         task_id = panel.task_ids[index_at(len(panel.task_ids), play.seed, tried)]
         tried += 1

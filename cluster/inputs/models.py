@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from trajectories.errors import UserError, first_line
 
 if TYPE_CHECKING:
+    from trajectories.builder import PromptSettings
     from trajectories.chat import ChatTokenizer
 
 TINY = "concerto-tiny"
@@ -34,17 +35,21 @@ def resolve_model(name: str) -> str:
     )
 
 
-def load_tokenizer(model: str) -> ChatTokenizer:
-    """The tokenizer of what `resolve_model` gave. Raises UserError when it cannot be had or knows no chat."""
+def load_tokenizer(model: str, prompt: PromptSettings | None = None) -> ChatTokenizer:
+    """The tokenizer of what `resolve_model` gave. Raises UserError when it cannot be had, knows no chat, or its chat
+    template does not read what `prompt` passes to it."""
     from trajectories.chat import ChatTokenizer  # here, because it takes seconds
 
     try:
-        return ChatTokenizer.from_pretrained(model)
+        tokenizer = ChatTokenizer.from_pretrained(model)
     except (OSError, ValueError) as error:
         raise UserError(
             f"the tokenizer of {model} cannot be used ({first_line(error)}): check the name, or save "
             "one that has a chat template beside the model."
         ) from None
+    if prompt is not None:
+        tokenizer.check_options(prompt.chat_template_kwargs)
+    return tokenizer
 
 
 def _check_directory(path: Path) -> None:

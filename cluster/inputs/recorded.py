@@ -6,6 +6,7 @@ a run with others refuses it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,19 +24,20 @@ from trajectories.ids import demonstrated_task
 from trajectories.schema import SEQUENCES, sequences_to_table
 from trajectories.store import write_parquet
 
-TOKENIZER, PROMPT = b"concerto.tokenizer", b"concerto.prompt"
+TOKENIZER, PROMPT, OPTIONS = b"concerto.tokenizer", b"concerto.prompt", b"concerto.options"
 
 
 def import_demonstrations(config: RunSettings, environment: str, source: Path, out: Path, console: Console) -> None:
     """Replay the recordings in `source` and write those that win to `out`.
 
     Raises:
-        UserError: the file or the environment's data cannot be read.
-        UserError: no model, or nothing that can be imitated; nothing is written.
+        UserError: the file or the environment's data cannot be read, there is no model, or nothing that can be
+            imitated; nothing is written.
     """
     model, rollout = resolve_model(config.policy.model), config.rollout
-    transcriber = Transcriber(load_tokenizer(model), rollout.prompt, rollout.engine.max_model_len)
-    imported = import_recordings(environment, source, config.data.get(environment))
+    transcriber = Transcriber(load_tokenizer(model, rollout.prompt), rollout.prompt, rollout.engine.max_model_len)
+    data, settings = config.opening(environment)
+    imported = import_recordings(environment, source, data, settings)
     episodes = [transcriber.sequences(demonstration, f"{environment}/{task}") for task, demonstration in imported.won]
     fitting = [episode for episode in episodes if transcriber.fits(episode)]
     left_out = [f"{count} {reason}" for reason, count in imported.refused.items()]
@@ -45,18 +47,21 @@ def import_demonstrations(config: RunSettings, environment: str, source: Path, o
     if not fitting:
         raise UserError(f"no recording in {source} can be imported: name other --data.{reasons}")
     table = sequences_to_table(sequence for episode in fitting for sequence in episode)
-    write_parquet(out, table.replace_schema_metadata(_metadata(transcriber)))
+    options = json.dumps({environment: settings.task_options() if settings is not None else {}})
+    write_parquet(out, table.replace_schema_metadata(_metadata(transcriber) | {OPTIONS: options.encode()}))
     console.print(f"Imported {len(fitting)} recordings to {out}.{reasons}", highlight=False)
 
 
-def read_recorded(path: Path, transcriber: Transcriber, evaluated: Sequence[Panel] = ()) -> pa.Table:
+def read_recorded(
+    path: Path, transcriber: Transcriber, evaluated: Sequence[Panel] = (), trained: Sequence[Panel] = ()
+) -> pa.Table:
     """The sequences in a file of `import_demonstrations`.
 
     Args:
         transcriber: how the run makes sequences; the file must have been made alike.
     Raises:
-        UserError: no such file, it was made for another tokenizer or prompt, a demonstration is too long, or it solves
-            a task that is `evaluated`.
+        UserError: no such file, it was made for another tokenizer or prompt, with other options of an environment that
+            is `trained`, a demonstration is too long, or it solves a task that is `evaluated`.
     """
     try:
         table = pq.read_table(path)
@@ -73,6 +78,13 @@ def read_recorded(path: Path, transcriber: Transcriber, evaluated: Sequence[Pane
             raise UserError(
                 f"{path} was made for another {key.decode().rpartition('.')[2]}: import the recordings again with this "
                 "run's policy.model and rollout.prompt."
+            )
+    options = json.loads(metadata.get(OPTIONS, b"{}"))
+    for panel in trained:
+        if options.get(panel.environment, panel.options) != panel.options:
+            raise UserError(
+                f"{path} was made with other options of {panel.environment}: import the recordings again with this "
+                f"run's environments.{panel.environment}."
             )
     if (most := max(map(len, table["token_ids"]), default=0)) >= transcriber.longest:
         raise UserError(

@@ -23,7 +23,7 @@ def reward_channels(config: RunSettings, tasks: TaskMixture) -> tuple[str, ...]:
     """
     reward = config.reward
     given = {
-        panel.environment: make_environment(panel.environment, config.data.get(panel.environment)).reward_names
+        panel.environment: make_environment(panel.environment, *config.opening(panel.environment)).reward_names
         for panel in tasks.panels
     }
     wanted = {"channels": reward.channels, "weights": tuple(reward.weights)}

@@ -63,19 +63,19 @@ class Plan:
         """Recorded demonstrations. Raises UserError when they do not fit this run."""
         file = self.config.schedule.demonstrations_file
         assert file is not None
-        return read_recorded(Path(file), self.transcriber, self.eval_panels)
+        return read_recorded(Path(file), self.transcriber, self.eval_panels, self.tasks.panels)
 
 
 def plan_run(config: RunSettings, run_dir: Path, resume: bool) -> Plan:
-    """Check model, data and run directory. Raises UserError or UserError."""
+    """Check model, data and run directory. Raises UserError."""
     if not config.schedule.stages:
         raise UserError(
             "the schedule has no steps: set schedule.sft_steps, schedule.mixed_steps or schedule.grpo_steps."
         )
     check_router(config.router, config.schedule)
     model = resolve_model(config.policy.model)
-    load_tokenizer(model)
-    tasks = TaskMixture(tuple(training_panel(name, _data(config, name)) for name in config.tasks))
+    load_tokenizer(model, config.rollout.prompt)
+    tasks = TaskMixture(tuple(training_panel(name, *config.opening(name)) for name in config.tasks))
     panels = {panel.name: panel.hash for panel in tasks.panels}
     if len(panels) < len(tasks.panels):
         raise UserError(f"tasks={','.join(config.tasks)} names a panel twice: shares are equal, so name each once.")
@@ -104,14 +104,9 @@ def plan_run(config: RunSettings, run_dir: Path, resume: bool) -> Plan:
 
 def _eval_panels(config: RunSettings, tasks: TaskMixture) -> tuple[Panel, ...]:
     if config.evaluation.panels is not None:
-        return tuple(load_panel(name, _data(config, name)) for name in config.evaluation.panels)
+        return tuple(load_panel(name, *config.opening(name)) for name in config.evaluation.panels)
     environments = dict.fromkeys(panel.environment for panel in tasks.panels)
-    return tuple(heldout_panel(name, _data(config, name)) for name in environments)
-
-
-def _data(config: RunSettings, name: str) -> str | None:
-    """The data of the environment of a panel."""
-    return config.data.get(name.partition("/")[0])
+    return tuple(heldout_panel(name, *config.opening(name)) for name in environments)
 
 
 def _check_same_run(config: RunSettings, run_dir: Path) -> None:

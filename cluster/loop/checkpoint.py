@@ -17,6 +17,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from trajectories.errors import UserError
+from trajectories.files import written_aside
 
 FORMAT = 2
 LEARNER, READY = "learner", "ready"
@@ -88,19 +89,14 @@ async def save_checkpoint(
     """Write the checkpoint of `manifest.step`, then delete all but the newest `keep`.
 
     `save_learner` and `save_data` write the learner's part and the ready groups, each to a folder; what the manifest
-    counts must lie on disk when they return. A checkpoint is complete as soon as it has its name: a crash before leaves
-    only a folder that starts with `.tmp-`.
+    counts must lie on disk when they return. A checkpoint is complete as soon as it has its name.
     """
     target = step_dir(run_dir, manifest.step)
-    aside = target.with_name(f".tmp-{target.name}")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    await save_learner(aside / LEARNER)
-    await save_data(aside / READY)
-    (aside / "manifest.json").write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
-    if target.exists():
-        shutil.rmtree(target)
-    aside.replace(target)
+    with written_aside(target) as aside:
+        aside.mkdir()
+        await save_learner(aside / LEARNER)
+        await save_data(aside / READY)
+        (aside / "manifest.json").write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
     for old in _complete_steps(run_dir)[:-keep]:
         shutil.rmtree(step_dir(run_dir, old))
     return target

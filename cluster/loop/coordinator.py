@@ -129,14 +129,16 @@ class Coordinator:
             total=stage.steps * schedule.groups_per_step,
         )
         frontier = GroupFrontier(gate, schedule.min_group, schedule.max_attempts)
-        saved = self.manifest.frontier
-        frontier.restore(saved, {position: await self._read_ready(position) for position in saved.ready})
+        frontier.restore(self.manifest.frontier, await self._read_ready())
         task_of = partial(self._programme.group_task, self.manifest.stage)
         return GroupStream(rollouts, frontier, task_of, self.manifest.stage_step)
 
-    async def _read_ready(self, position: int) -> FinishedGroup:
-        assert self._resumed_from is not None, "only a checkpoint has ready groups"
-        return await self._parts.recorder.read(self._resumed_from / READY, position)
+    async def _read_ready(self) -> dict[int, FinishedGroup]:
+        """The ready groups of the manifest, from the checkpoint that the run went on from."""
+        positions = self.manifest.frontier.ready
+        assert self._resumed_from is not None or not positions, "only a checkpoint has ready groups"
+        read = self._parts.recorder.read
+        return {at: await read(self._resumed_from / READY, at) for at in positions} if self._resumed_from else {}
 
     async def _publish_weights(self) -> float:
         """Puts the present weights into the engines, once a version; the parity error."""
@@ -160,11 +162,12 @@ class Coordinator:
 
     async def _save(self) -> None:
         """Write a checkpoint. All that it counts is on disk before it has its name."""
-        ready: dict[int, Any] = {}
         if self._stream is not None:
-            frontier = self._stream.frontier
-            self._move(frontier=frontier.snapshot())
-            ready = {position: group.data for position, group in frontier.ready.items()}  # more may finish meanwhile
+            self._move(frontier=self._stream.frontier.snapshot())
+            groups = dict(self._stream.frontier.ready)  # as the snapshot has it: more may finish meanwhile
+        else:  # stopped before the stage went on: it has what the checkpoint before had
+            groups = await self._read_ready()
+        ready = {position: group.data for position, group in groups.items()}
 
         async def save_data(folder: Path) -> None:
             if ready:

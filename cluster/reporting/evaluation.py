@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from cluster.loop.ports import FinishedGroup, GroupTask, Rollouts
 from cluster.loop.tasks import member_seeds
@@ -52,6 +53,7 @@ class Evaluation(Frozen):
 
     Attributes:
         panel_hash: hash of the whole panel, so that two results can prove that they played the same games.
+        options: the environment's options that make other tasks of the same ids, where they are not the defaults.
         limit: only the first so many tasks were played; None means all.
         temperature: 0 is greedy.
         version: version of the weights; None for a model taken as it is.
@@ -63,6 +65,7 @@ class Evaluation(Frozen):
     model: str
     panel: str
     panel_hash: str
+    options: Mapping[str, Any] = Field(default_factory=dict)
     limit: int | None
     temperature: float
     seed: int
@@ -160,6 +163,7 @@ async def evaluate_panel(
         model=subject.model,
         panel=panel.name,
         panel_hash=panel.hash,
+        options=panel.options,
         limit=limit,
         temperature=sampling.temperature,
         seed=sampling.seed,

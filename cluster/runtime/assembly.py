@@ -104,7 +104,7 @@ def _demonstrations(plan: Plan, observer: RunObserver) -> pa.Table:
         write_parquet(plan.run_dir / FILE, plan.recorded())
     wanted = config.router.active or config.schedule.demonstrates
     count = config.schedule.demonstrations if wanted else PARITY_SEQUENCES
-    play = ExpertPlay(plan.tasks, config.data, count, config.rollout.max_turns, config.seed)
+    play = ExpertPlay(plan.tasks, config.opening, count, config.rollout.max_turns, config.seed)
     return load_demonstrations(plan.run_dir, play, plan.transcriber, partial(observer.activity, "demonstrations"))
 
 

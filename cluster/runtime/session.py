@@ -113,7 +113,7 @@ async def open_fleet(
     hosts: dict[str, Any] = {}
     try:
         await _reserved(group, placement.wait_s + CLOSE_TIMEOUT_S)
-        openers = {name: partial(make_environment, name, config.data.get(name)) for name in environments}
+        openers = {name: partial(make_environment, name, *config.opening(name)) for name in environments}
         for bundle, demand in enumerate(demands):
             if demand.name.startswith("env-"):
                 hosts[_name(run, demand)] = start_environment_host(openers, _options(run, group, bundle, demand))

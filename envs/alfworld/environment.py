@@ -8,9 +8,11 @@ from typing import Any, Protocol
 
 from envs.alfworld.explorer import Explorer
 from envs.alfworld.library import GameLibrary
+from envs.alfworld.settings import AlfworldSettings
 from envs.base import Observation, StepResult
 from trajectories.errors import UserError
 
+DEFAULTS = AlfworldSettings()
 EFFICIENCY_TURNS = 50
 """Turns within which a solved task still earns efficiency; the usual episode limit of ALFWorld."""
 
@@ -38,13 +40,13 @@ class GameEngine(Protocol):
     def step(self, command: str) -> str: ...
 
 
-def open_environment(data: str | Path | None = None, engine: str = "native") -> AlfworldEnvironment:
+def open_environment(data: str | Path | None = None, settings: AlfworldSettings = DEFAULTS) -> AlfworldEnvironment:
     """What `envs.make_environment("alfworld", ...)` calls. Raises UserError."""
-    return AlfworldEnvironment.open(data, engine)
+    return AlfworldEnvironment.open(data, settings.engine)
 
 
-def open_tasks(data: str | Path | None = None) -> GameLibrary:
-    """The games, for task panels. Raises UserError."""
+def open_tasks(data: str | Path | None = None, settings: AlfworldSettings = DEFAULTS) -> GameLibrary:
+    """The games, for task panels; the same with any settings. Raises UserError."""
     return GameLibrary.open(data)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, get_args
+from typing import ClassVar, get_args
 
 from envs.base import Observation, StepResult
 from envs.webshop.catalogue import Catalogue, open_catalogue
@@ -24,8 +24,10 @@ from envs.webshop.pages import (
     render,
 )
 from envs.webshop.reward import Score, score_purchase
+from envs.webshop.settings import WebShopSettings
 from trajectories.errors import UserError
 
+DEFAULTS = WebShopSettings()
 REWARD_NAMES = (
     "success",
     "score",
@@ -202,11 +204,15 @@ class WebShopTasks:
         return self.catalogue.manifest.content_hash
 
 
-def open_environment(data: str | Path | None = None, **options: Any) -> WebShopEnvironment:
+def open_environment(data: str | Path | None = None, settings: WebShopSettings = DEFAULTS) -> WebShopEnvironment:
     """See `WebShopEnvironment`."""
-    return WebShopEnvironment(data, **options)
+    return WebShopEnvironment(data, observation_mode=settings.observation_mode, goals=_goals(settings))
 
 
-def open_tasks(data: str | Path | None = None, goals: GoalKind = "synthetic") -> WebShopTasks:
+def open_tasks(data: str | Path | None = None, settings: WebShopSettings = DEFAULTS) -> WebShopTasks:
     """Raises UserError if there are no such goals."""
-    return WebShopTasks(_with_goals(data, goals, "textblob"), goals)
+    return WebShopTasks(_with_goals(data, _goals(settings), "textblob"), _goals(settings))
+
+
+def _goals(settings: WebShopSettings) -> GoalKind:
+    return "human" if settings.human_goals else "synthetic"

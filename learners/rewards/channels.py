@@ -36,8 +36,8 @@ class Reading:
 def reference(logprobs: TokenValues, reasoning_tokens: Sequence[int], episode_ids: Sequence[str]) -> Tensor:
     """The channel `reference`: minus the logarithm of NOVER's reasoning perplexity, float64 [B] (arXiv 2505.16022).
 
-    P = exp(-sum_i log pi(g_i | prompt, t, g_<i) / (|g| N(|t|))) with N(|t|) = max(1, 1 + log |t|): how well the policy,
-    after its own reasoning t, foresees the reference answer g. The normaliser N keeps long reasoning, after which
+    P = exp(-sum_i log pi(g_i | prompt, t, g_<i) / (|g| c(|t|))) with c(|t|) = max(1, 1 + log |t|): how well the policy,
+    after its own reasoning t, foresees the reference answer g. The normaliser c keeps long reasoning, after which
     anything is foreseen a little worse, from losing for its length alone. The logarithm keeps the order and the digits.
 
     Args:

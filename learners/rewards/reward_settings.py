@@ -16,13 +16,15 @@ class ConductorSettings(Settings):
     meta_signal: Literal["scalarised", "outcome"] = "scalarised"
     """What a sampled weighting earns. `scalarised`: the rollout's advantage under these very reward weights, as
     published; it serves itself, since they also make what they are judged by. `outcome`: that advantage times the
-    advantage of the channel `reward.outcome`, which is positive where they push the same way as the outcome."""
+    advantage of the channel `reward.outcome`, which is positive where they push the same way as the outcome. Tuning:
+    `outcome` where the Conductor favours a channel that does not help success."""
     weight_map: Literal["emphasis", "onehot", "uniform_boost"] = "emphasis"
-    """How a sampled channel becomes reward weights (learners/rewards/maths.py)."""
+    """How a sampled channel becomes reward weights (learners/rewards/maths.py). Tuning: `emphasis`; `onehot` explores
+    most."""
     beta: float = Field(default=0.5, ge=0, le=1)
     """Weight that the sampled channel gets on top (`emphasis`, `uniform_boost`). Tuning: higher explores more."""
     update_every: int = Field(default=3, ge=1)
-    """GRPO steps (M) whose rollouts are buffered for one update."""
+    """GRPO steps (M) whose rollouts are buffered for one update. Tuning: more makes updates steadier and rarer."""
     lr: float = Field(default=5e-5, gt=0)
     """AdamW's learning rate. Tuning: logits move by about lr times the hidden size per update, so a policy of a tenth
     of the hidden size needs ten times the rate."""
@@ -36,23 +38,26 @@ class RewardSettings(Settings):
     scalariser: Literal["single", "uniform", "static", "random", "gdpo", "conductor"] = "single"
     """`single`: the channel `outcome` alone, plain GRPO. `uniform`: all channels alike. `static`: the given `weights`.
     `random`: new reward weights for every rollout. `gdpo`: each channel normalised on its own, with `weights` (default:
-    all alike). `conductor`: reward weights that are learned while training runs."""
+    all alike). `conductor`: reward weights that are learned while training runs. Tuning: `single` is the baseline that
+    the others must beat."""
     channels: tuple[str, ...] = ()
-    """Reward channels to use; empty: all that the environment gives. A channel must tell episodes apart."""
+    """Reward channels to use; empty: all that the environment gives. Tuning: leave out one that does not tell episodes
+    apart."""
     outcome: str = "success"
     """The verifiable channel: what `single` trains on and `meta_signal=outcome` judges by. Tuning: a graded one, such
     as WebShop's score, tells more than success as long as success is rare."""
     weights: Mapping[str, float] = Field(default_factory=dict)
-    """Weight by channel (`static`, `gdpo`); a channel that is not named has none."""
+    """Weight by channel (`static`, `gdpo`); a channel that is not named has none. Tuning: the ratios alone matter."""
     normalisation: Literal["rank", "z_score", "none"] = "rank"
     """What is done to a channel within its group before it is weighed (`uniform`, `static`, `random`). The Conductor
-    needs ranks: without them it collapses onto one channel (docs/rewards.md)."""
+    needs ranks: without them it collapses onto one channel (docs/rewards.md). Tuning: `rank`, unless the sizes of a
+    graded channel mean something."""
     constant_limit: int = Field(default=1024, ge=2)
-    """A channel that has had one and the same value in this many episodes ends the run. Tuning: raise it where success
+    """Episodes in which a channel may have one and the same value before the run ends. Tuning: raise it where success
     comes late."""
     preference_model: str | None = None
     """Directory or hub name of a sequence-classification model that gives the channel `preference`; none: no such
-    channel."""
+    channel. Tuning: one of the policy's size or smaller scores a batch in the time of a forward pass."""
     conductor: ConductorSettings = ConductorSettings()
 
     @model_validator(mode="after")

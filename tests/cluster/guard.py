@@ -8,10 +8,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.ipc
 from ray._private.serialization import SerializationContext
 from ray.exceptions import RayError
-
-import trajectories.store
 
 
 class TokensSeen(RayError):
@@ -21,20 +20,20 @@ class TokensSeen(RayError):
 @contextmanager
 def no_tokens() -> Iterator[None]:
     """Raises TokensSeen where an object that Ray deserialises in this process holds a sequences table."""
-    deserialise, read_group = SerializationContext.deserialize_objects, trajectories.store.read_group
+    deserialise, open_file = SerializationContext.deserialize_objects, pa.ipc.open_file
 
     def guarded(*arguments: Any, **options: Any) -> list[Any]:
         found = deserialise(*arguments, **options)
         return [TokensSeen("a sequences table came into this process") if _holds_tokens(one) else one for one in found]
 
     def refused(*arguments: Any) -> Any:
-        raise TokensSeen("a ready group was read in this process")
+        raise TokensSeen("the Arrow file of a ready group was read in this process")
 
-    SerializationContext.deserialize_objects, trajectories.store.read_group = guarded, refused
+    SerializationContext.deserialize_objects, pa.ipc.open_file = guarded, refused
     try:
         yield
     finally:
-        SerializationContext.deserialize_objects, trajectories.store.read_group = deserialise, read_group
+        SerializationContext.deserialize_objects, pa.ipc.open_file = deserialise, open_file
 
 
 def _holds_tokens(value: Any) -> bool:

@@ -40,10 +40,10 @@ BASE = Tasks((("a", "1"), ("b", "2")))
     ],
 )
 def test_the_hash_covers_name_split_order_and_content(environment: str, split: str, tasks: Tasks) -> None:
-    panel = make_panel("env", "test", BASE)
+    panel = make_panel("env", "test", BASE, {})
     assert panel.name == "env/test" and panel.task_ids == ("a", "b")
-    assert make_panel(environment, split, tasks).hash != panel.hash
-    assert make_panel("env", "test", BASE) == panel
+    assert make_panel(environment, split, tasks, {}).hash != panel.hash
+    assert make_panel("env", "test", BASE, {}) == panel
 
 
 def test_generated_panels_are_the_same_in_every_process() -> None:

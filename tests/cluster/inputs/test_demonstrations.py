@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
+from cluster.config.loading import load_config
 from cluster.inputs.demonstrations import ExpertPlay, Transcriber, load_demonstrations
 from cluster.inputs.models import TINY, load_tokenizer, resolve_model
 from cluster.loop.tasks import TaskMixture
@@ -17,7 +18,8 @@ TASKS = TaskMixture((training_panel("alfworld"),))
 
 def load(run_dir, count: int, prompt: PromptSettings, max_tokens: int = 2048) -> pa.Table:
     transcriber = Transcriber(load_tokenizer(resolve_model(TINY)), prompt, max_tokens)
-    return load_demonstrations(run_dir, ExpertPlay(TASKS, {}, count, 30, 0), transcriber, lambda *_: None)
+    play = ExpertPlay(TASKS, load_config("local").opening, count, max_turns=30, seed=0)
+    return load_demonstrations(run_dir, play, transcriber, lambda *_: None)
 
 
 def test_demonstrations_are_counted_by_task_also_where_every_turn_is_a_sequence(tmp_path):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from cluster.config.sections import CheckpointSettings, ScheduleSettings
+from cluster.config.sections import CheckpointSettings, EvaluationSettings, ScheduleSettings
 from cluster.loop.checkpoint import has_checkpoint, latest_checkpoint, load_manifest
 from cluster.loop.coordinator import Coordinator, Interrupted
 from cluster.loop.recording import BACKLOG
@@ -232,6 +234,31 @@ def test_a_stop_while_the_last_evaluation_runs_leaves_a_checkpoint_that_resumes(
     second = coordinator(tmp_path, programme(GRPO, checkpoint=keep), World(learner=again, log=log))
     asyncio.run(resume(second, tmp_path))
     assert (again.steps, again.trained, log.evaluations) == (6, learner.trained, ["after_grpo"])
+
+
+def test_a_run_that_is_stopped_before_its_stage_goes_on_keeps_the_ready_groups(tmp_path):
+    """Resumed, it first plays the evaluation that the stop before had cut off, and is stopped in it again."""
+    whole = SimulatedLearner()
+    run(tmp_path / "whole", GRPO, World(learner=whole))
+    evaluating = replace(programme(GRPO), evaluation=EvaluationSettings(every=3))
+
+    class StoppedWorld(World):
+        async def evaluate(self, name: str) -> None:
+            if name == "step_000003":
+                self.loop.stop()
+                await asyncio.sleep(60)
+
+        loop: Any = None
+
+    for _ in range(2):
+        world = StoppedWorld(SimulatedRollouts(slowness_s=0.0))
+        world.loop = coordinator(tmp_path / "cut", evaluating, world)
+        with pytest.raises(Interrupted):
+            asyncio.run(resume(world.loop, tmp_path / "cut") if has_checkpoint(tmp_path / "cut") else world.loop.run())
+        assert world.loop.manifest.frontier.ready
+    learner = SimulatedLearner()
+    asyncio.run(resume(coordinator(tmp_path / "cut", evaluating, World(learner=learner)), tmp_path / "cut"))
+    assert Counter(learner.trained) == Counter(whole.trained)
 
 
 def test_a_batch_that_is_handed_out_while_the_run_is_stopped_is_trained(tmp_path):

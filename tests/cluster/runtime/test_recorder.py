@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import ray
@@ -31,9 +31,8 @@ def play(name: str, environment: str = "mock") -> tuple[Any, Any]:
 
 
 def played(name: str, environment: str = "mock") -> tuple[Any, Any]:
-    """References to a group's two tables."""
-    remote: Any = play  # Ray's types know of one value only
-    episodes, sequences = remote.remote(name, environment)
+    """References to its episodes and its sequences."""
+    episodes, sequences = cast(Any, play).remote(name, environment)
     return episodes, sequences
 
 
@@ -53,9 +52,9 @@ async def test_parts_are_written_and_forgotten_without_a_token_in_this_process(a
         await recorder.write(1, [played("c")], None)
     store = TrajectoryStore(tmp_path / "trajectories")
     episodes, sequences, kept = store.read(0)
-    found = from_tables(episodes, sequences)
-    assert [one.episode.group_id for one in found] == ["a", "a", "b", "b"]
-    assert [set(one.episode.rewards) for one in found[1:3]] == [{"success"}, {"success", "score"}]
+    trajectories = from_tables(episodes, sequences)
+    assert [one.episode.group_id for one in trajectories] == ["a", "a", "b", "b"]
+    assert [set(one.episode.rewards) for one in trajectories[1:3]] == [{"success"}, {"success", "score"}]
     assert kept == assignments
     await recorder.truncate(1)
     assert len(store) == 1

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from envs import load_panel, make_environment
+from envs.alfworld.environment import AlfworldEnvironment
 from envs.alfworld.library import GameLibrary
+from envs.alfworld.settings import AlfworldSettings
 from envs.base import Environment
 from trajectories.errors import UserError
 
@@ -74,7 +76,7 @@ def test_unknown_tasks_and_engines_are_refused() -> None:
     with pytest.raises(UserError, match="not among the games"):
         make_environment("alfworld").reset("generated/train/nothing/here")
     with pytest.raises(UserError, match="'native' or 'textworld'"):
-        make_environment("alfworld", engine="fast")
+        AlfworldEnvironment.open(engine="fast")
 
 
 def test_stepping_before_reset_is_an_error() -> None:
@@ -85,7 +87,10 @@ def test_stepping_before_reset_is_an_error() -> None:
 def test_stock_textworld_plays_the_same(task_id: str) -> None:
     pytest.importorskip("textworld", reason="needs the extra 'reference'")
     plan = GameLibrary.open().read(task_id).walkthrough or ()
-    native, stock = make_environment("alfworld"), make_environment("alfworld", engine="textworld")
+    native, stock = (
+        make_environment("alfworld"),
+        make_environment("alfworld", settings=AlfworldSettings(engine="textworld")),
+    )
     assert native.reset(task_id) == stock.reset(task_id)
     for action in ("fly", "look", *plan):
         ours, theirs = native.step(action), stock.step(action)

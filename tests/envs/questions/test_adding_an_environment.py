@@ -48,5 +48,5 @@ def can_be_trained_and_played(name: str, tmp_path: Path) -> None:
     assert plan.environments == ("alfworld", name)
     console = Console(file=io.StringIO())
     with mock.patch.object(Console, "input", side_effect=["5"]):
-        play_task(name, "test/5", None, console)
+        play_task(config, name, "test/5", console)
     assert isinstance(console.file, io.StringIO) and "Solved. 1 actions." in console.file.getvalue()

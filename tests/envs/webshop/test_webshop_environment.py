@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from envs import make_environment
 from envs.base import Environment, Observation
 from envs.experts import play_expert
 from envs.webshop import REWARD_NAMES, Catalogue, WebShopEnvironment
@@ -233,9 +232,9 @@ def test_unknown_tasks_are_refused(shop: WebShopEnvironment, task_id: str) -> No
 
 def test_unknown_options_are_data_errors(shop: WebShopEnvironment) -> None:
     with pytest.raises(UserError, match="choose one of text, text_rich"):
-        make_environment("webshop", observation_mode="html")
+        WebShopEnvironment(observation_mode="html")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="choose one of synthetic, human"):
-        make_environment("webshop", goals="all")
+        WebShopEnvironment(goals="all")  # type: ignore[arg-type]
 
 
 def test_state_hashes_tell_states_apart_and_nothing_else(shop: WebShopEnvironment) -> None:

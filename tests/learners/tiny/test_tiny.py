@@ -22,7 +22,7 @@ TOKENIZER = AutoTokenizer.from_pretrained(embedded_model_path())
 def test_the_embedded_model_is_small_and_untied():
     weights = embedded_model_path() / "model.safetensors"
     assert weights.stat().st_size < 10e6
-    model: Any = AutoModelForCausalLM.from_pretrained(embedded_model_path())
+    model = AutoModelForCausalLM.from_pretrained(embedded_model_path())
     assert model.lm_head.weight is not model.model.embed_tokens.weight
     assert 4e6 < sum(parameter.numel() for parameter in model.parameters()) < 6e6
 

@@ -1,0 +1,136 @@
+"""What a run needs of Ray: joined and left again, checked before anything starts, bounded in every wait."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Any
+
+import pytest
+
+from cluster.config.loading import load_config
+from cluster.config.sections import PlacementSettings
+from cluster.loop.stream import RunError
+from cluster.runtime import session
+from cluster.runtime.placement import Node
+from trajectories.errors import UserError
+
+PLACEMENT = PlacementSettings(
+    rollout_actors=2,
+    rollout_cpus=2,
+    rollout_gpus=0.5,
+    environment_cpus=0.25,
+    learner_cpus=4,
+    learner_gpus=1,
+    wait_s=0.05,
+)
+
+
+@pytest.fixture
+def nodes(monkeypatch: pytest.MonkeyPatch) -> list[Node]:
+    """What the cluster has; tests fill it."""
+    free: list[Node] = []
+    monkeypatch.setattr(session, "cluster_nodes", lambda: list(free))
+    return free
+
+
+@pytest.fixture
+def ray(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """How Ray was initialised and shut down."""
+    calls: dict[str, Any] = {}
+    monkeypatch.setattr(session.ray, "init", lambda **options: calls.update(options))
+    monkeypatch.setattr(session.ray, "shutdown", lambda: calls.update(left=True))
+    monkeypatch.setattr(session.os, "environ", dict(os.environ))
+    session.os.environ.pop("RAY_ADDRESS", None)
+    return calls
+
+
+def test_every_actor_has_a_demand_and_the_rollout_actors_come_first():
+    """The recorder goes where the first bundle is: `beside_rollouts`."""
+    assert [(demand.name, demand.cpus, demand.gpus) for demand in session.rollout_demands(PLACEMENT)] == [
+        ("rollout-0", 2, 0.5),
+        ("rollout-1", 2, 0.5),
+        ("env-0", 0.25, 0),
+    ]
+    assert [(demand.name, demand.cpus, demand.gpus) for demand in session.learner_demands(PLACEMENT)] == [
+        ("learner-0", 4, 1)
+    ]
+
+
+async def test_a_run_that_fits_starts_without_a_word(nodes):
+    nodes += [Node("a", 5, 1), Node("b", 4, 1)]
+    said: list[str] = []
+    await session.check_resources(PLACEMENT, with_learner=True, say=said.append)
+    assert said == []
+
+
+async def test_a_run_that_does_not_fit_says_what_it_waits_for_and_ends_with_the_table(nodes):
+    nodes += [Node("a", 5, 1)]
+    said: list[str] = []
+    with pytest.raises(UserError) as error:
+        await session.check_resources(PLACEMENT, with_learner=True, say=said.append)
+    assert said == ["waiting up to 0.05 s for resources for rollout-0, rollout-1"]
+    first, heading, *rows = str(error.value).splitlines()
+    assert first.startswith("2 of 4 actors fit on no node (4 CPUs and 1 GPUs too few): add nodes, or lower placement.*")
+    assert heading.split() == ["node", "demanded", "CPU", "free", "CPU", "demanded", "GPU", "free", "GPU"]
+    assert [row.split() for row in rows] == [
+        ["a", "4.25", "5", "1", "1"],
+        ["(rollout-0)", "2", "-", "0.5", "-"],
+        ["(rollout-1)", "2", "-", "0.5", "-"],
+    ]
+
+
+async def test_an_evaluation_asks_for_no_learner(nodes):
+    nodes += [Node("a", 5, 1)]
+    await session.check_resources(PLACEMENT, with_learner=False, say=print)
+
+
+async def test_room_that_others_took_is_waited_for_a_bounded_time():
+    class Group:
+        async def ready(self) -> None:
+            await asyncio.Event().wait()
+
+    with pytest.raises(RunError, match=r"was not free within 0\.02 s, since others took it: `concerto plan` shows"):
+        await session._reserved(Group(), 0.02)
+
+
+def test_without_an_address_a_private_cluster_is_started_and_left(ray):
+    with session.ray_cluster(PlacementSettings()):
+        assert (ray["address"], ray["namespace"], "left" in ray) == ("local", "concerto", False)
+    assert ray["left"]
+
+
+def test_the_cluster_of_the_settings_comes_before_that_of_the_job(ray):
+    session.os.environ["RAY_ADDRESS"] = "job:1"
+    with session.ray_cluster(PlacementSettings()):
+        assert ray["address"] == "job:1"
+    with session.ray_cluster(PlacementSettings(address="mine:2")):
+        assert ray["address"] == "mine:2"
+
+
+def test_the_cluster_is_left_when_the_run_fails(ray):
+    with pytest.raises(RunError), session.ray_cluster(PlacementSettings()):
+        raise RunError("broken")
+    assert ray["left"]
+
+
+def test_a_cluster_that_is_not_there_is_named_with_the_fix(ray, monkeypatch):
+    def refuse(**options: Any) -> None:
+        raise ConnectionError("nobody listens\nat all")
+
+    monkeypatch.setattr(session.ray, "init", refuse)
+    with (
+        pytest.raises(
+            UserError, match=r"^no Ray cluster at head:1 \(nobody listens\): start one with `ray start --head`"
+        ),
+        session.ray_cluster(PlacementSettings(address="head:1")),
+    ):
+        pass
+    assert "left" not in ray
+
+
+def test_engines_play_in_the_precision_and_with_the_adapters_of_the_policy():
+    config = load_config("local", overrides=["policy.dtype=bfloat16", "policy.lora.rank=4"])
+    engine = session.rollout_settings(config).engine
+    assert engine.dtype == "bfloat16"
+    assert engine.lora is not None and engine.lora.max_rank == 4
