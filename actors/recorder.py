@@ -10,11 +10,9 @@ import pyarrow as pa
 import ray
 from ray.actor import ActorHandle
 
+from actors.group_references import GroupReferences
 from trajectories.schema import concat_tables
 from trajectories.store import TrajectoryStore, read_group, write_group
-
-GroupReferences = tuple[Any, Any]
-"""References to a group's episodes and to its sequences."""
 
 
 class RecorderActor:

@@ -1,12 +1,14 @@
-"""The router actor: it turns rewards into advantages and stamps a route and weights on every sequence of a step."""
+"""The router actor: rewards and geometry in, a route and an advantage for every sequence out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
 import pyarrow as pa
+import ray
 import torch
 
+from actors.group_references import GroupTables, StepGroups
 from learners.learner_settings import GRPOSettings
 from learners.objectives.assign import pending_assignments, scalarised_assignments
 from learners.rewards.channels import Reading
@@ -23,8 +25,9 @@ from trajectories.types import Assignment, Route
 
 
 class RouterActor:
-    """Runs as a Ray actor of its own, so that token data goes from rollouts to learners past the coordinator.
+    """In every mode: rewards and geometry in, a route and an advantage for every sequence out.
 
+    Runs as a Ray actor of its own, so that token data goes from rollouts to learners past the coordinator.
     It remembers nothing: the state of an online policy comes with each call and goes back with the answer, so that a
     restarted actor, or a call that Ray repeats, routes the same.
     """
@@ -49,20 +52,20 @@ class RouterActor:
         learned = reward.scalariser == "conductor"
         self._scalarise = None if learned else pure_scalariser(reward, seed, ADVANTAGES[grpo.advantage])
 
-    def to_read(self, *tables: pa.Table) -> pa.Table:
+    def to_read(self, groups: StepGroups) -> pa.Table:
         """The sequences that the policy must read before `assign` or `route`, for channels that depend on its view."""
         assert self._open is not None
-        return self._open.to_read(*_joined(tables))
+        return self._open.to_read(*_joined(groups.fetch()))
 
+    @ray.method(num_returns=3)
     def assign(
-        self, demonstrated: Sequence[str], reading: Reading | None, *tables: pa.Table
+        self, demonstrated: Sequence[str], reading: Reading | None, groups: StepGroups
     ) -> tuple[pa.Table, RewardBatch | None, dict[str, float]]:
         """One learner step: groups to GRPO by advantage, demonstrations to SFT.
 
         Args:
             demonstrated: ids of the demonstrations' sequences.
             reading: the policy's reading of what `to_read` gave; None where no channel needs it.
-            tables: episodes and sequences of each group, in turn.
         Returns:
             The assignments, the rewards of all groups (None without groups), and metrics.
         Raises:
@@ -71,12 +74,14 @@ class RouterActor:
         sft = assignments_to_table(
             Assignment(name, Route.SFT, 0.0, 0.0, 1.0, {}) for name in dict.fromkeys(demonstrated)
         )
+        tables = groups.fetch()
         if not tables:
             return sft, None, {}
-        groups, batch, metrics = self._groups(tables, reading)
-        return concat_tables([*(group.assignments for group in groups), sft]), batch, metrics
+        played, batch, metrics = self._compared(tables, reading)
+        return concat_tables([*(group.assignments for group in played), sft]), batch, metrics
 
-    def references(self, demonstrations: pa.Table, *tables: pa.Table) -> tuple[pa.Table, pa.Table, int]:
+    @ray.method(num_returns=3)
+    def references(self, demonstrations: pa.Table, groups: StepGroups) -> tuple[pa.Table, pa.Table, int]:
         """The sequences of the groups' reference trajectories, for the probe.
 
         Args:
@@ -86,15 +91,16 @@ class RouterActor:
         """
         demonstrated = set(demonstrations["episode_id"].to_pylist())
         experts, own = {"": demonstrations.slice(0, 0)}, [demonstrations.slice(0, 0)]
-        for episodes, sequences in _pairs(tables):
+        for episodes, sequences in groups.fetch():
             name = online.reference_id(episodes, demonstrated)
             if name is not None and name in demonstrated:
                 experts[name] = online.sequences_of(demonstrations, name)  # groups of one task share it
-            elif name is not None:
+            else:
                 own.append(online.sequences_of(sequences, name))
         parts = pa.concat_tables(experts.values()), pa.concat_tables(own)
         return *parts, sum(part.num_rows for part in parts)
 
+    @ray.method(num_returns=4)
     def route(
         self,
         router: OnlineRouter,
@@ -102,7 +108,7 @@ class RouterActor:
         experts: pa.Table,
         own: pa.Table,
         reading: Reading | None,
-        *tables: pa.Table,
+        groups: StepGroups,
     ) -> tuple[pa.Table, RewardBatch, dict[str, float], OnlineRouter]:
         """One learner step on groups and their references.
 
@@ -116,23 +122,23 @@ class RouterActor:
         Raises:
             UserError: as `assign`.
         """
-        groups, batch, metrics = self._groups(tables, reading)
+        played, batch, metrics = self._compared(groups.fetch(), reading)
         references = pa.concat_tables([experts, own])
         measured = online.measure(probed, references) if probed is not None else None
         demonstrated = set(experts["episode_id"].to_pylist())
-        names = [online.reference_id(group.episodes, demonstrated) for group in groups]
-        decisions = router.decide(groups, names, measured)
+        names = [online.reference_id(group.episodes, demonstrated) for group in played]
+        decisions = router.decide(played, names, measured)
         parts = [
             online.routed_assignments(group, online.sequences_of(references, name), decision, router.steps)
             if decision is not None
             else group.assignments
-            for group, name, decision in zip(groups, names, decisions, strict=True)
+            for group, name, decision in zip(played, names, decisions, strict=True)
         ]
         assignments = online.one_each(concat_tables(parts), experts)
-        return assignments, _explored(batch, groups, decisions), metrics | _metrics(decisions), router
+        return assignments, _explored(batch, played, decisions), metrics | _metrics(decisions), router
 
-    def _groups(
-        self, tables: Sequence[pa.Table], reading: Reading | None
+    def _compared(
+        self, tables: Sequence[GroupTables], reading: Reading | None
     ) -> tuple[list[Group], RewardBatch, dict[str, float]]:
         """Each group as all of it would go to GRPO. Advantages that the Conductor gives are still 0."""
         episodes, sequences = _joined(tables)
@@ -146,21 +152,15 @@ class RouterActor:
             metrics |= reward_weight_metrics(batch.names, scalarised)
             assignments = scalarised_assignments(sequences, batch, scalarised, self._grpo)
         groups, start = [], 0
-        for played, tokens in _pairs(tables):
+        for played, tokens in tables:
             groups.append(Group(played, tokens, assignments.slice(start, tokens.num_rows)))
             start += tokens.num_rows
         return groups, batch, metrics
 
 
-def _pairs(tables: Sequence[pa.Table]) -> list[tuple[pa.Table, pa.Table]]:
-    """(episodes, sequences) of each group."""
-    return list(zip(tables[::2], tables[1::2], strict=True))
-
-
-def _joined(tables: Sequence[pa.Table]) -> tuple[pa.Table, pa.Table]:
+def _joined(tables: Sequence[GroupTables]) -> GroupTables:
     """Episodes and sequences of all groups."""
-    episodes, sequences = (concat_tables(column) for column in zip(*_pairs(tables), strict=True))
-    return episodes, sequences
+    return GroupTables(*(concat_tables(column) for column in zip(*tables, strict=True)))
 
 
 def _explored(batch: RewardBatch, groups: Sequence[Group], decisions: Sequence[Decision | None]) -> RewardBatch:

@@ -24,9 +24,9 @@ from benchmarks.models import SHAPES, finish, machine, random_model, transcripts
 from learners.learner_settings import GRPOSettings, LoraSettings, OptimizerSettings, PolicySettings
 from learners.objectives.grpo import GRPOObjective
 from learners.objectives.objective import Example
-from learners.policy.micro_batch import collate
 from learners.policy.shard import PolicyShard, Term
 from learners.workers.process import keep_freed_memory
+from trajectories.batch import collate
 from trajectories.packing import plan_batches
 from trajectories.types import Sequence
 

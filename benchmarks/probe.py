@@ -30,9 +30,9 @@ from cluster.inputs.models import resolve_model
 from learners.learner_settings import PolicySettings
 from learners.policy.model import PolicyModel, load_policy
 from router import probe
-from router.batch import ProbeBatch, collate
 from router.geometry import gini
 from router.probe import PolicyNetwork, ProbeResult, batched, sequential
+from trajectories.batch import PaddedBatch, collate
 from trajectories.packing import plan_batches
 from trajectories.schema import sequences_from_table
 from trajectories.types import Sequence
@@ -115,7 +115,7 @@ def _speed(policy: PolicyModel, sequences: list[Sequence], token_budget: int, re
 def _without_norms(policy: PolicyModel, sequences: list[Sequence], token_budget: int) -> ProbeResult:
     """The batched probe's forward and backward pass, and nothing measured in it."""
 
-    def run(policy: PolicyNetwork, batch: ProbeBatch, layers: list[nn.Linear]) -> tuple[Tensor, Tensor]:
+    def run(policy: PolicyNetwork, batch: PaddedBatch, layers: list[nn.Linear]) -> tuple[Tensor, Tensor]:
         with probe._embeddings(policy.causal_lm) as embedded:
             logprobs = policy(batch)
             torch.autograd.grad(probe._losses(logprobs, batch).sum(), embedded)

@@ -90,7 +90,7 @@ class SFTSettings(ObjectiveSettings):
 
 
 class GRPOSettings(ObjectiveSettings):
-    """Group-relative policy optimisation; `GRPO_VARIANTS` holds the published combinations."""
+    """Group-relative policy optimisation; `learners/objectives/grpo.py` lists the published combinations."""
 
     advantage: Literal["grpo", "dr_grpo", "rloo", "gigpo"] = "grpo"
     """How rewards of a group become advantages (learners/objectives/advantages.py). `gigpo` compares turns: every turn
@@ -127,15 +127,6 @@ class GRPOSettings(ObjectiveSettings):
         if self.icepop_band and not 0 <= self.icepop_band[0] <= 1 <= self.icepop_band[1]:
             raise ValueError(f"icepop_band must be (low <= 1, high >= 1), got {self.icepop_band}")
         return self
-
-
-GRPO_VARIANTS: dict[str, GRPOSettings] = {
-    "grpo": GRPOSettings(clip_high=0.2, aggregation="sequence"),
-    "dr_grpo": GRPOSettings(advantage="dr_grpo", clip_high=0.2, aggregation="constant"),
-    "dapo": GRPOSettings(clip_high=0.28, aggregation="token"),
-    "gspo": GRPOSettings(ratio="sequence", clip_low=3e-4, clip_high=4e-4, aggregation="sequence"),
-}
-"""arXiv 2402.03300, 2503.20783, 2503.14476, 2507.18071."""
 
 
 class LearnerSettings(Settings):

@@ -72,12 +72,10 @@ def entropy(norms: Norms, ids: Many[str] | None = None) -> Tensor:
     return (-torch.xlogy(share, share).sum(1) / math.log(share.shape[1])).clamp(0.0, 1.0)
 
 
-def top_share(norms: Norms, ids: Many[str] | None = None, fraction: float = 0.1) -> Tensor:
-    """Sum of the ceil(fraction * P) largest norms over the sum of all; in [ceil(fraction * P) / P, 1]."""
-    if not 0 < fraction <= 1:
-        raise UserError(f"top_share needs a fraction in (0, 1], got {fraction}")
+def top_share(norms: Norms, ids: Many[str] | None = None) -> Tensor:
+    """Sum of the ceil(P / 10) largest norms over the sum of all; in [ceil(P / 10) / P, 1]."""
     share = _shares(norms, ids)
-    return share.topk(math.ceil(fraction * share.shape[1]), dim=1).values.sum(1)
+    return share.topk(math.ceil(0.1 * share.shape[1]), dim=1).values.sum(1)
 
 
 def evenness_gap(norms: Norms, ids: Many[str] | None = None) -> Tensor:

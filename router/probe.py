@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Many
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,8 +19,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from router.batch import ProbeBatch, check, collate
 from router.taps import NormRecorder
+from trajectories.batch import PaddedBatch, collate, trained_tokens
 from trajectories.errors import UserError
 from trajectories.packing import IDLE, plan_batches
 from trajectories.types import Sequence
@@ -54,7 +54,11 @@ class PolicyNetwork(Protocol):
         ...
 
     def __call__(self, batch: Any, /) -> Tensor:
-        """log p(trained token | tokens before it) of a `ProbeBatch`, float32 [N], with a gradient."""
+        """log p(trained token | tokens before it) of a `PaddedBatch`, float32 [N], with a gradient."""
+        ...
+
+    def final_states(self, batch: PaddedBatch) -> AbstractContextManager[list[Tensor]]:
+        """The state after the last token of each row, float32 [B, H], of the forward pass inside."""
         ...
 
 
@@ -98,6 +102,21 @@ def concatenated(parts: Many[ProbeResult]) -> ProbeResult:
         torch.cat([part.hidden for part in parts]),
         tuple(values for part in parts for values in part.logprobs),
     )
+
+
+def check(sequences: Many[Sequence]) -> None:
+    """Refuse what no gradient can be taken of.
+
+    Raises:
+        UserError: there is no sequence, or one has no trained token after its first.
+    """
+    if not sequences:
+        raise UserError("there is nothing to probe: the corpus holds no sequence")
+    for sequence in sequences:
+        if not trained_tokens(sequence):
+            raise UserError(
+                f"trajectory {sequence.sequence_id} has no trained token that others precede; drop it from the corpus"
+            )
 
 
 Probe = Callable[[PolicyNetwork, Many[Sequence]], ProbeResult]
@@ -173,7 +192,7 @@ def projections(policy: PolicyNetwork) -> dict[str, nn.Linear]:
     return found
 
 
-Pass = Callable[[PolicyNetwork, ProbeBatch, list[nn.Linear]], tuple[Tensor, Tensor]]
+Pass = Callable[[PolicyNetwork, PaddedBatch, list[nn.Linear]], tuple[Tensor, Tensor]]
 """-> log-probabilities [N] and norms [B, 7L] of a batch."""
 
 
@@ -186,7 +205,7 @@ def _probe(policy: PolicyNetwork, sequences: Many[Sequence], plan: list[list[int
     logprobs = [np.zeros(len(sequence.token_ids), np.float32) for sequence in sequences]
     for rows in plan:
         batch = collate([sequences[index] for index in rows], layers[0].weight.device)
-        with final_states(policy.causal_lm, batch) as states:
+        with policy.final_states(batch) as states:
             values, measured = run(policy, batch, layers)
         norms[rows] = measured.cpu()
         losses[rows], hidden[rows] = _losses(values.detach(), batch).cpu(), states[0].cpu()
@@ -195,7 +214,7 @@ def _probe(policy: PolicyNetwork, sequences: Many[Sequence], plan: list[list[int
     return ProbeResult(tuple(s.sequence_id for s in sequences), norms, losses, hidden, tuple(logprobs))
 
 
-def _autograd_pass(policy: PolicyNetwork, batch: ProbeBatch, layers: list[nn.Linear]) -> tuple[Tensor, Tensor]:
+def _autograd_pass(policy: PolicyNetwork, batch: PaddedBatch, layers: list[nn.Linear]) -> tuple[Tensor, Tensor]:
     weights = [layer.weight for layer in layers]
     with _trainable(weights):
         logprobs = policy(batch)
@@ -203,7 +222,7 @@ def _autograd_pass(policy: PolicyNetwork, batch: ProbeBatch, layers: list[nn.Lin
     return logprobs, torch.stack([gradient.float().norm() for gradient in gradients])[None]
 
 
-def _tapped_pass(policy: PolicyNetwork, batch: ProbeBatch, layers: list[nn.Linear]) -> tuple[Tensor, Tensor]:
+def _tapped_pass(policy: PolicyNetwork, batch: PaddedBatch, layers: list[nn.Linear]) -> tuple[Tensor, Tensor]:
     recorder = NormRecorder(batch.lengths, layers)
     with recorder.recording(), _embeddings(policy.causal_lm) as embedded:
         logprobs = policy(batch)
@@ -212,7 +231,7 @@ def _tapped_pass(policy: PolicyNetwork, batch: ProbeBatch, layers: list[nn.Linea
     return logprobs, recorder.norms()
 
 
-def _losses(logprobs: Tensor, batch: ProbeBatch) -> Tensor:
+def _losses(logprobs: Tensor, batch: PaddedBatch) -> Tensor:
     """Mean -log p over the trained tokens of each row, [B]."""
     sums = logprobs.new_zeros(len(batch.lengths)).index_add(0, batch.rows, -logprobs)
     return sums / torch.tensor(batch.trained, device=sums.device)
@@ -230,23 +249,6 @@ def _embeddings(lm: PreTrainedModel) -> Iterator[list[Tensor]]:
     handle = lm.get_input_embeddings().register_forward_hook(cut)
     try:
         yield leaves
-    finally:
-        handle.remove()
-
-
-@contextmanager
-def final_states(lm: PreTrainedModel, batch: ProbeBatch) -> Iterator[list[Tensor]]:
-    """The state after the last token of each row, float32 [B, H], of the forward pass inside."""
-    states: list[Tensor] = []
-    ends = torch.tensor(batch.lengths, device=batch.input_ids.device) - 1
-
-    def keep(_: nn.Module, __: Any, output: Any) -> None:
-        hidden = output.last_hidden_state.detach()
-        states.append(hidden[torch.arange(len(ends), device=ends.device), ends].float())
-
-    handle = getattr(lm, lm.base_model_prefix).register_forward_hook(keep)
-    try:
-        yield states
     finally:
         handle.remove()
 

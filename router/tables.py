@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
-from torch import Tensor
 
 from router.arbitration import Decision
 from router.probe import ProbeResult
@@ -79,15 +78,13 @@ def measured(table: pa.Table) -> pa.Table:
     )
 
 
-def candidates(table: pa.Table, environments: Many[str], step: int = 0, pass_rates: Tensor | None = None) -> Candidates:
+def candidates(table: pa.Table, environments: Many[str]) -> Candidates:
     """What a policy decides on, from a `MEASURED` table."""
     return Candidates(
         ids=tuple(table["trajectory"].to_pylist()),
         environments=tuple(environments),
-        step=step,
         norms=torch.from_numpy(_matrices(table)["norms"]),
         losses=torch.tensor(table["loss"].to_pylist(), dtype=torch.float64),
-        pass_rates=pass_rates,
     )
 
 

@@ -1,4 +1,4 @@
-"""Which sequences share a padded pass. Training and probe plan alike."""
+"""Which sequences share a padded pass, and which worker takes them. Training and probe plan alike."""
 
 from __future__ import annotations
 
@@ -20,6 +20,20 @@ def plan_batches(lengths: Many[int], token_budget: int) -> list[list[int]]:
             plan.append([])
         plan[-1].append(index)
     return plan
+
+
+def split_over_workers(lengths: list[int], workers: int) -> list[list[int]]:
+    """Indices for each worker: longest first, each to the worker with the fewest tokens. A worker may get none.
+
+    split_over_workers([5, 2, 5, 2, 9], 2) is [[4, 1], [0, 2, 3]].
+    """
+    shares: list[list[int]] = [[] for _ in range(workers)]
+    loads = [0] * workers
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        worker = loads.index(min(loads))
+        shares[worker].append(index)
+        loads[worker] += lengths[index]
+    return shares
 
 
 IDLE = Sequence(

@@ -24,8 +24,7 @@ from cluster.loop.stream import RunError
 from cluster.loop.tasks import TaskMixture, member_seeds
 from router import tables
 from router.arbitration import make_arbiter
-from router.batch import check
-from router.probe import ProbeResult, concatenated
+from router.probe import ProbeResult, check, concatenated
 from router.router_settings import MIXES, RouterSettings
 from router.scores import Candidates
 from trajectories.errors import UserError, first_line

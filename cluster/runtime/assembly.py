@@ -15,7 +15,6 @@ from transformers import AutoConfig
 from actors.conductor import RemoteConductor, start_conductor
 from actors.recorder import start_recorder
 from actors.router import RouterActor
-from cluster.config.run import RunSettings
 from cluster.inputs.demonstrations import FILE, ExpertPlay, load_demonstrations
 from cluster.inputs.reward_channels import open_channels
 from cluster.inputs.routed_corpus import CorpusRouter
@@ -26,10 +25,18 @@ from cluster.loop.programme import Programme
 from cluster.reporting.progress import RunObserver
 from cluster.reporting.run_evaluation import RunEvaluation
 from cluster.runtime.fleet import RolloutFleet
-from cluster.runtime.learner import ConductorWeighing, OnlineRouting, RayLearner
+from cluster.runtime.learner import RayLearner
 from cluster.runtime.publisher import ParitySequences, Publisher
 from cluster.runtime.recorder import RayRecorder
 from cluster.runtime.session import beside_rollouts, open_fleet
+from cluster.runtime.steps import (
+    ConductedTraining,
+    NothingToRead,
+    OnlineRouting,
+    PlainRouting,
+    PlainTraining,
+    PolicyReader,
+)
 from learners.learner_settings import LearnerSettings
 from learners.rewards.open_channels import READ
 from learners.rewards.reward_batch import ConstantWatch
@@ -131,16 +138,13 @@ async def _open_learner(plan: Plan, demonstrations: pa.Table) -> AsyncIterator[R
         storage=plan.run_dir / "ray_train",
         num_workers=config.placement.learner_workers,
         resources_per_worker={name: share for name, share in resources.items() if share},
-        max_failures=0,  # `run_training` goes on from a checkpoint of the whole run, not of the learner alone
     )
     options = {"name": f"{name}:router", "num_cpus": 0, "max_restarts": -1, "max_task_retries": 2}
     unnamed = open_channels(config, plan.channels, plan.model)
     parts = (config.grpo, config.reward, plan.channels, config.seed, unnamed)
     router: Any = ray.remote(RouterActor).options(**options).remote(*parts)
-    weighing = _weighing(plan, f"{name}:conductor")
-    watch = None if config.reward.scalariser == "single" else ConstantWatch(config.reward.constant_limit)
-    online, reads = _online(config, demonstrations), not READ.isdisjoint(plan.channels)
-    learner = RayLearner(pool, router, demonstrations, online, weighing, watch, reads)
+    conductor = _conductor(plan, f"{name}:conductor") if config.reward.scalariser == "conductor" else None
+    learner = RayLearner(pool, _routing(plan, pool, router, demonstrations), _training(plan, pool, conductor))
     try:
         learner.start(config.placement.start_timeout_s)
         yield learner
@@ -149,23 +153,31 @@ async def _open_learner(plan: Plan, demonstrations: pa.Table) -> AsyncIterator[R
             await learner.stop()
         finally:
             ray.kill(router)
-            if weighing is not None:
-                weighing.conductor.stop()
+            if conductor is not None:
+                conductor.stop()
 
 
-def _weighing(plan: Plan, name: str) -> ConductorWeighing | None:
-    reward = plan.config.reward
-    if reward.scalariser != "conductor":
-        return None
+def _conductor(plan: Plan, name: str) -> RemoteConductor:
     hidden = AutoConfig.from_pretrained(plan.model).hidden_size
     options = {"name": name, "num_cpus": 0}
-    conductor = RemoteConductor(start_conductor(plan.channels, hidden, reward.conductor, options))
-    return ConductorWeighing(conductor, reward.conductor, ADVANTAGES[plan.config.grpo.advantage], plan.config.seed)
+    return RemoteConductor(start_conductor(plan.channels, hidden, plan.config.reward.conductor, options))
 
 
-def _online(config: RunSettings, demonstrations: pa.Table) -> OnlineRouting | None:
-    router = config.router
-    if not router.online:
-        return None
-    state, budget = OnlineRouter(make_arbiter(router, config.seed)), router.token_budget if router.probes else None
-    return OnlineRouting(state, budget, ray.put(demonstrations))
+def _routing(plan: Plan, pool: LearnerPool, router: Any, demonstrations: pa.Table) -> PlainRouting | OnlineRouting:
+    settings = plan.config.router
+    reader = NothingToRead() if READ.isdisjoint(plan.channels) else PolicyReader(pool, router)
+    plain = PlainRouting(router, reader, demonstrations)
+    if not settings.online:
+        return plain
+    memory = OnlineRouter(make_arbiter(settings, plan.config.seed))
+    budget = settings.token_budget if settings.probes else None
+    return OnlineRouting(plain, pool, memory, budget, ray.put(demonstrations))
+
+
+def _training(plan: Plan, pool: LearnerPool, conductor: RemoteConductor | None) -> PlainTraining | ConductedTraining:
+    config, reward = plan.config, plan.config.reward
+    watch = ConstantWatch(reward.constant_limit)
+    if conductor is not None:
+        advantage = ADVANTAGES[config.grpo.advantage]
+        return ConductedTraining(pool, conductor, reward.conductor, advantage, config.seed, watch)
+    return PlainTraining(pool, watch if reward.scalariser != "single" else None)

@@ -16,6 +16,7 @@ import ray
 from ray.exceptions import ObjectLostError, RayActorError
 
 from actors.engine import EngineError
+from actors.group_references import GroupReferences
 from actors.rollout_group import GroupRequest
 from cluster.loop.ports import FinishedGroup, GroupTask, Scores, finished_group
 from trajectories.errors import RunError, WorkersLost, last_line
@@ -94,7 +95,7 @@ class RolloutFleet:
             member = await self._reserve(len(task.seeds))
             try:
                 episodes, sequences = member.actor.run_group.remote(self._request(task))
-                return finished_group(await episodes, (episodes, sequences))
+                return finished_group(await episodes, GroupReferences(episodes, sequences))
             except (RayActorError, EngineError) as error:
                 logger.warning("group %s is played again: %s", task.group_id, last_line(error))
                 self._lost(member)

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 from ray.exceptions import RayActorError, RayTaskError
 
+from actors.group_references import GroupReferences
 from cluster.loop.ports import FinishedGroup, finished_group
 from cluster.loop.stream import RunError
 from trajectories.errors import last_line
@@ -41,7 +42,7 @@ class RayRecorder:
     async def read(self, folder: Path, position: int) -> FinishedGroup:
         episodes, sequences = self._actor.read.remote(folder.resolve(), position)
         table = await self._answer(f"read the ready group {position} of {folder}", episodes)
-        return finished_group(table, (episodes, sequences))
+        return finished_group(table, GroupReferences(episodes, sequences))
 
     async def _answer(self, what: str, reference: Awaitable[Any]) -> Any:
         try:

@@ -1,4 +1,4 @@
-"""Assignments without a router: all to SFT, or all to GRPO with the advantages that a scalariser gives."""
+"""Assignments as they are before a router decides: all to GRPO, with the advantages that a scalariser gives."""
 
 from __future__ import annotations
 
@@ -16,14 +16,6 @@ from learners.rewards.reward_batch import RewardBatch
 from learners.rewards.scalarisers import Scalarised
 from trajectories import schema
 from trajectories.types import Assignment, Route, Sequence
-
-
-def sft_assignments(sequences: pa.Table, ce_weight: float = 1.0) -> pa.Table:
-    """Every sequence to SFT."""
-    return schema.assignments_to_table(
-        Assignment(sequence_id, Route.SFT, 0.0, 0.0, ce_weight, {})
-        for sequence_id in sequences["sequence_id"].to_pylist()
-    )
 
 
 def scalarised_assignments(

@@ -1,4 +1,10 @@
-"""Group-relative policy optimisation and its variants (`config.GRPO_VARIANTS`)."""
+"""Group-relative policy optimisation and its variants. Settings of the published ones:
+
+GRPO (arXiv 2402.03300)     clip_high 0.2, aggregation sequence
+Dr. GRPO (arXiv 2503.20783) advantage dr_grpo, clip_high 0.2, aggregation constant
+DAPO (arXiv 2503.14476)     clip_high 0.28, aggregation token
+GSPO (arXiv 2507.18071)     ratio sequence, clip_low 3e-4, clip_high 4e-4, aggregation sequence
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from learners.learner_settings import LoraSettings, PolicySettings
-from learners.policy.micro_batch import MicroBatch
+from trajectories.batch import PaddedBatch
 from trajectories.errors import UserError, first_line
 
 LOGITS_AT_ONCE = 1 << 27
@@ -49,14 +50,14 @@ class PolicyModel(nn.Module):
         """Inside, the network is the base model."""
         return self.lm.disable_adapter() if isinstance(self.lm, peft.PeftModel) else nullcontext()
 
-    def forward(self, batch: MicroBatch) -> Tensor:
+    def forward(self, batch: PaddedBatch) -> Tensor:
         """log p(trained token | tokens before it) at the batch's temperatures, float32 [N]."""
         with self._autocast(batch):
             selected, head = self._selected(batch)
             return selective_logprobs(selected, head, batch.targets, batch.temperature)
 
     @torch.no_grad()
-    def read(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+    def read(self, batch: PaddedBatch) -> tuple[Tensor, Tensor]:
         """As `forward`, and the entropy of the distribution that each trained token was drawn from, in nats; both
         float32 [N], without gradient."""
         with self._autocast(batch):
@@ -70,10 +71,27 @@ class PolicyModel(nn.Module):
         logprobs, entropies = zip(*found, strict=True)
         return torch.cat(logprobs), torch.cat(entropies)
 
-    def _autocast(self, batch: MicroBatch) -> AbstractContextManager[Any]:
+    @contextmanager
+    def final_states(self, batch: PaddedBatch) -> Iterator[list[Tensor]]:
+        """The state after the last token of each row, float32 [B, H], of the forward pass inside."""
+        states: list[Tensor] = []
+        ends = torch.tensor(batch.lengths, device=batch.input_ids.device) - 1
+
+        def keep(_: nn.Module, __: Any, output: Any) -> None:
+            hidden = output.last_hidden_state.detach()
+            states.append(hidden[torch.arange(len(ends), device=ends.device), ends].float())
+
+        lm = self.causal_lm
+        handle = getattr(lm, lm.base_model_prefix).register_forward_hook(keep)
+        try:
+            yield states
+        finally:
+            handle.remove()
+
+    def _autocast(self, batch: PaddedBatch) -> AbstractContextManager[Any]:
         return torch.autocast(batch.input_ids.device.type, self._dtype, enabled=self._dtype != torch.float32)
 
-    def _selected(self, batch: MicroBatch) -> tuple[Tensor, nn.Module]:
+    def _selected(self, batch: PaddedBatch) -> tuple[Tensor, nn.Module]:
         """Final states [N, H] that predict the trained tokens, and the output head."""
         lm = self.causal_lm
         backbone, head = getattr(lm, lm.base_model_prefix), lm.get_output_embeddings()

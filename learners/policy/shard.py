@@ -24,11 +24,10 @@ from transformers import AutoTokenizer
 from learners.learner_settings import OptimizerSettings, PolicySettings
 from learners.objectives.objective import Example, Objective, Tokens
 from learners.policy import distributed, publication
-from learners.policy.micro_batch import MicroBatch, collate, trained_tokens
 from learners.policy.model import PolicyModel, load_policy
 from learners.policy.weight_update import WeightUpdate
 from learners.rewards.weigher import Weigher
-from router.probe import final_states
+from trajectories.batch import PaddedBatch, collate, trained_tokens
 from trajectories.packing import IDLE, plan_batches
 from trajectories.types import Sequence
 
@@ -238,13 +237,13 @@ class PolicyShard:
             sums += torch.stack([partial for _, partial in losses]).sum(0)
         return sums
 
-    def _run(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+    def _run(self, batch: PaddedBatch) -> tuple[Tensor, Tensor]:
         """Log-probabilities [N] with their gradient, and the state after the last token of each row, [B, H]."""
-        with final_states(self.model.causal_lm, batch) as states:
+        with self.model.final_states(batch) as states:
             logprobs = self.model(batch)
         return logprobs, states[0]
 
-    def _micro_batches(self, sequences: Many[Sequence], chosen: Many[int]) -> Iterator[tuple[list[int], MicroBatch]]:
+    def _micro_batches(self, sequences: Many[Sequence], chosen: Many[int]) -> Iterator[tuple[list[int], PaddedBatch]]:
         """(indices, batch) of the chosen sequences; as many on every worker, since sharded layers gather on each pass:
         short ones run idle, and those come last."""
         plan = plan_batches([len(sequences[index].token_ids) for index in chosen], self._settings.token_budget)
@@ -256,7 +255,7 @@ class PolicyShard:
             yield [], collate([IDLE], self._device)
 
     def _loss(
-        self, logprobs: Tensor, batch: MicroBatch, rows: list[int], shares: list[_Share]
+        self, logprobs: Tensor, batch: PaddedBatch, rows: list[int], shares: list[_Share]
     ) -> tuple[Tensor, Tensor]:
         """Loss and metric sums of one micro-batch, whose log-probabilities [N] are these."""
         reference = self._reference_logprobs(batch) if any(s.objective.needs_reference for s in shares) else None
@@ -282,7 +281,7 @@ class PolicyShard:
         return loss, torch.cat(sums)
 
     @torch.no_grad()
-    def _reference_logprobs(self, batch: MicroBatch) -> Tensor:
+    def _reference_logprobs(self, batch: PaddedBatch) -> Tensor:
         assert self._reference is not None, "construct PolicyShard with reference=True"
         with self._reference.without_adapter():
             return self._reference(batch)

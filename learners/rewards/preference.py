@@ -13,15 +13,18 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Batc
 
 from trajectories.errors import UserError, first_line
 
+PAIRS_AT_ONCE = 8
+"""Pairs in one pass."""
+
 
 class PreferenceModel:
-    """A reward model on one device, in the precision it was saved in."""
+    """A reward model on the CPU, in the precision it was saved in."""
 
-    def __init__(self, model: str, device: str = "cpu") -> None:
+    def __init__(self, model: str) -> None:
         """Load the directory or hub model. Raises UserError."""
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(model, truncation_side="left")
-            self._model = AutoModelForSequenceClassification.from_pretrained(model, dtype="auto").to(device).eval()
+            self._model = AutoModelForSequenceClassification.from_pretrained(model, dtype="auto").eval()
         except (OSError, ValueError) as error:
             raise UserError(
                 f"{model} holds no sequence-classification model with its tokenizer ({first_line(error)}); "
@@ -38,19 +41,16 @@ class PreferenceModel:
         self._limit = getattr(self._model.config, "max_position_embeddings", self._tokenizer.model_max_length)
 
     @torch.inference_mode()
-    def score(self, prompts: Sequence[str], responses: Sequence[str], at_once: int = 8) -> Tensor:
+    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> Tensor:
         """The model's output for each pair, float64 [B]; higher is preferred.
 
         With a chat template the pair is a user's and an assistant's message, else two segments. What is longer than the
         model can read loses its beginning.
-
-        Args:
-            at_once: pairs in one pass. Tuning: as many as fit the device.
         """
         scores = []
-        for start in range(0, len(prompts), at_once):
-            batch = self._encode(prompts[start : start + at_once], responses[start : start + at_once])
-            scores.append(self._model(**batch.to(self._model.device)).logits[:, 0].double().cpu())
+        for start in range(0, len(prompts), PAIRS_AT_ONCE):
+            some = slice(start, start + PAIRS_AT_ONCE)
+            scores.append(self._model(**self._encode(prompts[some], responses[some])).logits[:, 0].double())
         return torch.cat(scores) if scores else torch.zeros(0, dtype=torch.float64)
 
     def _encode(self, prompts: Sequence[str], responses: Sequence[str]) -> BatchEncoding:

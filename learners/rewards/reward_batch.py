@@ -52,7 +52,6 @@ def reward_batch(
     outcome: str = "success",
     names: Sequence[str] = (),
     more: Mapping[str, Sequence[float]] | None = None,
-    contexts: Tensor | None = None,
 ) -> RewardBatch:
     """The rewards of the sound episodes of a table; those that ended in an error have none.
 
@@ -60,7 +59,6 @@ def reward_batch(
         outcome: name of the verifiable channel.
         names: channels to weigh; empty: all there are.
         more: channels that are not in the table, one value a sound episode, in their order.
-        contexts: float32 [B, H] of the sound episodes, in their order.
     Raises:
         UserError: a channel is missing, has the wrong length or a value that is not finite.
     """
@@ -80,7 +78,6 @@ def reward_batch(
         rewards=reward_matrix(channels, names, episode_ids),
         groups=torch.tensor([numbers[group_ids[row]] for row in sound], dtype=torch.int64),
         outcome=reward_matrix(channels, (outcome,), episode_ids)[:, 0],
-        contexts=contexts,
     )
 
 

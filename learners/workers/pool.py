@@ -1,7 +1,8 @@
 """`LearnerPool`: learner workers under Ray Train that execute commands.
 
-Ray Train owns the processes (placement, process group, restarts, dashboard tab). Its train function hosts one
-`LearnerWorker` a rank and takes commands from a mailbox actor, so the coordinator stays in charge of the loop.
+Ray Train owns the processes (placement, process group, dashboard tab). Its train function hosts one `LearnerWorker` a
+rank and takes commands from a mailbox actor, so the coordinator stays in charge of the loop. When one worker dies, all
+end: the pool's owner starts another pool, and goes on from a checkpoint of the whole run.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import contextlib
 import os
 import threading
 import traceback
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,13 +27,7 @@ from learners.workers.mailbox import Command, Mailbox, Outcome
 from learners.workers.process import keep_freed_memory
 from trajectories.errors import WorkersLost
 
-
-class LearnerRestarted(WorkersLost):
-    """The workers died and were restarted from `checkpoint` (None: from the initial model); the command is lost."""
-
-    def __init__(self, message: str, checkpoint: str | None) -> None:
-        super().__init__(message)
-        self.checkpoint = checkpoint
+STOP_TIMEOUT_S = 60.0
 
 
 class LearnerPool:
@@ -47,13 +41,11 @@ class LearnerPool:
         storage: Path,
         num_workers: int = 1,
         resources_per_worker: Mapping[str, float] | None = None,
-        max_failures: int = 1,
     ) -> None:
         """
         Args:
             storage: directory for Ray Train's own files; seen by all nodes.
             resources_per_worker: Ray resources; a `GPU` share above 0 puts the worker on a GPU.
-            max_failures: how often the workers may die and be restarted from the last `save` of this pool.
         """
         path = Path(config.policy.model)
         if path.exists():  # Ray Train runs its workers in a directory of their own
@@ -65,7 +57,6 @@ class LearnerPool:
         self._storage = storage
         self._num_workers = num_workers
         self._resources = dict(resources_per_worker or {"CPU": 1})
-        self._max_failures = max_failures
         self._mailbox: Any = None
         self._thread: threading.Thread | None = None
 
@@ -90,12 +81,12 @@ class LearnerPool:
                 name=f"concerto-{self._run_name}-learner",
                 storage_path=str(self._storage.resolve()),
                 # Without a controller limit Ray Train would look for room for ever.
-                failure_config=FailureConfig(max_failures=self._max_failures, controller_failure_limit=0),
+                failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
             ),
         )
         self._thread = threading.Thread(target=_fit, args=(trainer, self._mailbox), name=name, daemon=True)
         self._thread.start()
-        missing = ray.get(self._mailbox.wait_ready.remote(timeout_s))
+        missing = ray.get(self._mailbox.wait_joined.remote(timeout_s))
         if missing:
             raise WorkersLost(f"the learner pool did not start: {missing} (each needs {self._resources})")
 
@@ -105,22 +96,18 @@ class LearnerPool:
         Object references among the arguments, also in lists, are resolved by the workers.
 
         Raises:
-            WorkersLost: a worker raised, or did not answer in time.
-            LearnerRestarted: the workers died and came back with the state of the last `save`.
+            WorkersLost: a worker raised, died or did not answer in time.
         """
         return await asyncio.gather(*await self.call_refs(method, *arguments, timeout_s=timeout_s))
 
     async def call_refs(self, method: str, *arguments: Any, timeout_s: float = 1800.0) -> list[ray.ObjectRef]:
         """Like `call`, but the results stay in the object store: for weights."""
         outcome: Outcome = await self._mailbox.call.remote(method, arguments, timeout_s)
-        if outcome.restarted:
-            where = outcome.checkpoint or "the initial model"
-            raise LearnerRestarted(f"{method}: the learner workers died; restarted from {where}", outcome.checkpoint)
         if outcome.error:
             raise WorkersLost(f"{method}: {outcome.error}")
         return outcome.results
 
-    def stop(self, timeout_s: float = 60.0) -> None:
+    def stop(self) -> None:
         """Let the workers end and free their resources. Harmless where nothing runs.
 
         Raises:
@@ -131,9 +118,9 @@ class LearnerPool:
         thread, self._thread = self._thread, None
         try:
             ray.get(self._mailbox.stop.remote())
-            thread.join(timeout_s)
+            thread.join(STOP_TIMEOUT_S)
             if thread.is_alive():
-                raise WorkersLost(f"the learner workers did not end within {timeout_s:.0f} s")
+                raise WorkersLost(f"the learner workers did not end within {STOP_TIMEOUT_S:.0f} s")
         finally:
             ray.kill(self._mailbox)  # its name must be free for those that start next
 
@@ -154,20 +141,13 @@ def _serve(loop_config: dict[str, Any]) -> None:
     # Here, because it takes seconds that only this process should pay.
     from learners.workers.worker import LearnerWorker
 
-    mailbox, attempt, rank = (
-        loop_config["mailbox"],
-        _shared_attempt_id(),
-        dist.get_rank() if dist.is_initialized() else 0,
-    )
-    checkpoint: str | None = ray.get(mailbox.join.remote(attempt))
+    mailbox, rank = loop_config["mailbox"], dist.get_rank() if dist.is_initialized() else 0
     keep_freed_memory()
     worker = LearnerWorker(loop_config["config"])
-    if checkpoint is not None:
-        worker.restore(checkpoint)
-    ray.get(mailbox.ready.remote(attempt, rank))
+    ray.get(mailbox.join.remote(rank))
     done = 0
     while True:
-        command: Command | str | None = ray.get(mailbox.next.remote(attempt, done))
+        command: Command | str | None = ray.get(mailbox.next.remote(done))
         if command is None:
             continue
         if isinstance(command, str):
@@ -175,20 +155,12 @@ def _serve(loop_config: dict[str, Any]) -> None:
         try:
             result = getattr(worker, command.method)(*map(_resolved, command.arguments))
         except Exception:
-            # The others may be waiting for this rank inside a collective: report, then end the attempt as a whole.
+            # The others may be waiting for this rank inside a collective: report, then end them all.
             error = f"rank {rank}: {traceback.format_exc()}"
-            ray.get(mailbox.reply.remote(attempt, command.number, rank, [], error))
+            ray.get(mailbox.reply.remote(command.number, rank, [], error))
             raise
-        ray.get(mailbox.reply.remote(attempt, command.number, rank, [ray.put(result)], None))
+        ray.get(mailbox.reply.remote(command.number, rank, [ray.put(result)], None))
         done = command.number
-
-
-def _shared_attempt_id() -> str:
-    """A fresh id, the same on all ranks of this start."""
-    box = [uuid.uuid4().hex]
-    if dist.is_initialized():
-        dist.broadcast_object_list(box)
-    return box[0]
 
 
 def _resolved(argument: Any) -> Any:

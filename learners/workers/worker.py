@@ -17,7 +17,6 @@ from learners.objectives.grpo import GRPOObjective
 from learners.objectives.objective import Example, Objective
 from learners.objectives.sft import SFTObjective
 from learners.policy import distributed
-from learners.policy.micro_batch import split_over_workers
 from learners.policy.shard import PolicyShard, Term
 from learners.policy.weight_update import WeightUpdate
 from learners.rewards.channels import Reading
@@ -25,9 +24,9 @@ from learners.rewards.reward_batch import RewardBatch
 from learners.rewards.scalarisers import Scalariser
 from learners.rewards.weigher import Weighed, Weigher
 from learners.workers.process import cores_of_worker
-from router.batch import check
-from router.probe import ProbeResult, batched_share, concatenated
+from router.probe import ProbeResult, batched_share, check, concatenated
 from trajectories import schema
+from trajectories.packing import split_over_workers
 from trajectories.types import Route
 
 Stage = Literal["sft", "grpo", "mixed"]

@@ -1,4 +1,4 @@
-"""An engine and an environment that follow a script: the episode loop's unit tests need no model and no Ray."""
+"""An engine and an environment that follow a script, and groups at hand: unit tests need no model and no Ray."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from actors.engine import EngineStats, Generation, SamplingParameters
 from actors.episode import Session
+from actors.group_references import GroupTables
 from envs.base import Observation, StepResult
 from trajectories.errors import UserError
 
@@ -128,3 +129,13 @@ class ScriptedEngine:
         return EngineStats(self.version, 0, len(self.seeds), 0, 0, 0.0, 0.0)
 
     async def close(self) -> None: ...
+
+
+class GroupsAtHand:
+    """What `StepGroups` is to the router actor, without an object store."""
+
+    def __init__(self, *groups: GroupTables) -> None:
+        self._groups = list(groups)
+
+    def fetch(self) -> list[GroupTables]:
+        return self._groups

@@ -147,11 +147,9 @@ def test_other_shapes_are_refused(name: str, shape: tuple[int, ...]) -> None:
         REFERENCES[name][0](torch.ones(shape), None)
 
 
-def test_wrong_number_of_ids_and_wrong_fraction_are_refused() -> None:
+def test_a_wrong_number_of_ids_is_refused() -> None:
     with pytest.raises(UserError, match="2 ids were given for gradient norms of 1"):
         geometry.gini(torch.ones(1, 3), ("a", "b"))
-    with pytest.raises(UserError, match=r"fraction in \(0, 1\], got 0"):
-        geometry.top_share(torch.ones(1, 3), fraction=0.0)
 
 
 def test_per_entry_divides_by_the_root_of_the_size() -> None:

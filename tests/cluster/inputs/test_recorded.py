@@ -17,12 +17,13 @@ from cluster.inputs.recorded import import_demonstrations, read_recorded
 from cluster.inputs.run_plan import plan_run
 from envs import load_panel
 from learners.learner_settings import LearnerSettings, PolicySettings
-from learners.objectives.assign import sft_assignments
 from learners.workers.worker import LearnerWorker
 from tests.envs.test_recordings import shop_record
 from trajectories.builder import PromptSettings
 from trajectories.chat import ChatTokenizer
 from trajectories.errors import UserError
+from trajectories.schema import assignments_to_table
+from trajectories.types import Assignment, Route
 
 QUIET = Console(quiet=True)
 
@@ -56,7 +57,10 @@ def test_the_file_holds_the_training_goals_only(demonstrations, tokenizer):
 def test_a_learner_imitates_it(demonstrations, tokenizer):
     table = read_recorded(demonstrations, Transcriber(tokenizer, PromptSettings(), 2048))
     worker = LearnerWorker(LearnerSettings(policy=PolicySettings(model=resolve_model(TINY))))
-    losses = [worker.train("sft", table, sft_assignments(table))["sft/loss"] for _ in range(3)]
+    imitated = assignments_to_table(
+        Assignment(name, Route.SFT, 0.0, 0.0, 1.0, {}) for name in table["sequence_id"].to_pylist()
+    )
+    losses = [worker.train("sft", table, imitated)["sft/loss"] for _ in range(3)]
     assert losses[-1] < losses[0]
 
 

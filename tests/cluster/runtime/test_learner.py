@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,21 @@ import ray
 import torch
 
 from actors.conductor import RemoteConductor, start_conductor
+from actors.group_references import GroupReferences, StepGroups
 from actors.router import RouterActor
 from cluster.config.loading import load_config
 from cluster.inputs.reward_channels import open_channels
 from cluster.loop.ports import GroupTask
-from cluster.runtime.learner import ConductorWeighing, OnlineRouting, RayLearner
+from cluster.runtime.learner import RayLearner
+from cluster.runtime.steps import (
+    ConductedTraining,
+    NothingToRead,
+    OnlineRouting,
+    PlainRouting,
+    PlainTraining,
+    PolicyReader,
+    PreparedStep,
+)
 from learners.learner_settings import GRPOSettings
 from learners.objectives import advantages
 from learners.rewards.channels import Reading
@@ -47,7 +58,7 @@ class Workers:
             return [None]
         _, sequences, _, batch, scalarise = arguments
         rows = [row for table in ray.get(sequences) for row in sequences_from_table(table)]
-        weigher = Weigher(batch, scalarise, GRPOSettings())
+        weigher = Weigher(ray.get(batch), scalarise, GRPOSettings())
         for group in weigher.together(rows):
             weigher.weigh([rows[index] for index in group], torch.ones(len(group), HIDDEN))
         return [({"trained_tokens": 9.0}, weigher.result())]
@@ -60,12 +71,25 @@ class Workers:
         return [ray.put(Reading(halves, tuple(np.full(count, 0.3) for count in counts)))]
 
 
-def learner(router: Any = None, **parts: Any) -> RayLearner:
-    workers: Any = Workers()
-    return RayLearner(workers, router, sequences_to_table([]), **parts)
+WORKERS: Any = Workers()
+NO_DEMONSTRATIONS = sequences_to_table([])
 
 
-def group(name: str, progress: tuple[float, ...]) -> tuple[Any, Any]:
+def plain_routing(router: Any = None, reader: Any = None) -> PlainRouting:
+    return PlainRouting(router, reader or NothingToRead(), NO_DEMONSTRATIONS)
+
+
+def learner(router: Any, reader: Any = None, watch: ConstantWatch | None = None) -> RayLearner:
+    return RayLearner(WORKERS, plain_routing(router, reader), PlainTraining(WORKERS, watch))
+
+
+def conducted(router: Any, conductor: Any, config: ConductorSettings) -> RayLearner:
+    remote, watch = RemoteConductor(conductor), ConstantWatch(limit=1000)
+    training = ConductedTraining(WORKERS, remote, config, advantages.grpo, seed=0, watch=watch)
+    return RayLearner(WORKERS, plain_routing(router), training)
+
+
+def group(name: str, progress: tuple[float, ...]) -> GroupReferences:
     """References to a finished group in which nobody succeeds."""
     task = GroupTask(name, "mock", f"task-{name}", tuple(range(len(progress))), 1.0, "train")
     members = []
@@ -74,7 +98,7 @@ def group(name: str, progress: tuple[float, ...]) -> tuple[Any, Any]:
         rewards = {"success": 0.0, "progress": value}
         members.append(replace(played, episode=replace(played.episode, success=False, rewards=rewards)))
     episodes, sequences = to_tables(members)
-    return ray.put(episodes), ray.put(sequences)
+    return GroupReferences(ray.put(episodes), ray.put(sequences))
 
 
 @pytest.fixture
@@ -95,10 +119,29 @@ async def test_a_restored_learner_routes_with_the_scores_of_before(tmp_path):
     arbiter = RunningQuantile(Loss())
     arbiter.decide(Candidates(("a", "b"), ("mock",) * 2, losses=torch.tensor([1.0, 2.0])))
     saved = OnlineRouter(arbiter, steps=7)
-    await learner(online=OnlineRouting(saved, None, None)).save(tmp_path / "learner")
-    fresh = learner(online=OnlineRouting(OnlineRouter(RunningQuantile(Loss())), None, None))
-    await fresh.restore(tmp_path / "learner")
-    assert fresh.online is not None and fresh.online.router == saved
+    before, after = (
+        OnlineRouting(plain_routing(), WORKERS, memory, token_budget=None, demonstrations=None)
+        for memory in (saved, OnlineRouter(RunningQuantile(Loss())))
+    )
+    await RayLearner(WORKERS, before, PlainTraining(WORKERS, None)).save(tmp_path / "learner")
+    await RayLearner(WORKERS, after, PlainTraining(WORKERS, None)).restore(tmp_path / "learner")
+    assert after.memory == saved
+
+
+async def test_rewards_that_nobody_reads_are_not_fetched():
+    class Reference:
+        fetched = 0
+
+        def __await__(self) -> Iterator[None]:
+            self.fetched += 1
+            return iter(())
+
+    for watch, fetched in ((None, 0), (SimpleNamespace(observe=lambda rewards: None), 1)):
+        groups: Any = ("a group",)
+        step = PreparedStep("grpo", StepGroups(groups), [], Reference(), Reference(), {"score": 1.0})
+        trained = await PlainTraining(WORKERS, watch).train(step)  # type: ignore[arg-type]
+        assert (step.rewards.fetched, step.assignments.fetched) == (fetched, 1)
+        assert trained.metrics == {"trained_tokens": 9.0, "score": 1.0}
 
 
 @pytest.mark.real
@@ -120,10 +163,7 @@ async def test_the_conductor_weighs_learns_and_comes_back_from_a_checkpoint(star
     config = ConductorSettings(update_every=2, lr=0.1)
     router = start_router(RewardSettings(scalariser="conductor"))
     handles = [start_conductor(CHANNELS, HIDDEN, config, {"num_cpus": 0}) for _ in range(2)]
-    first, second = (
-        learner(router, weighing=ConductorWeighing(RemoteConductor(handle), config, advantages.grpo, seed=0))
-        for handle in handles
-    )
+    first, second = (conducted(router, handle, config) for handle in handles)
     try:
         steps = [await first.train("grpo", [group(str(at), (0.0, 0.5, 1.0))], ()) for at in range(3)]
         assert [step.metrics["trained_tokens"] for step in steps] == [9.0] * 3
@@ -145,7 +185,7 @@ async def test_the_policy_reads_what_open_channels_need_before_it_trains(start_r
     config = load_config("local", overrides=["tasks=questions", "reward.scalariser=uniform"])
     channels = ("progress", "entropy", "length")
     router = start_router(config.reward, channels, open_channels(config, channels, str(embedded_model_path())))
-    trained = await learner(router, reads=True).train("grpo", [group("a", (0.0, 0.5, 1.0))], ())
+    trained = await learner(router, PolicyReader(WORKERS, router)).train("grpo", [group("a", (0.0, 0.5, 1.0))], ())
     assert trained.metrics["reward/entropy/mean"] == pytest.approx(-0.3)
     assert trained.metrics["reward/length/mean"] == pytest.approx(1 - 1 / config.rollout.max_response_tokens)
     assert trained.metrics["read_s"] > 0

@@ -12,7 +12,6 @@ from learners.objectives.assign import (
     completed_assignments,
     pending_assignments,
     scalarised_assignments,
-    sft_assignments,
 )
 from learners.rewards import maths
 from learners.rewards.reward_batch import reward_batch
@@ -106,16 +105,4 @@ def test_pending_assignments_train_where_any_channel_varies() -> None:
     complete = by_id(completed_assignments(pending, {"a-0": 0.5, "b-0": -0.5}, version=3))
     assert [(complete[f"{name}-0"].advantage, complete[f"{name}-0"].reward_weights_version) for name in "abc"] == [
         (0.5, 3), (-0.5, 3), (0.0, 0),
-    ]  # fmt: skip
-
-
-def test_no_sequences_give_no_assignments() -> None:
-    assert len(sft_assignments(schema.to_tables([])[1])) == 0
-
-
-def test_sft_assignments_send_everything_to_sft() -> None:
-    _, sequences = schema.to_tables([trajectory("a", "g", 1.0, parts=2)])
-    rows = schema.assignments_from_table(sft_assignments(sequences, 0.5))
-    assert [(row.sequence_id, row.route, row.ce_weight, row.rl_weight) for row in rows] == [
-        ("a-0", Route.SFT, 0.5, 0.0), ("a-1", Route.SFT, 0.5, 0.0),
     ]  # fmt: skip

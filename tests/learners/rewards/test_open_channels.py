@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
+from actors.group_references import GroupTables
 from actors.router import RouterActor
 from envs import load_panel, make_environment
 from learners.learner_settings import GRPOSettings
@@ -16,6 +18,7 @@ from learners.rewards.channels import Reading
 from learners.rewards.open_channels import OpenChannels
 from learners.rewards.reward_settings import RewardSettings
 from learners.tiny import embedded_model_path
+from tests.actors.scripted import GroupsAtHand
 from tests.learners.rewards.test_channels import write_reward_model
 from tests.trajectories.samples import CHATML
 from trajectories.chat import ChatTokenizer
@@ -92,8 +95,8 @@ def test_a_reward_model_reads_question_and_response(tmp_path: Path) -> None:
 
 def test_the_router_actor_weighs_open_channels_beside_those_of_the_environment() -> None:
     reward = RewardSettings(scalariser="uniform", channels=("format", "length"))
-    router = RouterActor(GRPOSettings(), reward, reward.channels, 0, lambda: OpenChannels(("length",), CHAT, 24))
-    _, batch, metrics = router.assign((), None, *PLAYED)
+    router: Any = RouterActor(GRPOSettings(), reward, reward.channels, 0, lambda: OpenChannels(("length",), CHAT, 24))
+    _, batch, metrics = router.assign((), None, GroupsAtHand(GroupTables(*PLAYED)))
     assert batch is not None and batch.names == ("format", "length")
     assert batch.rewards[0, 1] > batch.rewards[1, 1]  # the shorter answer
     assert metrics["reward/length/spread"] > 0

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import ray
 
-from learners.workers.pool import LearnerPool, LearnerRestarted
+from learners.workers.pool import LearnerPool
 from learners.workers.worker import LearnerWorker
+from tests.cluster.runs import title
 from tests.learners.samples import learner_settings, make_sequences, make_tables
 from trajectories.errors import WorkersLost
 
@@ -20,21 +21,19 @@ pytestmark = [pytest.mark.real, pytest.mark.usefixtures("ray_session")]
 
 @pytest.fixture
 def pool(untied_model: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[LearnerPool]:
-    workers, max_failures = getattr(request, "param", (1, 0))
     pool = LearnerPool(
         learner_settings(untied_model),
         run_name=tmp_path.name,
         storage=tmp_path / "train",
-        num_workers=workers,
+        num_workers=getattr(request, "param", 1),
         resources_per_worker={"CPU": 0.5},
-        max_failures=max_failures,
     )
     pool.start(timeout_s=240)
     yield pool
     pool.stop()
 
 
-@pytest.mark.parametrize("pool", [(1, 0), (2, 0)], indirect=True, ids=["one worker", "two workers"])
+@pytest.mark.parametrize("pool", [1, 2], indirect=True, ids=["one worker", "two workers"])
 async def test_commands_run_on_every_worker_as_inline(pool: LearnerPool, untied_model: Path) -> None:
     inline = LearnerWorker(learner_settings(untied_model))
     sequences, assignments = make_tables(make_sequences(7))
@@ -56,29 +55,27 @@ async def test_commands_run_on_every_worker_as_inline(pool: LearnerPool, untied_
         np.testing.assert_allclose(tensor.numpy(), theirs[name].numpy(), atol=1e-5)
 
 
-@pytest.mark.parametrize("pool", [(1, 1)], indirect=True)
-async def test_workers_that_die_come_back_with_the_last_checkpoint(pool: LearnerPool, tmp_path: Path) -> None:
-    sequences, assignments = make_tables(make_sequences(6))
-    await pool.call("train", "mixed", sequences, assignments)
-    await pool.call("save", str(tmp_path / "checkpoint"))
-    expected = (await pool.call("train", "mixed", sequences, assignments))[0]
-    with pytest.raises(WorkersLost, match="have no assignment"):
-        await pool.call("train", "mixed", sequences, assignments.slice(1))
-    with pytest.raises(LearnerRestarted) as caught:
-        await asyncio.wait_for(pool.call("train", "mixed", sequences, assignments), timeout=240)
-    assert caught.value.checkpoint == str(tmp_path / "checkpoint")
-    again = (await pool.call("train", "mixed", sequences, assignments))[0]
-    assert {**again, "seconds": 0} == {**expected, "seconds": 0}
-
-
-async def test_without_restarts_left_every_later_call_says_why(pool: LearnerPool) -> None:
+async def test_what_ended_the_workers_is_said_by_the_call_under_way_and_every_later_one(pool: LearnerPool) -> None:
     with pytest.raises(WorkersLost, match="no attribute 'fly'"):
         await pool.call("fly")
     with pytest.raises(WorkersLost, match="the learner workers died"):
         await pool.call("export", 1, timeout_s=240)
 
 
-def test_a_group_that_finds_no_room_says_what_it_waited_for(untied_model: Path, tmp_path: Path) -> None:
+async def test_after_a_worker_was_killed_another_pool_takes_its_name(pool: LearnerPool) -> None:
+    sequences, _ = make_tables(make_sequences(3))
+    before = (await pool.call("score", sequences))[0]
+    (worker,) = (one for one in psutil.Process().children(recursive=True) if "RayTrainWorker" in title(one))
+    worker.kill()
+    with pytest.raises(WorkersLost, match="the learner workers died"):
+        await pool.call("score", sequences, timeout_s=240)
+    pool.stop()
+    pool.start(timeout_s=240)
+    after = (await pool.call("score", sequences))[0]
+    assert [row.tolist() for row in after] == [row.tolist() for row in before]
+
+
+def test_a_pool_that_finds_no_room_says_what_it_waited_for(untied_model: Path, tmp_path: Path) -> None:
     occupied = ray.util.placement_group([{"CPU": 2}])
     ray.get(occupied.ready(), timeout=60)
     pool = LearnerPool(

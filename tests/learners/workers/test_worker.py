@@ -1,19 +1,28 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from learners.learner_settings import GRPO_VARIANTS, GRPOSettings, RampSettings, SFTSettings
+from learners.learner_settings import GRPOSettings, RampSettings, SFTSettings
 from learners.workers.worker import LearnerWorker
 from router.probe import sequential
 from tests.learners.samples import learner_settings, make_sequences, make_tables
 from trajectories import schema
 from trajectories.errors import UserError
 from trajectories.types import Assignment, Route
+
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "grpo": {"aggregation": "sequence"},
+    "dr_grpo": {"advantage": "dr_grpo", "aggregation": "constant"},
+    "dapo": {"aggregation": "token"},
+    "gspo": {"ratio": "sequence", "aggregation": "sequence"},
+}
+"""The variants that `learners/objectives/grpo.py` lists, apart from where they clip."""
 
 
 def weights(worker: LearnerWorker) -> dict[str, torch.Tensor]:
@@ -122,10 +131,10 @@ def test_a_probe_of_nothing_is_refused(untied_model: Path) -> None:
         LearnerWorker(learner_settings(untied_model)).probe(make_tables([])[0], token_budget=64)
 
 
-@pytest.mark.parametrize("name", list(GRPO_VARIANTS))
+@pytest.mark.parametrize("name", list(PUBLISHED))
 def test_every_published_variant_learns_from_advantages(untied_model: Path, name: str) -> None:
     """Rewarded sequences become likelier than punished ones."""
-    grpo = GRPO_VARIANTS[name].model_copy(update={"clip_high": 10.0, "clip_low": 0.999})
+    grpo = GRPOSettings(**PUBLISHED[name], clip_high=10.0, clip_low=0.999)
     worker = LearnerWorker(learner_settings(untied_model, grpo=grpo))
     sequences = schema.sequences_to_table(make_sequences(4))
     signs = np.array([1.0, -1.0, 1.0, -1.0])

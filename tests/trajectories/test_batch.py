@@ -5,23 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learners.policy.micro_batch import collate, split_over_workers
 from tests.learners.samples import make_sequences
-
-lengths = st.lists(st.integers(1, 50), max_size=30)
-
-
-@given(lengths, st.integers(1, 5))
-def test_workers_share_every_sequence_once_and_evenly(lengths: list[int], workers: int) -> None:
-    shares = split_over_workers(lengths, workers)
-    assert len(shares) == workers
-    assert sorted(index for share in shares for index in share) == list(range(len(lengths)))
-    loads = [sum(lengths[index] for index in share) for share in shares]
-    assert max(loads) - min(loads) <= max(lengths, default=0)
-
-
-def test_a_worked_example() -> None:
-    assert split_over_workers([5, 2, 5, 2, 9], 2) == [[4, 1], [0, 2, 3]]
+from trajectories.batch import collate, trained_tokens
 
 
 @given(st.integers(1, 6), st.integers(0, 1000))
@@ -37,5 +22,14 @@ def test_collate_pairs_every_trained_token_with_the_position_before_it(count: in
     ]
     columns = (batch.positions, batch.targets, batch.rows, batch.behaviour, batch.temperature)
     assert list(zip(*(column.tolist() for column in columns), strict=True)) == expected
-    for row, sequence in enumerate(sequences):
-        np.testing.assert_array_equal(batch.input_ids[row, : len(sequence.token_ids)], sequence.token_ids)
+    assert batch.trained == tuple(trained_tokens(sequence) for sequence in sequences)
+
+
+def test_collate_keeps_every_token_and_pads_on_the_right() -> None:
+    sequences = make_sequences(6)
+    batch = collate(sequences, torch.device("cpu"))
+    assert batch.lengths == tuple(len(sequence.token_ids) for sequence in sequences)
+    assert batch.input_ids.shape == (len(sequences), max(batch.lengths))
+    for row, sequence in zip(batch.input_ids, sequences, strict=True):
+        np.testing.assert_array_equal(row[: len(sequence.token_ids)], sequence.token_ids)
+        assert not row[len(sequence.token_ids) :].any()

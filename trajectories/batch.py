@@ -1,4 +1,4 @@
-"""Padded batches for the probe. Unlike a training batch they hold every token: the state after the last one counts."""
+"""Padded batches: what training and probe run on. They hold every token, since the state after the last one counts."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trajectories.errors import UserError
 from trajectories.types import Sequence
 
 
 @dataclass(frozen=True, slots=True)
-class ProbeBatch:
+class PaddedBatch:
     """B sequences, padded on the right to T tokens, and their N trained tokens, flattened in row order.
 
     Attention is causal, so no token ever sees padding and no mask is needed.
@@ -27,6 +26,7 @@ class ProbeBatch:
         targets: int64 [N], the trained tokens.
         rows: int64 [N], row of each trained token.
         temperature: float32 [N].
+        behaviour: float32 [N], log-probability of each trained token under the policy that sampled it.
     """
 
     lengths: tuple[int, ...]
@@ -36,9 +36,15 @@ class ProbeBatch:
     targets: Tensor
     rows: Tensor
     temperature: Tensor
+    behaviour: Tensor
 
 
-def collate(sequences: Many[Sequence], device: torch.device) -> ProbeBatch:
+def trained_tokens(sequence: Sequence) -> int:
+    """Tokens that a sequence trains; its first token is predicted by nothing and never counts."""
+    return int(sequence.trained[1:].sum())
+
+
+def collate(sequences: Many[Sequence], device: torch.device) -> PaddedBatch:
     """The batch of some sequences, in their order, on `device`."""
     lengths = tuple(len(sequence.token_ids) for sequence in sequences)
     width = max(lengths)
@@ -49,7 +55,8 @@ def collate(sequences: Many[Sequence], device: torch.device) -> ProbeBatch:
     rows = np.repeat(np.arange(len(sequences)), [len(predicting) for predicting in at])
     flat = rows * width + np.concatenate(at)
     temperature = np.array([sequence.temperature for sequence in sequences], np.float32)[rows]
-    return ProbeBatch(
+    behaviour = np.concatenate([sequence.logprobs[1:][sequence.trained[1:]] for sequence in sequences])
+    return PaddedBatch(
         lengths=lengths,
         trained=tuple(len(predicting) for predicting in at),
         input_ids=torch.from_numpy(input_ids).to(device),
@@ -57,19 +64,5 @@ def collate(sequences: Many[Sequence], device: torch.device) -> ProbeBatch:
         targets=torch.from_numpy(input_ids.ravel()[flat + 1]).to(device),
         rows=torch.from_numpy(rows).to(device),
         temperature=torch.from_numpy(temperature).to(device),
+        behaviour=torch.from_numpy(behaviour).to(device),
     )
-
-
-def check(sequences: Many[Sequence]) -> None:
-    """Refuse what no gradient can be taken of.
-
-    Raises:
-        UserError: there is no sequence, or one has no trained token after its first.
-    """
-    if not sequences:
-        raise UserError("there is nothing to probe: the corpus holds no sequence")
-    for sequence in sequences:
-        if not sequence.trained[1:].any():
-            raise UserError(
-                f"trajectory {sequence.sequence_id} has no trained token that others precede; drop it from the corpus"
-            )
