@@ -14,7 +14,16 @@ import pyarrow as pa
 from pydantic import PositiveFloat, PositiveInt, model_validator
 
 from actors.engine import Engine, EngineDied, EngineError, EngineSettings, SamplingParameters
-from actors.episode import Agent, EnvironmentFailure, EpisodeTask, Limits, Session, failed_episode, play
+from actors.episode import (
+    Agent,
+    EnvironmentFailure,
+    EpisodeTask,
+    Rules,
+    Session,
+    TurnRewardSettings,
+    failed_episode,
+    play,
+)
 from trajectories.builder import PromptBuilder, PromptSettings
 from trajectories.schema import to_tables
 from trajectories.settings import Settings
@@ -35,6 +44,7 @@ class RolloutSettings(Settings):
     """Actions of an episode. Tuning: 50 for ALFWorld and 15 for WebShop in published results."""
     max_response_tokens: PositiveInt = 24
     """Tokens of one response, the stop token included. Tuning: raise it for models that reason before they act."""
+    turn_reward: TurnRewardSettings = TurnRewardSettings()
     episode_attempts: PositiveInt = 3
     """Times that an episode is begun in a fresh environment before its failure is recorded. Tuning: leave it."""
     environment_timeout_s: PositiveFloat = 60.0
@@ -116,12 +126,12 @@ async def play_group(
             f"version {version} (it may have been restarted): publish to it first"
         )
     sampling = SamplingParameters(request.temperature, settings.max_response_tokens, stop_token_ids)
-    limits = Limits(settings.max_turns, settings.engine.max_model_len)
+    rules = Rules(settings.max_turns, settings.engine.max_model_len, settings.turn_reward)
 
     async def attempt(task: EpisodeTask, started: float) -> Trajectory:
         async with environments.lease(request.environment) as session:
             waited = time.perf_counter() - started
-            return await play(task, Agent(engine, make_builder(), sampling), session, limits, waited)
+            return await play(task, Agent(engine, make_builder(), sampling), session, rules, waited)
 
     async def member(index: int, seed: int) -> Trajectory:
         task = EpisodeTask(

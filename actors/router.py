@@ -72,7 +72,7 @@ class RouterActor:
             UserError: an episode lacks a reward channel, or has a value that is no number.
         """
         sft = assignments_to_table(
-            Assignment(name, Route.SFT, 0.0, 0.0, 1.0, {}) for name in dict.fromkeys(demonstrated)
+            Assignment(name, Route.SFT, (), 0.0, 1.0, {}) for name in dict.fromkeys(demonstrated)
         )
         tables = groups.fetch()
         if not tables:

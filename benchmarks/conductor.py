@@ -22,6 +22,7 @@ import torch
 from transformers import AutoConfig
 
 from actors.conductor import RemoteConductor, start_conductor
+from benchmarks.models import transcripts
 from cluster.reporting.metrics import read_metrics
 from learners.learner_settings import GRPOSettings, LearnerSettings, OptimizerSettings, PolicySettings
 from learners.objectives import advantages
@@ -49,29 +50,6 @@ def reward_batch(groups: int, size: int) -> RewardBatch:
         groups=torch.arange(groups).repeat_interleave(size),
         outcome=values[:, 0],
     )
-
-
-def rollouts(count: int, tokens: int, vocabulary: int) -> list[Sequence]:
-    """Random transcripts of half to one and a half times `tokens`, of which a quarter is trained, as in games."""
-    generator = np.random.default_rng(0)
-    sequences = []
-    for index in range(count):
-        length = int(generator.integers(tokens // 2, tokens * 3 // 2))
-        trained = np.arange(length) % 4 == 3
-        sequences.append(
-            Sequence(
-                sequence_id=str(index),
-                episode_id=f"e-{index}",
-                group_id="g",
-                token_ids=generator.integers(3, vocabulary, length).astype(np.int32),
-                trained=trained,
-                logprobs=np.where(trained, -2.0, 0.0).astype(np.float32),
-                turns=(),
-                version_spans=(),
-                temperature=1.0,
-            )
-        )
-    return sequences
 
 
 class Contest:
@@ -142,7 +120,7 @@ def main() -> None:
         ray.init(num_cpus=2, include_dashboard=False, _temp_dir=folder, log_to_driver=False)
         try:
             handle = start_conductor(CHANNELS, hidden, ConductorSettings(), {"num_cpus": 0.1})
-            sequences = rollouts(count, arguments.tokens, vocabulary=1000)
+            sequences = transcripts(count, arguments.tokens, vocabulary=1000)
             batch = reward_batch(arguments.groups, arguments.size)
             contest = Contest(arguments.model, sequences, batch, RemoteConductor(handle))
             plain, conducted = (np.array(part) for part in asyncio.run(measure(contest, arguments.rounds)))

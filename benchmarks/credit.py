@@ -169,7 +169,9 @@ def estimators() -> Mapping[str, Callable[[Group], Tensor]]:
         return advantages.dr_grpo(*outcome(group))[turns_of(group, success).episodes]
 
     def gigpo(group: Group, rewards: Callable[[Played, int], float]) -> Tensor:
-        return advantages.gigpo(*outcome(group), turns_of(group, rewards), GAMMA, 1.0)
+        turns = turns_of(group, rewards)
+        by_episode = advantages.grpo(*outcome(group))[turns.episodes]
+        return by_episode + credit.gigpo(turns, outcome(group)[1], GAMMA)
 
     def anchored(group: Group, rewards: Callable[[Played, int], float]) -> Tensor:
         return credit.anchored(turns_of(group, rewards), outcome(group)[1], GAMMA)

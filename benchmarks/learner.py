@@ -52,7 +52,7 @@ def ours(policy: PolicyShard, sequences: list[Sequence]) -> Callable[[], None]:
     objective = GRPOObjective(GRPOSettings())
 
     def step() -> None:
-        examples = [Example(sequence, 1.0, 1.0 - 2.0 * (index % 2)) for index, sequence in enumerate(sequences)]
+        examples = [Example(sequence, 1.0, (1.0 - 2.0 * (index % 2),)) for index, sequence in enumerate(sequences)]
         policy.step([Term(objective, examples)])
 
     return step

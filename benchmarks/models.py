@@ -17,7 +17,7 @@ import transformers
 from transformers import AutoModelForCausalLM, Qwen2Config
 
 from trajectories.files import written_aside
-from trajectories.types import Sequence
+from trajectories.types import Sequence, Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ def transcripts(count: int, tokens: int, vocabulary: int) -> list[Sequence]:
                 token_ids=generator.integers(3, vocabulary, length).astype(np.int32),
                 trained=trained,
                 logprobs=np.where(trained, -2.0, 0.0).astype(np.float32),
-                turns=(),
+                turns=(Turn(1, length, 0.0, 0, True),),
                 version_spans=(),
                 temperature=1.0,
             )

@@ -24,7 +24,7 @@ import ray
 
 from actors.engine import Engine, EngineSettings, SamplingParameters
 from actors.environment_host import EnvironmentPool, start_environment_host
-from actors.episode import Agent, EpisodeTask, Limits, Session, play
+from actors.episode import Agent, EpisodeTask, Rules, Session, play
 from actors.rollout_group import RolloutSettings
 from envs import load_panel, make_environment
 from trajectories.builder import PromptBuilder, make_builder
@@ -50,8 +50,8 @@ class Bench:
         return Agent(self.engine, self.builder(), self.sampling)
 
     @property
-    def limits(self) -> Limits:
-        return Limits(self.settings.max_turns, self.settings.engine.max_model_len)
+    def limits(self) -> Rules:
+        return Rules(self.settings.max_turns, self.settings.engine.max_model_len, self.settings.turn_reward)
 
 
 @dataclass(frozen=True)

@@ -92,10 +92,11 @@ class SFTSettings(ObjectiveSettings):
 class GRPOSettings(ObjectiveSettings):
     """Group-relative policy optimisation; `learners/objectives/grpo.py` lists the published combinations."""
 
-    advantage: Literal["grpo", "dr_grpo", "rloo", "gigpo"] = "grpo"
-    """How rewards of a group become advantages (learners/objectives/advantages.py). `gigpo` compares turns: every turn
-    must be a sequence of its own, as with windowed prompts. Tuning: `grpo`; `dr_grpo` where success is rare, since it
-    does not divide by a spread that is nearly 0."""
+    advantage: Literal["grpo", "dr_grpo", "rloo", "gigpo", "anchored", "gae", "graph"] = "grpo"
+    """How a group becomes advantages. `grpo`, `dr_grpo` and `rloo` compare episodes
+    (learners/objectives/advantages.py); `gigpo` adds to `grpo`, and `anchored`, `gae` and `graph` add to `dr_grpo`,
+    what single turns earned (learners/objectives/credit.py). Tuning: `grpo`; `dr_grpo` where success is rare, since it
+    does not divide by a spread that is nearly 0; one that credits turns for episodes of many turns."""
     ratio: Literal["token", "sequence"] = "token"
     """Importance ratio of every token, or its geometric mean over the sequence (GSPO). Tuning: `sequence` for
     mixture-of-experts models, with clip ranges near 3e-4."""
@@ -118,9 +119,16 @@ class GRPOSettings(ObjectiveSettings):
     """Weight of the k3 divergence from the weights that the run started from, in nats. Costs a second forward pass.
     Tuning: 0, or up to 0.01 where the policy drifts into nonsense."""
     gamma: float = Field(default=0.95, ge=0, le=1)
-    """Discount a turn (`gigpo` only). Tuning: 0.95 for episodes of tens of turns."""
+    """Discount a turn (`gigpo`, `anchored`, `gae`). Tuning: 0.95 for episodes of tens of turns."""
+    decay: float = Field(default=0.9, ge=0, le=1)
+    """Share of a later surprise that an earlier turn is credited with, lambda (`gae` only). Tuning: lower where a group
+    visits the same states often, since the values that stand in are then good."""
     step_weight: float = Field(default=1.0, ge=0)
-    """Weight of step advantages beside episode advantages (`gigpo` only). Tuning: 1; 0 gives plain GRPO over turns."""
+    """Weight of what single turns earned beside the episode's advantage (`gigpo`, `anchored`, `gae`, `graph`). Tuning:
+    1 for `gigpo`; about 0.25 without a division, so that success dominates; 0 leaves the episode's advantage."""
+    invalid_penalty: float = Field(default=0.0, ge=0)
+    """Subtracted from the advantage of a turn whose action did nothing, against the group's mean. Tuning: 0, or 0.1
+    where a group's failures are full of such actions."""
 
     @model_validator(mode="after")
     def _band_contains_one(self) -> GRPOSettings:

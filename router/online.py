@@ -118,7 +118,7 @@ def routed_assignments(group: Group, reference: pa.Table, decision: Decision, ve
     rows = list(assignments_from_table(group.assignments))
     nothing = dict.fromkeys(rows[0].reward_advantages if rows else (), 0.0)
     rows += [
-        Assignment(name, Route.DROP, advantage=0.0, rl_weight=0.0, ce_weight=0.0, reward_advantages=nothing)
+        Assignment(name, Route.DROP, advantages=(), rl_weight=0.0, ce_weight=0.0, reward_advantages=nothing)
         for name in sorted(names - {row.sequence_id for row in rows})
     ]
     return assignments_to_table(_weighed(row, decision, row.sequence_id in names, version) for row in rows)
@@ -135,7 +135,7 @@ def one_each(assignments: pa.Table, sequences: pa.Table) -> pa.Table:
             chosen[row.sequence_id] = row
     nothing = dict.fromkeys(next((row.reward_advantages for row in chosen.values()), ()), 0.0)
     for name in sequences["sequence_id"].to_pylist():
-        chosen.setdefault(name, Assignment(name, Route.DROP, 0.0, 0.0, 0.0, nothing))
+        chosen.setdefault(name, Assignment(name, Route.DROP, (), 0.0, 0.0, nothing))
     return assignments_to_table(chosen.values())
 
 
@@ -144,7 +144,7 @@ def _weighed(row: Assignment, decision: Decision, imitated: bool, version: int) 
     return Assignment(
         sequence_id=row.sequence_id,
         route=Route.GRPO if rl_weight else Route.SFT if ce_weight else Route.DROP,
-        advantage=row.advantage,
+        advantages=row.advantages,
         rl_weight=rl_weight,
         ce_weight=ce_weight,
         reward_advantages=row.reward_advantages,

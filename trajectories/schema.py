@@ -68,7 +68,7 @@ ASSIGNMENTS = pa.schema(
     [
         ("sequence_id", pa.string()),
         ("route", pa.string()),
-        ("advantage", pa.float64()),
+        ("advantages", pa.list_(pa.float64())),
         ("rl_weight", pa.float64()),
         ("ce_weight", pa.float64()),
         ("score", pa.float64()),
@@ -234,8 +234,9 @@ def assignments_from_table(table: pa.Table) -> tuple[Assignment, ...]:
     names = reward_names(table)
     assignments = []
     for row in table.to_pylist():
-        advantages = _present(names, row.pop("reward_advantages", ()))
-        assignments.append(Assignment(**row | {"route": Route(row["route"]), "reward_advantages": advantages}))
+        by_reward = _present(names, row.pop("reward_advantages", ()))
+        typed = {"route": Route(row["route"]), "advantages": tuple(row["advantages"]), "reward_advantages": by_reward}
+        assignments.append(Assignment(**row | typed))
     return tuple(assignments)
 
 

@@ -124,7 +124,7 @@ class Assignment:
     """How one sequence is trained. Written by router and Conductor; trajectories themselves never change.
 
     Attributes:
-        advantage: scalar advantage of the whole sequence, used with `rl_weight`.
+        advantages: one a turn of the sequence, in order of play, used with `rl_weight`; empty where nothing compares.
         reward_advantages: advantage per named reward.
         rl_weight, ce_weight: factors of the policy-gradient and the cross-entropy term of every trained token.
         score, threshold: what the router compared (PRISM: gradient concentration), None where it compared nothing.
@@ -132,7 +132,7 @@ class Assignment:
 
     sequence_id: str
     route: Route
-    advantage: float
+    advantages: tuple[float, ...]
     rl_weight: float
     ce_weight: float
     reward_advantages: Mapping[str, float]

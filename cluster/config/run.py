@@ -82,15 +82,6 @@ class RunSettings(Settings):
         return self
 
     @model_validator(mode="after")
-    def _compared_turns_are_sequences(self) -> RunSettings:
-        if self.grpo.advantage == "gigpo" and self.rollout.prompt.mode != "windowed":
-            raise ValueError(
-                "grpo.advantage=gigpo gives every turn its own advantage, but a transcript has one for the whole "
-                "episode: set rollout.prompt.mode=windowed"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _conducted_sequences_cannot_wait(self) -> RunSettings:
         if self.reward.scalariser == "conductor" and self.grpo.max_sequences:
             raise ValueError(

@@ -88,21 +88,6 @@ class Turns:
     states: Tensor
 
 
-def gigpo(rewards: Tensor, groups: Tensor, turns: Turns, gamma: float, step_weight: float) -> Tensor:
-    """Episode advantage plus step advantage, float64 [M], one a turn (arXiv 2505.10978).
-
-    Turns of one group that stood in the same environment state (the anchor) form a step group: their discounted returns
-    are normalised as `grpo` does, so two rollouts that part at a state are compared there. A state seen once gives 0.
-
-    Args:
-        rewards, groups: [B], of whole episodes.
-    """
-    returns = discounted_returns(turns.rewards, turns.episodes, gamma)
-    anchors = torch.stack([groups[turns.episodes], turns.states], dim=1)
-    step_groups = torch.unique(anchors, dim=0, return_inverse=True)[1]
-    return grpo(rewards, groups)[turns.episodes] + step_weight * grpo(returns, step_groups)
-
-
 def _group_size(groups: Tensor) -> Tensor:
     ones = torch.ones(len(groups), dtype=torch.float64, device=groups.device)
     return torch.zeros_like(ones).index_add(0, groups, ones)

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Many
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import torch
 from torch import Tensor
 
 from learners.learner_settings import GRPOSettings
-from learners.objectives import advantages
+from learners.objectives import advantages, credit
+from learners.objectives.advantages import EPSILON, Turns
 from learners.rewards.reward_batch import RewardBatch
 from learners.rewards.scalarisers import Scalarised
 from trajectories import schema
 from trajectories.types import Assignment, Route, Sequence
 
+SOLVED = 1.0
+"""Outcome of a rollout that reached the goal."""
+
 
 def scalarised_assignments(
     sequences: pa.Table, batch: RewardBatch, scalarised: Scalarised, config: GRPOSettings
 ) -> pa.Table:
-    """Every sequence to GRPO with the advantage that a scalariser gave its episode (`gigpo`: with that of its turns).
+    """Every sequence to GRPO with the advantages of its turns.
 
     Sequences of a group without variance are routed to `drop` with weight 0: they teach nothing by comparison, and a
     router may still send them to SFT. So are those of episodes that are not in the batch, since they ended in an error.
@@ -31,14 +35,14 @@ def scalarised_assignments(
             the batch can be.
     """
     trained, members = _trained(sequences, batch)
-    by_sequence = sequence_advantages(trained, batch, scalarised, config)
-    counts = (by_sequence.abs() > advantages.EPSILON).float()
+    by_sequence = turn_advantages(trained, batch, scalarised, config)
+    counts = torch.tensor([float(any(abs(value) > EPSILON for value in values)) for values in by_sequence])
     varied = torch.zeros(len(batch.groups)).index_add(0, batch.groups[members], counts)[batch.groups] > 0
     return _assignments(sequences, batch, trained, varied[members], by_sequence, scalarised.version)
 
 
 def pending_assignments(sequences: pa.Table, batch: RewardBatch) -> pa.Table:
-    """Every sequence to GRPO, its advantage still 0: `learners.rewards.weigher` finds it while the policy trains.
+    """Every sequence to GRPO, its advantages still 0: `learners.rewards.weigher` finds it while the policy trains.
 
     Sequences of a group in which no channel varies, and of episodes that are not in the batch, go to `drop`.
     """
@@ -46,28 +50,85 @@ def pending_assignments(sequences: pa.Table, batch: RewardBatch) -> pa.Table:
     varied = torch.zeros(len(batch.groups), dtype=torch.bool)
     for column in batch.rewards.unbind(1):
         varied |= ~advantages.zero_variance(column, batch.groups)
-    nothing = torch.zeros(len(trained), dtype=torch.float64)
+    nothing = [(0.0,) * len(sequence.turns) for sequence in trained]
     return _assignments(sequences, batch, trained, varied[members], nothing, version=0)
 
 
-def completed_assignments(assignments: pa.Table, found: Mapping[str, float], version: int) -> pa.Table:
+def completed_assignments(assignments: pa.Table, found: Mapping[str, tuple[float, ...]], version: int) -> pa.Table:
     """The assignments with the advantages that were found by sequence id, and the version of the reward weights."""
     return schema.assignments_to_table(
-        replace(row, advantage=found[row.sequence_id], reward_weights_version=version)
+        replace(row, advantages=found[row.sequence_id], reward_weights_version=version)
         if row.sequence_id in found
         else row
         for row in schema.assignments_from_table(assignments)
     )
 
 
-def sequence_advantages(
+def turn_advantages(
     sequences: Many[Sequence], batch: RewardBatch, scalarised: Scalarised, config: GRPOSettings
-) -> Tensor:
-    """Advantage of each sequence, float64 [S], all of episodes of the batch, the turns of each in order of play."""
-    members = _members(sequences, batch)
-    if config.advantage == "gigpo":
-        return _gigpo(sequences, members, scalarised.rewards, batch.groups, config)
-    return scalarised.advantages[members]
+) -> list[tuple[float, ...]]:
+    """Advantages of each sequence, one a turn, all of episodes of the batch, the turns of each in order of play.
+
+    An advantage of the whole episode is that of all its turns; an estimator of single turns adds to it, weighed by
+    `step_weight`, and invalid actions cost `invalid_penalty` against the group's mean.
+    """
+    played = _Played.of(sequences, _members(sequences, batch))
+    by_turn = scalarised.advantages[played.turns.episodes]
+    if (step := STEP_ADVANTAGES.get(config.advantage)) is not None:
+        by_turn = by_turn + config.step_weight * step(played.turns, batch, config)
+    if config.invalid_penalty:
+        groups = batch.groups[played.turns.episodes]
+        by_turn = by_turn - config.invalid_penalty * credit.centred(played.invalid, groups)
+    found: list[list[float]] = [[] for _ in sequences]
+    for owner, advantage in zip(played.owners, by_turn.tolist(), strict=True):
+        found[owner].append(advantage)
+    return [tuple(values) for values in found]
+
+
+STEP_ADVANTAGES: dict[str, Callable[[Turns, RewardBatch, GRPOSettings], Tensor]] = {
+    "gigpo": lambda turns, batch, config: credit.gigpo(turns, batch.groups, config.gamma),
+    "anchored": lambda turns, batch, config: credit.anchored(turns, batch.groups, config.gamma),
+    "gae": lambda turns, batch, config: credit.temporal(turns, batch.groups, config.gamma, config.decay),
+    "graph": lambda turns, batch, config: credit.graph(turns, batch.groups, batch.outcome >= SOLVED),
+}
+"""Advantages [M] of single turns, by `GRPOSettings.advantage`; the others know episodes only."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Played:
+    """The M turns of some sequences.
+
+    Attributes:
+        owners: index of the sequence of each.
+        invalid: float64 [M], 1 where an action did nothing.
+    """
+
+    turns: Turns
+    owners: list[int]
+    invalid: Tensor
+
+    @classmethod
+    def of(cls, sequences: Many[Sequence], members: Tensor) -> _Played:
+        """`members`: int64 [S], index of the episode of each sequence."""
+        order = sorted(range(len(sequences)), key=lambda index: int(members[index]))  # stable: in order of play
+        rewards, episodes, states, owners, invalid = [], [], [], [], []
+        reached: dict[int, int] = {}
+        for index in order:
+            episode = int(members[index])
+            for turn in sequences[index].turns:
+                # A turn has the hash of the state it led to; it was played in the one before, 0 for the common start.
+                states.append(reached.get(episode, 0))
+                rewards.append(turn.reward)
+                episodes.append(episode)
+                owners.append(index)
+                invalid.append(float(not turn.action_valid))
+                reached[episode] = turn.state_hash
+        turns = Turns(
+            torch.tensor(rewards, dtype=torch.float64),
+            torch.tensor(episodes, dtype=torch.int64),
+            torch.tensor(states, dtype=torch.int64),
+        )
+        return cls(turns, owners, torch.tensor(invalid, dtype=torch.float64))
 
 
 def _trained(sequences: pa.Table, batch: RewardBatch) -> tuple[list[Sequence], Tensor]:
@@ -87,54 +148,27 @@ def _assignments(
     batch: RewardBatch,
     trained: Many[Sequence],
     useful: Tensor,
-    by_sequence: Tensor,
+    by_sequence: Many[tuple[float, ...]],
     version: int,
 ) -> pa.Table:
-    """One row a sequence of the table; `useful` bool [S] and advantages `by_sequence` [S] belong to `trained`."""
+    """One row a sequence of the table; `useful` bool [S] and the advantages `by_sequence` belong to `trained`."""
     members = _members(trained, batch).tolist()
     per_reward = {
         name: advantages.grpo(column, batch.groups)
         for name, column in zip(batch.names, batch.rewards.unbind(1), strict=True)
     }
     rows = {}
-    for sequence, member, advantage, counts in zip(
-        trained, members, by_sequence.tolist(), useful.tolist(), strict=True
-    ):
+    for sequence, member, by_turn, counts in zip(trained, members, by_sequence, useful.tolist(), strict=True):
         rows[sequence.sequence_id] = Assignment(
             sequence_id=sequence.sequence_id,
             route=Route.GRPO if counts else Route.DROP,
-            advantage=advantage if counts else 0.0,
+            advantages=by_turn if counts else (),
             rl_weight=float(counts),
             ce_weight=0.0,
             reward_advantages={name: float(column[member]) for name, column in per_reward.items()},
             reward_weights_version=version,
         )
     return schema.assignments_to_table(
-        rows.get(sequence_id) or Assignment(sequence_id, Route.DROP, 0.0, 0.0, 0.0, dict.fromkeys(batch.names, 0.0))
+        rows.get(sequence_id) or Assignment(sequence_id, Route.DROP, (), 0.0, 0.0, dict.fromkeys(batch.names, 0.0))
         for sequence_id in sequences["sequence_id"].to_pylist()
     )
-
-
-def _gigpo(sequences: Many[Sequence], members: Tensor, scalar: Tensor, groups: Tensor, config: GRPOSettings) -> Tensor:
-    order = sorted(range(len(sequences)), key=lambda index: int(members[index]))  # stable: turns stay in order of play
-    rewards, episodes, states, owners = [], [], [], []
-    reached: dict[int, int] = {}
-    for index in order:
-        episode = int(members[index])
-        for turn in sequences[index].turns:
-            # A turn carries the hash of the state it led to; its anchor is the state before, 0 for the common start.
-            states.append(reached.get(episode, 0))
-            rewards.append(turn.reward)
-            episodes.append(episode)
-            owners.append(index)
-            reached[episode] = turn.state_hash
-    owner = torch.tensor(owners, dtype=torch.int64)
-    turns = advantages.Turns(
-        torch.tensor(rewards, dtype=torch.float64),
-        torch.tensor(episodes, dtype=torch.int64),
-        torch.tensor(states, dtype=torch.int64),
-    )
-    by_turn = advantages.gigpo(scalar, groups, turns, config.gamma, config.step_weight)
-    zeros = torch.zeros(len(sequences), dtype=torch.float64)
-    counts = zeros.index_add(0, owner, torch.ones_like(by_turn))
-    return zeros.index_add(0, owner, by_turn) / counts.clamp(min=1.0)

@@ -1,8 +1,8 @@
 """Credit for single turns: by how much a turn was better than what its group did, as pure functions on tensors.
 
 B rollouts of M turns; `groups` int64 [B] says which rollouts played the same task. Every estimator gives one advantage
-a turn, float64 [M], and compares within a group only. None divides by a standard deviation: where a group hardly
-differs, that blows up trivial differences.
+a turn, float64 [M], and compares within a group only. None but `gigpo` divides by a standard deviation: where a group
+hardly differs, that blows up trivial differences.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections import defaultdict, deque
 import torch
 from torch import Tensor
 
+from learners.objectives import advantages
 from learners.objectives.advantages import Turns, discounted_returns
 
 
@@ -33,9 +34,20 @@ def centred(values: Tensor, keys: Tensor) -> Tensor:
     return values - (sums / counts)[keys]
 
 
+def gigpo(turns: Turns, groups: Tensor, gamma: float) -> Tensor:
+    """Step advantages (arXiv 2505.10978, eq. 7 and 8): discounted returns, normalised as `advantages.grpo` does among
+    the group's visits of the same state, so two rollouts that part at a state are compared there. A state seen once
+    gives 0.
+
+    Two rollouts part at a common state and earn 1 in one and 3 turns, gamma 0.5: returns 1 and 0.25, std 0.53, so 0.71
+    and -0.71 there.
+    """
+    return advantages.grpo(discounted_returns(turns.rewards, turns.episodes, gamma), nodes(turns, groups))
+
+
 def anchored(turns: Turns, groups: Tensor, gamma: float) -> Tensor:
-    """Discounted return minus the mean return of the group at the same state: the step part of GiGPO (arXiv
-    2505.10978, eq. 7 and 8) without its division. A state seen once gives 0.
+    """Discounted return minus the mean return of the group at the same state: `gigpo` without its division. A state
+    seen once gives 0.
 
     Two rollouts part at a common state and earn 1 in one and 3 turns, gamma 0.5: returns 1 and 0.25, so 0.375 and
     -0.375 there.
@@ -57,12 +69,12 @@ def temporal(turns: Turns, groups: Tensor, gamma: float, decay: float) -> Tensor
     """
     returns = discounted_returns(turns.rewards, turns.episodes, gamma)
     values = returns - centred(returns, nodes(turns, groups))
-    advantages = torch.zeros_like(returns)
+    found = torch.zeros_like(returns)
     for turn in range(len(returns) - 1, -1, -1):
         goes_on = turn + 1 < len(returns) and bool(turns.episodes[turn] == turns.episodes[turn + 1])
-        later = gamma * (values[turn + 1] + decay * advantages[turn + 1]) if goes_on else 0.0
-        advantages[turn] = turns.rewards[turn].double() + later - values[turn]
-    return advantages
+        later = gamma * (values[turn + 1] + decay * found[turn + 1]) if goes_on else 0.0
+        found[turn] = turns.rewards[turn].double() + later - values[turn]
+    return found
 
 
 def graph(turns: Turns, groups: Tensor, solved: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from learners.learner_settings import ObjectiveSettings
@@ -16,11 +18,16 @@ from trajectories.types import Sequence
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A sequence as one objective trains on it: every trained token with this weight and advantage."""
+    """A sequence as one objective trains on it.
+
+    Attributes:
+        weight: of every trained token.
+        advantages: one a turn, for its trained tokens; empty where the objective compares nothing.
+    """
 
     sequence: Sequence
     weight: float
-    advantage: float = 0.0
+    advantages: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +50,19 @@ class TokenLosses:
 
     loss: Tensor
     metrics: Mapping[str, Tensor]
+
+
+def token_advantages(sequence: Sequence, by_turn: tuple[float, ...]) -> Tensor:
+    """The advantage of each trained token, that of its turn, float32 [n]; all 0 where `by_turn` is empty.
+
+    Raises:
+        ValueError: as many advantages as turns were expected.
+    """
+    values = np.zeros(len(sequence.token_ids), np.float32)
+    if by_turn:
+        for turn, advantage in zip(sequence.turns, by_turn, strict=True):
+            values[turn.start : turn.end] = advantage
+    return torch.from_numpy(values[1:][sequence.trained[1:]])
 
 
 class Objective(ABC):

@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.state_dict import (
 from transformers import AutoTokenizer
 
 from learners.learner_settings import OptimizerSettings, PolicySettings
-from learners.objectives.objective import Example, Objective, Tokens
+from learners.objectives.objective import Example, Objective, Tokens, token_advantages
 from learners.policy import distributed, publication
 from learners.policy.model import PolicyModel, load_policy
 from learners.policy.weight_update import WeightUpdate
@@ -42,12 +42,17 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class _Share:
-    """A term, ready to be summed: `coefficient` float32 [S] makes the plain sum over the tokens of all workers the
-    weighted global mean; 0 where the objective does not train the sequence."""
+    """A term, ready to be summed.
+
+    Attributes:
+        coefficient: float32 [S], makes the plain sum over the tokens of all workers the weighted global mean; 0 where
+            the objective does not train the sequence.
+        advantages: float32 [n] of each sequence, one a trained token.
+    """
 
     objective: Objective
     coefficient: Tensor
-    advantage: Tensor
+    advantages: list[Tensor]
 
 
 class PolicyShard:
@@ -194,17 +199,18 @@ class PolicyShard:
         counts = torch.zeros(len(terms), 3, dtype=torch.float64, device=self._device)
         shares = []
         for term, examples, count in zip(terms, used, counts, strict=True):
-            coefficient, advantage = torch.zeros(2, len(sequences))
+            coefficient = torch.zeros(len(sequences))
+            advantages = [token_advantages(sequence, ()) for sequence in sequences.values()]
             for e in examples:
                 tokens = trained_tokens(e.sequence)
                 factor, weighs = term.objective.aggregation(tokens)
                 index = place[e.sequence.sequence_id]
                 seen = bool(coefficient[index])
                 coefficient[index] += term.objective.weight * e.weight * factor  # drawn twice, it counts twice
-                advantage[index] = e.advantage
+                advantages[index] = token_advantages(sequences[e.sequence.sequence_id], e.advantages)
                 run = (0.0, 0.0) if seen else (tokens, 1.0)
                 count += torch.tensor([weighs, *run], dtype=torch.float64, device=self._device)
-            shares.append(_Share(term.objective, coefficient.to(self._device), advantage.to(self._device)))
+            shares.append(_Share(term.objective, coefficient.to(self._device), advantages))
         counts = distributed.sum_over_workers(counts)
         for share, (weighs, _, _) in zip(shares, counts.tolist(), strict=True):
             share.coefficient.div_(max(weighs, 1.0))
@@ -231,7 +237,7 @@ class PolicyShard:
                 found = weigher.weigh([sequences[index] for index in order], torch.cat(states)[: len(order)])
                 for share in shares:
                     for name in found.keys() & place.keys():
-                        share.advantage[place[name]] = found[name]
+                        share.advantages[place[name]] = token_advantages(sequences[place[name]], found[name])
             losses = [self._loss(run, batch, rows, shares) for run, (rows, batch) in zip(logprobs, passes, strict=True)]
             torch.stack([loss for loss, _ in losses]).sum().backward()
             sums += torch.stack([partial for _, partial in losses]).sum(0)
@@ -271,7 +277,7 @@ class PolicyShard:
             tokens = Tokens(
                 logprobs=logprobs[active],
                 behaviour=batch.behaviour[active],
-                advantages=share.advantage[rows][batch.rows[active]],
+                advantages=torch.cat([share.advantages[row] for row in rows]).to(self._device)[active],
                 sequence=batch.rows[active],
                 reference=reference[active] if reference is not None and objective.needs_reference else None,
             )

@@ -170,8 +170,12 @@ ADVANTAGES: dict[str, Advantage] = {
     "dr_grpo": advantages.dr_grpo,
     "rloo": advantages.rloo,
     "gigpo": advantages.grpo,
+    "anchored": advantages.dr_grpo,
+    "gae": advantages.dr_grpo,
+    "graph": advantages.dr_grpo,
 }
-"""How scalar rewards of a group compare, by `GRPOSettings.advantage`. What `gigpo` adds for turns comes on top."""
+"""How scalar rewards of a group compare, by `GRPOSettings.advantage`. What some add for turns comes on top
+(`learners.objectives.assign.STEP_ADVANTAGES`)."""
 
 
 def channel_metrics(batch: RewardBatch) -> dict[str, float]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from learners.learner_settings import GRPOSettings
-from learners.objectives.assign import sequence_advantages
+from learners.objectives.assign import turn_advantages
 from learners.policy import distributed
 from learners.rewards.reward_batch import RewardBatch
 from learners.rewards.scalarisers import Scalarised, Scalariser
@@ -25,13 +25,13 @@ class Weighed:
         rows: int64 [n], index in the step's batch of each rollout that was trained, ascending.
         contexts: float32 [n, H], the policy's state after its last token.
         scalarised: rewards and advantages of these rollouts.
-        advantages: by sequence id.
+        advantages: of the turns of each sequence, by its id.
     """
 
     rows: Tensor
     contexts: Tensor
     scalarised: Scalarised
-    advantages: Mapping[str, float]
+    advantages: Mapping[str, tuple[float, ...]]
 
 
 class Weigher:
@@ -69,8 +69,8 @@ class Weigher:
                 ends.setdefault(group, {})[row] = index  # the last one wins
         return [list(by_row.values()) for by_row in ends.values()]
 
-    def weigh(self, ends: Many[Sequence], states: Tensor) -> Mapping[str, float]:
-        """Advantage of every sequence of one group, by id.
+    def weigh(self, ends: Many[Sequence], states: Tensor) -> Mapping[str, tuple[float, ...]]:
+        """Advantages of the turns of every sequence of one group, by its id.
 
         Args:
             ends: as `together` named them.
@@ -84,8 +84,8 @@ class Weigher:
         batch = replace(self._batch.take(rows), contexts=contexts)
         scalarised = self._scalarise(batch)
         sequences = self._sequences[int(self._batch.groups[rows[0]])]
-        by_sequence = sequence_advantages(sequences, batch, scalarised, self._config)
-        advantages = dict(zip((s.sequence_id for s in sequences), by_sequence.tolist(), strict=True))
+        by_sequence = turn_advantages(sequences, batch, scalarised, self._config)
+        advantages = dict(zip((s.sequence_id for s in sequences), by_sequence, strict=True))
         self._found.append(Weighed(rows, contexts, scalarised, advantages))
         return advantages
 

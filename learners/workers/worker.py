@@ -186,7 +186,7 @@ class LearnerWorker:
             sequence = rows[index]
             assignment = by_id[sequence.sequence_id]
             if assignment.rl_weight:
-                self.grpo.add(Example(sequence, assignment.rl_weight, assignment.advantage))
+                self.grpo.add(Example(sequence, assignment.rl_weight, assignment.advantages))
             if assignment.ce_weight:
                 self.sft.add(Example(sequence, assignment.ce_weight))
 

@@ -19,7 +19,7 @@ from learners.learner_settings import (
 )
 from tests.trajectories.samples import CHATML, byte_tokenizer
 from trajectories import schema
-from trajectories.types import Assignment, Route, Sequence
+from trajectories.types import Assignment, Route, Sequence, Turn
 
 SIZES = {
     "vocab_size": 320,
@@ -77,7 +77,7 @@ def make_sequences(count: int, seed: int = 0, temperature: float = 0.7) -> list[
                 token_ids=rng.integers(3, 320, length).astype(np.int32),
                 trained=trained,
                 logprobs=np.where(trained, rng.normal(-np.log(320), 0.2, length), 0).astype(np.float32),
-                turns=(),
+                turns=(Turn(1, length, 0.0, index, True),),
                 version_spans=(),
                 temperature=temperature,
             )
@@ -92,7 +92,7 @@ def make_tables(sequences: list[Sequence], seed: int = 0) -> tuple[pa.Table, pa.
         Assignment(
             sequence_id=sequence.sequence_id,
             route=Route.SFT if index % 3 == 0 else Route.GRPO,
-            advantage=float(rng.normal()),
+            advantages=(float(rng.normal()),),
             rl_weight=0.0 if index % 3 == 0 else 1.0,
             ce_weight=0.0 if index % 3 == 1 else 0.5,
             reward_advantages={},

@@ -125,7 +125,7 @@ def assignments(draw: st.DrawFn) -> tuple[Assignment, ...]:
         Assignment(
             sequence_id=f"s{index}",
             route=draw(st.sampled_from(Route)),
-            advantage=draw(finite),
+            advantages=tuple(draw(st.lists(finite, max_size=3))),
             rl_weight=draw(finite),
             ce_weight=draw(finite),
             reward_advantages={name: draw(finite) for name in names},

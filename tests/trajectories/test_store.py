@@ -24,7 +24,7 @@ def test_a_part_reads_back_as_it_was_written(tmp_path: Path, batch: tuple[Trajec
 
 
 def test_assignments_are_kept_beside_their_sequences(tmp_path: Path) -> None:
-    assignment = Assignment("s", Route.SFT, 0.5, 0.0, 1.0, {"success": 0.5})
+    assignment = Assignment("s", Route.SFT, (0.5,), 0.0, 1.0, {"success": 0.5})
     store, table = TrajectoryStore(tmp_path), schema.assignments_to_table([assignment])
     store.write(0, *schema.to_tables([]), table)
     assert store.read(0)[2] == table

@@ -71,15 +71,6 @@ def test_an_advantage_that_would_have_no_say_is_refused():
         load_config("local", None, ["reward.scalariser=gdpo", "grpo.advantage=rloo"])
 
 
-def test_advantages_of_turns_need_a_sequence_for_each():
-    with pytest.raises(
-        UserError, match=r"^grpo\.advantage=gigpo gives every turn .*: set rollout\.prompt\.mode=windowed"
-    ):
-        load_config("local", None, ["grpo.advantage=gigpo"])
-    config = load_config("local", None, ["grpo.advantage=gigpo", "rollout.prompt.mode=windowed"])
-    assert config.grpo.advantage == "gigpo"
-
-
 def test_an_unknown_preset_names_the_nearest():
     with pytest.raises(
         UserError, match=r"unknown preset 'locl': choose one of local, gpu, cluster\. Did you mean 'local'\?"

@@ -58,7 +58,7 @@ def test_a_learner_imitates_it(demonstrations, tokenizer):
     table = read_recorded(demonstrations, Transcriber(tokenizer, PromptSettings(), 2048))
     worker = LearnerWorker(LearnerSettings(policy=PolicySettings(model=resolve_model(TINY))))
     imitated = assignments_to_table(
-        Assignment(name, Route.SFT, 0.0, 0.0, 1.0, {}) for name in table["sequence_id"].to_pylist()
+        Assignment(name, Route.SFT, (), 0.0, 1.0, {}) for name in table["sequence_id"].to_pylist()
     )
     losses = [worker.train("sft", table, imitated)["sft/loss"] for _ in range(3)]
     assert losses[-1] < losses[0]

@@ -152,7 +152,7 @@ async def test_a_scalariser_makes_the_advantages_of_a_step(start_router):
         router = start_router(RewardSettings.model_validate({"scalariser": scalariser}))
         trained = await learner(router).train("grpo", played, ())
         assert trained.assignments is not None
-        found = [row.advantage for row in assignments_from_table(trained.assignments)]
+        found = [sum(row.advantages) for row in assignments_from_table(trained.assignments)]
         assert found == pytest.approx(expected, abs=1e-4)
         assert trained.metrics["reward/progress/mean"] == pytest.approx(0.5)
         assert trained.metrics["reward/progress/weight"] == {"single": 0.0, "uniform": 0.5}[scalariser]
@@ -170,7 +170,7 @@ async def test_the_conductor_weighs_learns_and_comes_back_from_a_checkpoint(star
         assert ["conductor/version" in step.metrics for step in steps] == [False, True, False]
         rows = [assignments_from_table(step.assignments) for step in steps if step.assignments is not None]
         assert [row[0].reward_weights_version for row in rows] == [0, 0, 1]
-        assert [row[0].advantage < row[1].advantage < row[2].advantage for row in rows] == [True] * 3
+        assert [row[0].advantages < row[1].advantages < row[2].advantages for row in rows] == [True] * 3
         await first.save(tmp_path / "learner")
         await second.restore(tmp_path / "learner")
         ours, theirs = [await one.train("grpo", [group("x", (0.0, 0.5, 1.0))], ()) for one in (first, second)]

@@ -45,7 +45,7 @@ def actor(ray_session: None, tmp_path: Path) -> Iterator[Any]:
 
 async def test_parts_are_written_and_forgotten_without_a_token_in_this_process(actor, tmp_path):
     recorder = RayRecorder(actor)
-    assignments = assignments_to_table([Assignment("a/0-0", Route.GRPO, 0.5, 1.0, 0.0, {})])
+    assignments = assignments_to_table([Assignment("a/0-0", Route.GRPO, (0.5,), 1.0, 0.0, {})])
     with no_tokens():
         await recorder.truncate(0)
         await recorder.write(0, [played("a"), played("b", "shop")], assignments)

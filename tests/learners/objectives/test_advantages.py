@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from learners.objectives import advantages
+from learners.objectives import advantages, credit
 
 reward = st.sampled_from([0.0, 0.25, 0.5, 1.0, -1.0])
 rollouts = st.lists(st.tuples(reward, st.integers(0, 3)), min_size=1, max_size=12).map(
@@ -87,17 +87,13 @@ def test_gigpo_adds_the_comparison_at_common_states(episodes: list, gamma: float
     steps = by_group(returns, [(groups[index], episodes[index][turn][1]) for index, turn in flat], normalised)
     expected = [outcome[index] + step_weight * step for (index, _), step in zip(flat, steps, strict=True)]
 
-    actual = advantages.gigpo(
-        torch.tensor(totals, dtype=torch.float64),
-        torch.tensor(groups),
-        advantages.Turns(
-            rewards=torch.tensor([episodes[index][turn][0] for index, turn in flat], dtype=torch.float64),
-            episodes=torch.tensor([index for index, _ in flat]),
-            states=torch.tensor([episodes[index][turn][1] for index, turn in flat]),
-        ),
-        gamma,
-        step_weight,
+    turns = advantages.Turns(
+        rewards=torch.tensor([episodes[index][turn][0] for index, turn in flat], dtype=torch.float64),
+        episodes=torch.tensor([index for index, _ in flat]),
+        states=torch.tensor([episodes[index][turn][1] for index, turn in flat]),
     )
+    by_episode = advantages.grpo(torch.tensor(totals, dtype=torch.float64), torch.tensor(groups))[turns.episodes]
+    actual = by_episode + step_weight * credit.gigpo(turns, torch.tensor(groups), gamma)
     np.testing.assert_allclose(actual.numpy(), expected, atol=1e-6)
 
 

@@ -27,6 +27,7 @@ def trajectory(
 ) -> Trajectory:
     rewards = {"success": success, "progress": progress}
     arrays = np.zeros(4, np.int32), np.array([False, True, True, True]), np.zeros(4, np.float32)
+    turns = turns or (Turn(1, 4, 0.0, 0, True),) * parts
     sequences = tuple(
         Sequence(f"{name}-{part}", name, group, *arrays, turns=turns[part : part + 1] if parts > 1 else turns,
                  version_spans=(), temperature=1.0)
@@ -49,8 +50,8 @@ def by_id(table: pa.Table) -> dict:
 
 def test_the_reward_of_an_episode_becomes_the_advantage_of_its_sequences() -> None:
     rows = assign([trajectory("a", "g", 1.0, parts=2), *(trajectory(name, "g", 0.0) for name in "bcd")])
-    assert rows["a-0"].advantage == rows["a-1"].advantage == pytest.approx(1.5, abs=1e-5)
-    assert rows["b-0"].advantage == pytest.approx(-0.5, abs=1e-5)
+    assert rows["a-0"].advantages == rows["a-1"].advantages == pytest.approx([1.5], abs=1e-5)
+    assert rows["b-0"].advantages == pytest.approx([-0.5], abs=1e-5)
     assert {row.route for row in rows.values()} == {Route.GRPO}
     assert rows["a-0"].reward_advantages == pytest.approx({"success": 1.5, "progress": 0.0}, abs=1e-5)
 
@@ -67,7 +68,7 @@ def test_groups_without_variance_have_weight_zero() -> None:
 def test_reward_weights_make_the_scalar() -> None:
     batch = [trajectory("a", "g", 0.0, progress=0.5), trajectory("b", "g", 0.0, progress=0.0)]
     assert assign(batch)["a-0"].route == Route.DROP
-    assert assign(batch, success=1.0, progress=0.1)["a-0"].advantage > 0
+    assert assign(batch, success=1.0, progress=0.1)["a-0"].advantages > (0.0,)
 
 
 def test_failed_episodes_neither_train_nor_count_in_their_group() -> None:
@@ -77,17 +78,35 @@ def test_failed_episodes_neither_train_nor_count_in_their_group() -> None:
     assert {row.route for row in rows.values()} == {Route.DROP}
 
 
-def test_gigpo_compares_what_followed_the_same_state() -> None:
+@pytest.mark.parametrize("parts", [1, 2], ids=["transcript", "windowed"])
+@pytest.mark.parametrize(("advantage", "credit"), [("gigpo", 0.5**0.5), ("anchored", 0.5), ("gae", 0.5)])
+def test_turns_are_credited_with_what_followed_the_same_state(advantage: str, credit: float, parts: int) -> None:
     """Two lost episodes part at state 7: the one that goes on to a reward is preferred there, and only there."""
     good = (Turn(1, 2, 0.0, 7, True), Turn(2, 3, 1.0, 8, True))
     bad = (Turn(1, 2, 0.0, 7, True), Turn(2, 3, 0.0, 9, True))
-    config = GRPOSettings(advantage="gigpo", gamma=0.0)
+    config = GRPOSettings.model_validate({"advantage": advantage, "gamma": 0.0})
     rows = assign(
-        [trajectory("a", "g", 0.0, turns=good, parts=2), trajectory("b", "g", 0.0, turns=bad, parts=2)], config
+        [trajectory("a", "g", 0.0, turns=good, parts=parts), trajectory("b", "g", 0.0, turns=bad, parts=parts)], config
     )
-    assert [rows[name].advantage for name in ("a-0", "b-0")] == [0.0, 0.0]
-    assert rows["a-1"].advantage == pytest.approx(0.5**0.5, abs=1e-5)
-    assert rows["b-1"].advantage == pytest.approx(-(0.5**0.5), abs=1e-5)
+    found = [sum((rows[f"{name}-{part}"].advantages for part in range(parts)), ()) for name in "ab"]
+    assert found[0] == pytest.approx([0.0, credit], abs=1e-5)
+    assert found[1] == pytest.approx([0.0, -credit], abs=1e-5)
+
+
+def test_a_turn_towards_the_goal_is_credited_in_a_lost_episode_too() -> None:
+    won = trajectory("a", "g", 1.0, turns=(Turn(1, 2, 0.0, 7, True), Turn(2, 3, 1.0, 8, True)))
+    lost = trajectory("b", "g", 0.0, turns=(Turn(1, 2, 0.0, 7, True), Turn(2, 3, 0.0, 0, True)))
+    rows = assign([won, lost], GRPOSettings(advantage="graph", step_weight=2.0))
+    episode = 0.5**0.5  # normalised, as `assign` has it
+    assert rows["a-0"].advantages == pytest.approx([episode + 2 * 0.25, episode + 2 * 0.25], abs=1e-5)
+    assert rows["b-0"].advantages == pytest.approx([-episode + 2 * 0.25, -episode - 2 * 0.75], abs=1e-5)
+
+
+def test_an_invalid_action_costs_against_the_mean_of_its_group() -> None:
+    one = trajectory("a", "g", 1.0, turns=(Turn(1, 2, 0.0, 7, True), Turn(2, 3, 0.0, 7, False)))
+    rows = assign([one, trajectory("b", "g", 1.0)], GRPOSettings(advantage="dr_grpo", invalid_penalty=0.3))
+    assert rows["a-0"].advantages == pytest.approx([0.1, -0.2])
+    assert rows["b-0"].advantages == pytest.approx([0.1])
 
 
 def test_pending_assignments_train_where_any_channel_varies() -> None:
@@ -101,8 +120,8 @@ def test_pending_assignments_train_where_any_channel_varies() -> None:
     assert [(rows[f"{name}-0"].route, rows[f"{name}-0"].rl_weight) for name in "abcd"] == [
         (Route.GRPO, 1.0), (Route.GRPO, 1.0), (Route.DROP, 0.0), (Route.DROP, 0.0),
     ]  # fmt: skip
-    assert all(row.advantage == 0.0 for row in rows.values())
-    complete = by_id(completed_assignments(pending, {"a-0": 0.5, "b-0": -0.5}, version=3))
-    assert [(complete[f"{name}-0"].advantage, complete[f"{name}-0"].reward_weights_version) for name in "abc"] == [
-        (0.5, 3), (-0.5, 3), (0.0, 0),
+    assert not any(any(row.advantages) for row in rows.values())
+    complete = by_id(completed_assignments(pending, {"a-0": (0.5,), "b-0": (-0.5,)}, version=3))
+    assert [(complete[f"{name}-0"].advantages, complete[f"{name}-0"].reward_weights_version) for name in "abc"] == [
+        ((0.5,), 3), ((-0.5,), 3), ((), 0),
     ]  # fmt: skip

@@ -44,7 +44,7 @@ def terms(sequences: list[Sequence], grpo: GRPOSettings | None = None, sft: SFTS
     return [
         Term(
             GRPOObjective(grpo or GRPOSettings()),
-            [Example(s, 1.0, (-1.0) ** i) for i, s in enumerate(sequences[half:])],
+            [Example(s, 1.0, ((-1.0) ** i,)) for i, s in enumerate(sequences[half:])],
         ),
         Term(SFTObjective(sft or SFTSettings()), [Example(s, 0.5 + i) for i, s in enumerate(sequences[: half + 1])]),
     ]
@@ -172,7 +172,7 @@ def test_a_sequence_drawn_twice_counts_twice(untied_model: Path) -> None:
 
 def test_nothing_to_train_is_no_step(untied_model: Path) -> None:
     shard, sequences = make_shard(untied_model), make_sequences(3)
-    metrics = shard.step([Term(GRPOObjective(GRPOSettings()), [Example(s, 0.0, 0.0) for s in sequences])])
+    metrics = shard.step([Term(GRPOObjective(GRPOSettings()), [Example(s, 0.0) for s in sequences])])
     assert metrics["trained_tokens"] == 0 and shard.steps == 0
 
 

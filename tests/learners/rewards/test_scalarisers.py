@@ -183,5 +183,5 @@ def test_assignments_carry_the_version_of_the_weights() -> None:
     by_id = {a.sequence_id: a for a in schema.assignments_from_table(
         scalarised_assignments(sequences, rows, scalarised, GRPOSettings()))}  # fmt: skip
     assert by_id["a-0"].reward_weights_version == 5
-    assert by_id["a-0"].advantage == pytest.approx(float(scalarised.advantages[0]))
+    assert by_id["a-0"].advantages == pytest.approx([float(scalarised.advantages[0])])
     assert by_id["x-0"].rl_weight == 0.0

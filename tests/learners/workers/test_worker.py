@@ -52,7 +52,7 @@ def test_a_mixed_step_trains_both_objectives_at_once(untied_model: Path) -> None
 
 def test_dropped_sequences_train_with_nobody(untied_model: Path) -> None:
     sequences = make_sequences(2)
-    assignments = [Assignment(s.sequence_id, Route.DROP, 1.0, 1.0, 1.0, {}) for s in sequences]
+    assignments = [Assignment(s.sequence_id, Route.DROP, (1.0,), 1.0, 1.0, {}) for s in sequences]
     worker = LearnerWorker(learner_settings(untied_model))
     metrics = worker.train("mixed", schema.sequences_to_table(sequences), schema.assignments_to_table(assignments))
     assert metrics["trained_tokens"] == 0
@@ -139,7 +139,7 @@ def test_every_published_variant_learns_from_advantages(untied_model: Path, name
     sequences = schema.sequences_to_table(make_sequences(4))
     signs = np.array([1.0, -1.0, 1.0, -1.0])
     assignments = schema.assignments_to_table(
-        [Assignment(f"s{i}", Route.GRPO, sign, 1.0, 0.0, {}) for i, sign in enumerate(signs)]
+        [Assignment(f"s{i}", Route.GRPO, (sign,), 1.0, 0.0, {}) for i, sign in enumerate(signs)]
     )
     before = np.array([row.sum() for row in worker.score(sequences)])
     for _ in range(3):
