@@ -1,4 +1,4 @@
-"""The router actor: rewards and geometry in, a route and an advantage for every sequence out."""
+"""The router actor, between rollouts and learners. It makes the advantages of plain GRPO too."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from trajectories.types import Assignment, Route
 
 
 class RouterActor:
-    """In every mode: rewards and geometry in, a route and an advantage for every sequence out.
+    """In every mode: rewards and geometry in, a route for every sequence and an advantage for every turn out.
 
     Runs as a Ray actor of its own, so that token data goes from rollouts to learners past the coordinator.
     It remembers nothing: the state of an online policy comes with each call and goes back with the answer, so that a

@@ -95,7 +95,7 @@ class VllmEngine:
         """
         directory, lock = private_directory()
         try:
-            with environment(_processenvironment(settings)):
+            with environment(_process_environment(settings)):
                 llm = AsyncLLM.from_engine_args(_engine_args(model, settings, directory))
         except Exception as error:
             reason = last_words(directory) or one_line(error)
@@ -358,7 +358,7 @@ def _engine_args(model: str, settings: EngineSettings, directory: Path) -> Async
     )
 
 
-def _processenvironment(settings: EngineSettings) -> dict[str, str]:
+def _process_environment(settings: EngineSettings) -> dict[str, str]:
     """Environment variables that vLLM and its libraries read at start, out of the typed settings."""
     variables = {
         "VLLM_ENGINE_READY_TIMEOUT_S": str(int(settings.start_timeout_s)),

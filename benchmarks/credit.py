@@ -32,7 +32,7 @@ from envs.alfworld.environment import open_tasks
 from envs.alfworld.native.engine import NativeEngine, NativeGame
 from envs.alfworld.native.planner import PlannerTimeout, Unsolvable, shortest_plan
 from learners.objectives import advantages, credit
-from learners.objectives.advantages import Turns
+from learners.objectives.credit import Turns
 from router.analysis import spearman
 from trajectories.schema import sequences_from_table
 from trajectories.store import TrajectoryStore
@@ -176,8 +176,8 @@ def estimators() -> Mapping[str, Callable[[Group], Tensor]]:
     def anchored(group: Group, rewards: Callable[[Played, int], float]) -> Tensor:
         return credit.anchored(turns_of(group, rewards), outcome(group)[1], GAMMA)
 
-    def temporal(group: Group, rewards: Callable[[Played, int], float], decay: float) -> Tensor:
-        return credit.temporal(turns_of(group, rewards), outcome(group)[1], GAMMA, decay)
+    def gae(group: Group, rewards: Callable[[Played, int], float], decay: float) -> Tensor:
+        return credit.gae(turns_of(group, rewards), outcome(group)[1], GAMMA, decay)
 
     def graph(group: Group) -> Tensor:
         return credit.graph(turns_of(group, success), outcome(group)[1], outcome(group)[0] > 0)
@@ -192,10 +192,10 @@ def estimators() -> Mapping[str, Callable[[Group], Tensor]]:
         "gigpo, shaped": lambda g: gigpo(g, shaped),
         "anchored, success": lambda g: anchored(g, success),
         "anchored, shaped": lambda g: anchored(g, shaped),
-        "gae 0, success": lambda g: temporal(g, success, 0.0),
-        f"gae {DECAY}, success": lambda g: temporal(g, success, DECAY),
-        "gae 0, shaped": lambda g: temporal(g, shaped, 0.0),
-        f"gae {DECAY}, shaped": lambda g: temporal(g, shaped, DECAY),
+        "gae 0, success": lambda g: gae(g, success, 0.0),
+        f"gae {DECAY}, success": lambda g: gae(g, success, DECAY),
+        "gae 0, shaped": lambda g: gae(g, shaped, 0.0),
+        f"gae {DECAY}, shaped": lambda g: gae(g, shaped, DECAY),
         "graph": graph,
         "graph - 0.2 invalid": lambda g: graph(g) - 0.2 * invalid(g),
         "2 episode + 0.5 anchored shaped - 0.2 invalid": (

@@ -28,7 +28,7 @@ class PolicySettings(Settings):
     with a chat template."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the computation and of published weights. Weights that train stay in float32 beside it. Tuning:
-    bfloat16 on a GPU, with schedule.parity_tolerance=0.05; float32 on most CPUs."""
+    bfloat16 on a GPU, with schedule.parity_tolerance=0.5; float32 on most CPUs."""
     lora: LoraSettings | None = None
     """Adapters instead of full weights. Tuning: ten times the learning rate of full weights."""
     gradient_checkpointing: bool = False

@@ -93,7 +93,7 @@ def run_process(command: Sequence[str], log: Path) -> int:
 
 
 def _finished(run_dir: Path) -> bool:
-    """The model is the last that a run writes, and the learning curve follows it."""
+    """Whether a run has ended: the model is the last that it writes, and the learning curve follows it."""
     return (run_dir / "learning_curve.svg").exists()
 
 

@@ -52,7 +52,7 @@ class ProbeJob:
 
 @dataclass(frozen=True, slots=True)
 class Workers:
-    """Who probes.
+    """The workers that probe.
 
     Attributes:
         count: models that probe at once; each takes a GPU if there is any.

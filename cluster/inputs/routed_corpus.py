@@ -41,7 +41,7 @@ PROBED_AT_ONCE = 128
 
 
 class Prober(Protocol):
-    """The learner workers."""
+    """What can probe a corpus: the learner workers."""
 
     async def probe(self, sequences: pa.Table, token_budget: int) -> ProbeResult: ...
 

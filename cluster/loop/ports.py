@@ -84,7 +84,7 @@ class Trained:
     """What came of a learner step.
 
     Attributes:
-        assignments: route, weights and advantage of every sequence of its groups; None for a step without groups.
+        assignments: route, weights and advantages of every sequence of its groups; None for a step without groups.
     """
 
     metrics: dict[str, float]
@@ -158,7 +158,7 @@ class Learner(Protocol):
 
 
 class Observer(Protocol):
-    """Is told what happens: the metrics files, the terminal."""
+    """Someone who is told what happens: the metrics files, the terminal."""
 
     def stage(self, stage: Stage, done: int) -> None: ...
 

@@ -179,7 +179,7 @@ async def evaluate_panel(
 
 
 def write_evaluations(path: Path, evaluations: tuple[Evaluation, ...]) -> None:
-    """Written aside and renamed."""
+    """Write the evaluations as one JSON file, aside and renamed."""
     with written_aside(path) as aside:
         aside.write_text(EvaluationFile(evaluations=evaluations).model_dump_json(indent=1) + "\n", encoding="utf-8")
 

@@ -84,7 +84,7 @@ async def assembled(plan: Plan, observer: RunObserver) -> AsyncIterator[Assembly
 async def _programme(
     plan: Plan, learner: RayLearner, fleet: RolloutFleet, observer: RunObserver, demonstrations: pa.Table
 ) -> Programme:
-    """Everything, unless the corpus is routed before the first stage."""
+    """The run's programme: everything, unless the corpus is routed before the first stage."""
     config, router, rows = plan.config, plan.config.router, tuple(range(demonstrations.num_rows))
     whole = Programme(config.seed, plan.tasks, rows, config.schedule, config.evaluation, config.checkpoint)
     if not router.active or router.online:
@@ -122,7 +122,7 @@ async def _open_recorder(plan: Plan) -> AsyncIterator[RayRecorder]:
 
 @asynccontextmanager
 async def _open_learner(plan: Plan, demonstrations: pa.Table) -> AsyncIterator[RayLearner]:
-    """Workers that are starting, so that engines can start beside them; stopped afterwards."""
+    """The learner, its workers still starting, so that engines can start beside them; stopped afterwards."""
     config = plan.config
     resources = {"CPU": config.placement.learner_cpus, "GPU": config.placement.learner_gpus}
     name = f"concerto:{plan.run_dir.name}"

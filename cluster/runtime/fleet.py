@@ -130,7 +130,8 @@ class RolloutFleet:
         await asyncio.gather(*self._background, return_exceptions=True)
 
     async def _from_all(self, method: str, *arguments: Any) -> list[Any]:
-        """What every healthy actor answers; those that die over it are revived and left out."""
+        """What every healthy actor answers to a method of `actors.rollout.RolloutActor`; those that die over it are
+        revived and left out."""
         healthy = self._healthy()
         calls = (getattr(member.actor, method).remote(*arguments) for member in healthy)
         answers = await asyncio.gather(*calls, return_exceptions=True)
@@ -194,7 +195,10 @@ class RolloutFleet:
             self._turn.notify_all()
 
     async def _start_again(self, member: Member) -> None:
-        """Unlike the first start, one that fails is tried again: what worked before was killed or found no memory."""
+        """Start an actor that died.
+
+        Unlike the first start, one that fails is tried again: what worked before was killed or found no memory.
+        """
         for attempt in range(1, REVIVALS + 1):
             try:
                 return await self._make_ready(member)

@@ -66,7 +66,13 @@ class Routing(Part, Protocol):
     """Prepares steps."""
 
     async def prepare(self, stage: str, groups: StepGroups, demonstrations: Sequence[int]) -> PreparedStep:
-        """Give every sequence of a step its route; demonstrations are named by row. Raises UserError."""
+        """Have `actors.router.RouterActor` give every sequence of a step its route, and every turn its advantage.
+
+        Args:
+            demonstrations: those of the step, by row.
+        Raises:
+            UserError: an episode lacks a reward channel.
+        """
         ...
 
 

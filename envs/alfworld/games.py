@@ -12,7 +12,6 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from envs.alfworld.native.names import player_names
 from trajectories.errors import UserError
@@ -97,17 +96,6 @@ def parse_game(task_id: str, content: str | bytes, source: str) -> Game | None:
         walkthrough=player_walkthrough(data.get("walkthrough"), data["pddl_problem"]),
         task_type=task_id.split("/")[-2].split("-")[0],
     )
-
-
-def game_file(game: Game) -> dict[str, Any]:
-    """The game as the JSON object of a `game.tw-pddl` file."""
-    return {
-        "pddl_domain": game.domain,
-        "grammar": game.grammar,
-        "pddl_problem": game.problem,
-        "solvable": True,
-        "walkthrough": None if game.walkthrough is None else list(game.walkthrough),
-    }
 
 
 def player_walkthrough(walkthrough: Sequence[str] | None, problem: str) -> tuple[str, ...] | None:

@@ -193,10 +193,6 @@ class Catalogue:
         row, variant, price_upper = self._goals[kind][index].item()
         return make_goal(kind, index, self.product(row), variant, price_upper)
 
-    def goal_product(self, kind: GoalKind, index: int) -> int:
-        """The row of the product that goal `index` asks for."""
-        return int(self._goals[kind][index]["product"])
-
     def _read_product(self, row: int) -> Product:
         return Product.from_json(self._records[row])
 

@@ -6,8 +6,6 @@ computed in float64. A group in which all rewards are equal has advantage 0 ever
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -59,33 +57,6 @@ def rloo(rewards: Tensor, groups: Tensor) -> Tensor:
     """
     size = _group_size(groups)[groups]
     return dr_grpo(rewards, groups) * size / (size - 1.0).clamp(min=1.0)
-
-
-def discounted_returns(rewards: Tensor, episodes: Tensor, gamma: float) -> Tensor:
-    """R_t = r_t + gamma R_{t+1} within each episode, float64 [M], M turns in order of play.
-
-    Rewards 0, 0, 1 of one episode with gamma 0.5: 0.25, 0.5, 1.
-    """
-    returns = rewards.double().clone()
-    for turn in range(len(returns) - 2, -1, -1):
-        if episodes[turn] == episodes[turn + 1]:
-            returns[turn] += gamma * returns[turn + 1]
-    return returns
-
-
-@dataclass(frozen=True, slots=True)
-class Turns:
-    """The M turns of B rollouts: those of a rollout together and in order of play.
-
-    Attributes:
-        rewards: float [M].
-        episodes: int64 [M], index in [0, B) of the rollout of each turn.
-        states: int64 [M], equal for equal states of the environment *before* the action.
-    """
-
-    rewards: Tensor
-    episodes: Tensor
-    states: Tensor
 
 
 def _group_size(groups: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from learners.learner_settings import GRPOSettings
 from learners.objectives import advantages, credit
-from learners.objectives.advantages import EPSILON, Turns
+from learners.objectives.advantages import EPSILON
+from learners.objectives.credit import Turns
 from learners.rewards.reward_batch import RewardBatch
 from learners.rewards.scalarisers import Scalarised
 from trajectories import schema
@@ -42,7 +43,7 @@ def scalarised_assignments(
 
 
 def pending_assignments(sequences: pa.Table, batch: RewardBatch) -> pa.Table:
-    """Every sequence to GRPO, its advantages still 0: `learners.rewards.weigher` finds it while the policy trains.
+    """Every sequence to GRPO, its advantages still 0: `learners.rewards.weigher` finds them while the policy trains.
 
     Sequences of a group in which no channel varies, and of episodes that are not in the batch, go to `drop`.
     """
@@ -88,7 +89,7 @@ def turn_advantages(
 STEP_ADVANTAGES: dict[str, Callable[[Turns, RewardBatch, GRPOSettings], Tensor]] = {
     "gigpo": lambda turns, batch, config: credit.gigpo(turns, batch.groups, config.gamma),
     "anchored": lambda turns, batch, config: credit.anchored(turns, batch.groups, config.gamma),
-    "gae": lambda turns, batch, config: credit.temporal(turns, batch.groups, config.gamma, config.decay),
+    "gae": lambda turns, batch, config: credit.gae(turns, batch.groups, config.gamma, config.decay),
     "graph": lambda turns, batch, config: credit.graph(turns, batch.groups, batch.outcome >= SOLVED),
 }
 """Advantages [M] of single turns, by `GRPOSettings.advantage`; the others know episodes only."""

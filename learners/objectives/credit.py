@@ -8,12 +8,39 @@ hardly differs, that blows up trivial differences.
 from __future__ import annotations
 
 from collections import defaultdict, deque
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from learners.objectives import advantages
-from learners.objectives.advantages import Turns, discounted_returns
+
+
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """The M turns of B rollouts: those of a rollout together and in order of play.
+
+    Attributes:
+        rewards: float [M].
+        episodes: int64 [M], index in [0, B) of the rollout of each turn.
+        states: int64 [M], equal for equal states of the environment *before* the action.
+    """
+
+    rewards: Tensor
+    episodes: Tensor
+    states: Tensor
+
+
+def discounted_returns(rewards: Tensor, episodes: Tensor, gamma: float) -> Tensor:
+    """R_t = r_t + gamma R_{t+1} within each episode, float64 [M], M turns in order of play.
+
+    Rewards 0, 0, 1 of one episode with gamma 0.5: 0.25, 0.5, 1.
+    """
+    returns = rewards.double().clone()
+    for turn in range(len(returns) - 2, -1, -1):
+        if episodes[turn] == episodes[turn + 1]:
+            returns[turn] += gamma * returns[turn + 1]
+    return returns
 
 
 def nodes(turns: Turns, groups: Tensor) -> Tensor:
@@ -55,7 +82,7 @@ def anchored(turns: Turns, groups: Tensor, gamma: float) -> Tensor:
     return centred(discounted_returns(turns.rewards, turns.episodes, gamma), nodes(turns, groups))
 
 
-def temporal(turns: Turns, groups: Tensor, gamma: float, decay: float) -> Tensor:
+def gae(turns: Turns, groups: Tensor, gamma: float, decay: float) -> Tensor:
     """Generalised advantage over a grouped value proxy (after GAGPO, arXiv 2605.13217).
 
         V(s) = mean discounted return of the group's visits of s

@@ -14,7 +14,8 @@ from learners.objectives.objective import Objective, TokenLosses, Tokens
 
 
 class GRPOObjective(Objective):
-    """Policy gradient with given advantages; `Assignment.rl_weight` weighs sequences.
+    """Policy gradient with given advantages, which `learners.objectives.assign` makes; `Assignment.rl_weight` weighs
+    sequences.
 
     Metrics, averages over tokens: `loss`; `ratio` to the behaviour policy; `clip_fraction` of tokens without gradient;
     `masked_fraction` outside the IcePop band; `behaviour_kl`, the k3 estimate of how far the sampling policy is;

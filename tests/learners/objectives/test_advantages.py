@@ -87,7 +87,7 @@ def test_gigpo_adds_the_comparison_at_common_states(episodes: list, gamma: float
     steps = by_group(returns, [(groups[index], episodes[index][turn][1]) for index, turn in flat], normalised)
     expected = [outcome[index] + step_weight * step for (index, _), step in zip(flat, steps, strict=True)]
 
-    turns = advantages.Turns(
+    turns = credit.Turns(
         rewards=torch.tensor([episodes[index][turn][0] for index, turn in flat], dtype=torch.float64),
         episodes=torch.tensor([index for index, _ in flat]),
         states=torch.tensor([episodes[index][turn][1] for index, turn in flat]),
@@ -102,5 +102,5 @@ def test_worked_examples() -> None:
     assert advantages.grpo(rewards, groups).tolist() == pytest.approx([1.5, -0.5, -0.5, -0.5], abs=1e-5)
     assert advantages.dr_grpo(rewards, groups).tolist() == [0.75, -0.25, -0.25, -0.25]
     assert advantages.rloo(rewards, groups).tolist() == pytest.approx([1, -1 / 3, -1 / 3, -1 / 3])
-    returns = advantages.discounted_returns(torch.tensor([0.0, 0.0, 1.0]), torch.zeros(3, dtype=torch.int64), 0.5)
+    returns = credit.discounted_returns(torch.tensor([0.0, 0.0, 1.0]), torch.zeros(3, dtype=torch.int64), 0.5)
     assert returns.tolist() == [0.25, 0.5, 1.0]

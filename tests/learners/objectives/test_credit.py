@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from learners.objectives import credit
-from learners.objectives.advantages import Turns, discounted_returns
+from learners.objectives.credit import Turns, discounted_returns
 
 
 def turns(*rollouts: list[tuple[float, int]]) -> Turns:
@@ -40,9 +40,7 @@ def test_where_two_rollouts_part_the_better_return_is_credited() -> None:
 
 
 def test_equal_first_turns_are_not_told_apart_by_what_came_later() -> None:
-    found = credit.temporal(
-        turns([(0.0, 1), (1.0, 2)], [(0.0, 1), (0.0, 2)]), torch.tensor([0, 0]), gamma=1.0, decay=0.0
-    )
+    found = credit.gae(turns([(0.0, 1), (1.0, 2)], [(0.0, 1), (0.0, 2)]), torch.tensor([0, 0]), gamma=1.0, decay=0.0)
     assert found.tolist() == [0.0, 0.5, 0.0, -0.5]
 
 
@@ -63,11 +61,11 @@ def test_the_same_state_in_another_group_is_another_place() -> None:
 
 
 @given(played(), st.floats(0, 1), st.floats(0, 1))
-def test_temporal_credit_agrees_with_its_definition_in_numpy(
+def test_gae_agrees_with_its_definition_in_numpy(
     played: tuple[Turns, torch.Tensor, torch.Tensor], gamma: float, decay: float
 ) -> None:
     turns, groups, _ = played
-    found = credit.temporal(turns, groups, gamma, decay).numpy()
+    found = credit.gae(turns, groups, gamma, decay).numpy()
     returns = discounted_returns(turns.rewards, turns.episodes, gamma).numpy()
     episodes, states = turns.episodes.numpy(), turns.states.numpy()
     owners = groups.numpy()[episodes]
@@ -81,12 +79,10 @@ def test_temporal_credit_agrees_with_its_definition_in_numpy(
 
 
 @given(played(), st.floats(0, 1))
-def test_temporal_credit_without_decay_is_anchored_credit(
-    played: tuple[Turns, torch.Tensor, torch.Tensor], gamma: float
-) -> None:
+def test_gae_without_decay_is_anchored_credit(played: tuple[Turns, torch.Tensor, torch.Tensor], gamma: float) -> None:
     turns, groups, _ = played
     torch.testing.assert_close(
-        credit.temporal(turns, groups, gamma, 1.0), credit.anchored(turns, groups, gamma), atol=1e-9, rtol=0
+        credit.gae(turns, groups, gamma, 1.0), credit.anchored(turns, groups, gamma), atol=1e-9, rtol=0
     )
 
 
