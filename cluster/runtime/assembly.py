@@ -141,8 +141,8 @@ async def _open_learner(plan: Plan, demonstrations: pa.Table) -> AsyncIterator[R
     )
     options = {"name": f"{name}:router", "num_cpus": 0, "max_restarts": -1, "max_task_retries": 2}
     unnamed = open_channels(config, plan.channels, plan.model)
-    parts = (config.grpo, config.reward, plan.channels, config.seed, unnamed)
-    router: Any = ray.remote(RouterActor).options(**options).remote(*parts)
+    actor: Any = ray.remote(RouterActor).options(**options)
+    router = actor.remote(config.grpo, config.reward, plan.channels, config.seed, unnamed)
     conductor = _conductor(plan, f"{name}:conductor") if config.reward.scalariser == "conductor" else None
     learner = RayLearner(pool, _routing(plan, pool, router, demonstrations), _training(plan, pool, conductor))
     try:

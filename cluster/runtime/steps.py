@@ -233,8 +233,10 @@ class ConductedTraining:
         self._watch.observe(rewards)
         head = await self._conductor.head()
         scalarise = ConductorScalariser(head, self._config, self._advantage, self._seed)
-        parts = (step.stage, step.sequences, step.assignments, step.rewards, scalarise)
-        trained, weighed = (await self._pool.call("train_weighing", *parts))[0]
+        answers = await self._pool.call(
+            "train_weighing", step.stage, step.sequences, step.assignments, step.rewards, scalarise
+        )
+        trained, weighed = answers[0]
         if weighed is None:
             return Trained(trained | step.metrics, await step.assignments)
         earned = scalarise.meta_rewards(rewards.take(weighed.rows), weighed.scalarised.advantages)

@@ -78,8 +78,8 @@ def turn_advantages(
     if (step := STEP_ADVANTAGES.get(config.advantage)) is not None:
         by_turn = by_turn + config.step_weight * step(played.turns, batch, config)
     if config.invalid_penalty:
-        groups = batch.groups[played.turns.episodes]
-        by_turn = by_turn - config.invalid_penalty * credit.centred(played.invalid, groups)
+        owners = credit.owners(played.turns, batch.groups)
+        by_turn = by_turn - config.invalid_penalty * advantages.dr_grpo(played.invalid, owners)
     found: list[list[float]] = [[] for _ in sequences]
     for owner, advantage in zip(played.owners, by_turn.tolist(), strict=True):
         found[owner].append(advantage)

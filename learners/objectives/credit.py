@@ -49,16 +49,9 @@ def nodes(turns: Turns, groups: Tensor) -> Tensor:
     return torch.unique(places, dim=0, return_inverse=True)[1]
 
 
-def centred(values: Tensor, keys: Tensor) -> Tensor:
-    """Values minus the mean of those with the same key, float64 [M].
-
-    Args:
-        keys: int64 [M], not negative.
-    """
-    values = values.double()
-    sums = torch.zeros(int(keys.max()) + 1, dtype=torch.float64).index_add(0, keys, values)
-    counts = torch.bincount(keys, minlength=len(sums)).clamp(min=1)
-    return values - (sums / counts)[keys]
+def owners(turns: Turns, groups: Tensor) -> Tensor:
+    """Number of the group of each turn, int64 [M], in [0, M)."""
+    return torch.unique(groups[turns.episodes], return_inverse=True)[1]
 
 
 def gigpo(turns: Turns, groups: Tensor, gamma: float) -> Tensor:
@@ -79,7 +72,7 @@ def anchored(turns: Turns, groups: Tensor, gamma: float) -> Tensor:
     Two rollouts part at a common state and earn 1 in one and 3 turns, gamma 0.5: returns 1 and 0.25, so 0.375 and
     -0.375 there.
     """
-    return centred(discounted_returns(turns.rewards, turns.episodes, gamma), nodes(turns, groups))
+    return advantages.dr_grpo(discounted_returns(turns.rewards, turns.episodes, gamma), nodes(turns, groups))
 
 
 def gae(turns: Turns, groups: Tensor, gamma: float, decay: float) -> Tensor:
@@ -95,7 +88,7 @@ def gae(turns: Turns, groups: Tensor, gamma: float, decay: float) -> Tensor:
     so decay 0 gives 0, 0.5 and 0, -0.5: the first turns, which were equal, are not told apart.
     """
     returns = discounted_returns(turns.rewards, turns.episodes, gamma)
-    values = returns - centred(returns, nodes(turns, groups))
+    values = advantages.group_mean(returns, nodes(turns, groups))
     found = torch.zeros_like(returns)
     for turn in range(len(returns) - 1, -1, -1):
         goes_on = turn + 1 < len(returns) and bool(turns.episodes[turn] == turns.episodes[turn + 1])
@@ -121,22 +114,23 @@ def graph(turns: Turns, groups: Tensor, solved: Tensor) -> Tensor:
     """
     places = nodes(turns, groups).tolist()
     episodes = turns.episodes.tolist()
-    owners = groups[turns.episodes]
+    numbers = owners(turns, groups)
+    group_of = numbers.tolist()
     following: list[int | None] = []
     for turn, episode in enumerate(episodes):
         goes_on = turn + 1 < len(episodes) and episodes[turn + 1] == episode
-        goal = -1 - int(owners[turn]) if bool(solved[episode]) else None
+        goal = -1 - group_of[turn] if bool(solved[episode]) else None
         following.append(places[turn + 1] if goes_on else goal)
     distance = _distances(places, following)
     farthest: defaultdict[int, int] = defaultdict(int)
-    for place, owner in zip(places, owners.tolist(), strict=True):
+    for place, owner in zip(places, group_of, strict=True):
         farthest[owner] = max(farthest[owner], distance.get(place, 0))
     shortened = torch.zeros(len(places), dtype=torch.float64)
-    for turn, (place, target, owner) in enumerate(zip(places, following, owners.tolist(), strict=True)):
+    for turn, (place, target, owner) in enumerate(zip(places, following, group_of, strict=True)):
         if target is not None and farthest[owner]:
             beyond = farthest[owner] + 1
             shortened[turn] = distance.get(place, beyond) - distance.get(target, beyond)
-    return centred(shortened, owners)
+    return advantages.dr_grpo(shortened, numbers)
 
 
 def _distances(places: list[int], following: list[int | None]) -> dict[int, int]:

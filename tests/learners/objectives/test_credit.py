@@ -60,6 +60,13 @@ def test_the_same_state_in_another_group_is_another_place() -> None:
     assert found.tolist() == [0.0, 0.0]
 
 
+def test_rollouts_that_ended_before_their_first_turn_are_credited_with_nothing() -> None:
+    none = Turns(torch.zeros(0, dtype=torch.float64), torch.zeros(0).long(), torch.zeros(0).long())
+    groups = torch.tensor([0, 0, 1])
+    assert credit.anchored(none, groups, 0.9).tolist() == credit.gae(none, groups, 0.9, 0.5).tolist() == []
+    assert credit.graph(none, groups, torch.tensor([False, False, False])).tolist() == []
+
+
 @given(played(), st.floats(0, 1), st.floats(0, 1))
 def test_gae_agrees_with_its_definition_in_numpy(
     played: tuple[Turns, torch.Tensor, torch.Tensor], gamma: float, decay: float
