@@ -31,7 +31,7 @@ from learners.rewards.conductor_head import ConductorScalariser
 from learners.rewards.reward_batch import RewardBatch
 from learners.rewards.reward_settings import ConductorSettings
 from learners.rewards.scalarisers import Uniform
-from learners.workers.process import keep_freed_memory
+from learners.workers.process import keep_freed_memory, multiply_with_onednn
 from learners.workers.worker import LearnerWorker
 from trajectories import schema
 from trajectories.types import Sequence
@@ -112,6 +112,7 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING)
     torch.set_num_threads(1)
     keep_freed_memory()  # as workers do
+    multiply_with_onednn()
     torch.manual_seed(0)
 
     count = arguments.groups * arguments.size

@@ -25,7 +25,7 @@ from learners.learner_settings import GRPOSettings, LoraSettings, OptimizerSetti
 from learners.objectives.grpo import GRPOObjective
 from learners.objectives.objective import Example
 from learners.policy.shard import PolicyShard, Term
-from learners.workers.process import keep_freed_memory
+from learners.workers.process import keep_freed_memory, multiply_with_onednn
 from trajectories.batch import collate
 from trajectories.packing import plan_batches
 from trajectories.types import Sequence
@@ -141,6 +141,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file")
     arguments = parser.parse_args()
     keep_freed_memory()
+    multiply_with_onednn()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     results: dict[str, Any] = {"machine": machine(), "rows": []}
     print(results["machine"])

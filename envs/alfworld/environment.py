@@ -16,8 +16,9 @@ DEFAULTS = AlfworldSettings()
 EFFICIENCY_TURNS = 50
 """Turns within which a solved task still earns efficiency; the usual episode limit of ALFWorld."""
 
-COMPILED_GAMES = 32
-"""Compiled games kept for the next reset; a group of rollouts resets one game many times."""
+COMPILED_GAMES = 64
+"""Compiled games that a process keeps, of all its environments: a group of rollouts resets one game many times, each
+member in an environment of its own."""
 
 
 class GameEngine(Protocol):
@@ -70,22 +71,17 @@ class AlfworldEnvironment:
         Raises:
             UserError: no such engine, or TextWorld is not installed.
         """
-        game_type, engine_type = _load_engine(engine)
-
-        @lru_cache(maxsize=COMPILED_GAMES)
-        def compile_game(task_id: str) -> Any:
-            game = library.read(task_id)
-            return game_type.compile(game.domain, game.problem, game.grammar)
-
-        self._compile = compile_game
+        self._game_type, engine_type = _load_engine(engine)
+        self._library = library
         self._engine: GameEngine = engine_type()
         self._turns = 0
         self._playing = False
 
     @classmethod
     def open(cls, data: str | Path | None = None, engine: str = "native") -> AlfworldEnvironment:
-        """On the games that `GameLibrary.open(data)` finds. Raises UserError."""
-        return cls(GameLibrary.open(data), engine)
+        """On the games that `GameLibrary.open(data)` finds, shared with the process's other environments. Raises
+        UserError."""
+        return cls(GameLibrary.shared(data), engine)
 
     def reset(self, task_id: str, seed: int = 0) -> Observation:
         """Start a game. The games know no chance: `seed` changes nothing.
@@ -93,7 +89,7 @@ class AlfworldEnvironment:
         Raises:
             UserError: the game is not in the library, or damaged.
         """
-        text = self._engine.reset(self._compile(task_id))
+        text = self._engine.reset(_compiled(self._library, self._game_type, task_id))
         self._turns = 0
         self._playing = not self._engine.won
         return self._observation(text)
@@ -124,10 +120,16 @@ class AlfworldEnvironment:
 
     def close(self) -> None:
         self._playing = False
-        self._compile.cache_clear()
 
     def _observation(self, text: str) -> Observation:
         return Observation(text, tuple(self._engine.admissible_commands))
+
+
+@lru_cache(maxsize=COMPILED_GAMES)
+def _compiled(library: GameLibrary, game_type: Any, task_id: str) -> Any:
+    """A game ready to play, for any number of environments."""
+    game = library.read(task_id)
+    return game_type.compile(game.domain, game.problem, game.grammar)
 
 
 def _load_engine(name: str) -> tuple[Any, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
@@ -48,6 +49,12 @@ class GameLibrary:
         location = Path(data).expanduser() if data is not None else installed
         official = () if location is None else (open_source(location),)
         return cls((PackSource(), *official))
+
+    @classmethod
+    def shared(cls, data: str | Path | None = None) -> GameLibrary:
+        """As `open`, but one library a process for each place, since environments of one library share its compiled
+        games."""
+        return _shared(installed_folder() if data is None else Path(data))
 
     def splits(self) -> tuple[str, ...]:
         """All splits that have games."""
@@ -95,3 +102,8 @@ class GameLibrary:
                 "pass data= with the official games, or install them with `concerto data alfworld`"
             )
         return f"no split {split!r} (found: {known}); task ids read 'split/game folder/trial folder'"
+
+
+@lru_cache(maxsize=4)
+def _shared(location: Path | None) -> GameLibrary:
+    return GameLibrary.open(location)

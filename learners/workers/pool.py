@@ -24,7 +24,7 @@ from ray.train.torch import TorchTrainer
 
 from learners.learner_settings import LearnerSettings
 from learners.workers.mailbox import Command, Mailbox, Outcome
-from learners.workers.process import keep_freed_memory
+from learners.workers.process import keep_freed_memory, multiply_with_onednn
 from trajectories.errors import WorkersLost
 
 STOP_TIMEOUT_S = 60.0
@@ -143,6 +143,7 @@ def _serve(loop_config: dict[str, Any]) -> None:
 
     mailbox, rank = loop_config["mailbox"], dist.get_rank() if dist.is_initialized() else 0
     keep_freed_memory()
+    multiply_with_onednn()
     worker = LearnerWorker(loop_config["config"])
     ray.get(mailbox.join.remote(rank))
     done = 0

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from envs import load_panel, make_environment
+from envs.alfworld import environment as games
 from envs.alfworld.environment import AlfworldEnvironment
 from envs.alfworld.library import GameLibrary
+from envs.alfworld.native.engine import NativeGame
 from envs.alfworld.settings import AlfworldSettings
 from envs.base import Environment
 from trajectories.errors import UserError
@@ -96,3 +98,17 @@ def test_stock_textworld_plays_the_same(task_id: str) -> None:
         ours, theirs = native.step(action), stock.step(action)
         assert (ours.observation, ours.done) == (theirs.observation, theirs.done)
         assert ours.rewards["success"] == theirs.rewards["success"]
+
+
+def test_the_members_of_a_group_share_one_compiled_game(task_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[str] = []
+    original = NativeGame.compile
+    monkeypatch.setattr(NativeGame, "compile", lambda *texts: compiled.append(task_id) or original(*texts))
+    games._compiled.cache_clear()
+    members = [make_environment("alfworld") for _ in range(3)]
+    openings = {member.reset(task_id, seed=0).text for member in members}
+    assert len(openings) == 1 and len(compiled) == 1
+    members[0].step("look")
+    assert members[1].reset(task_id, seed=0).text in openings
+    members[0].close()
+    assert members[1].reset(task_id, seed=0).text in openings and len(compiled) == 1
