@@ -57,17 +57,18 @@ class OptimizerSettings(Settings):
 
 
 class RampSettings(Settings):
-    """Linear from `start` to `end` over `steps` steps of its objective, `end` afterwards."""
+    """Linear from `start` to `end` over `steps` steps, `end` afterwards."""
 
     start: float = Field(default=1.0, ge=0)
-    """Value at the first step. Tuning: 1, unless the objective fades in."""
+    """Value at the first step. Tuning: 1, unless an objective fades in."""
     end: float = Field(default=1.0, ge=0)
-    """Value from step number `steps` on. Tuning: 0.1 for a learning rate, 0 for an objective that fades out."""
+    """Value from step number `steps` on. Tuning: 0.1 for a learning rate, 0 for an objective that fades out, 1 for a
+    temperature, since losses expect samples of the policy itself; less explores less."""
     steps: int = Field(default=0, ge=0)
-    """Steps of its objective over which the value moves. Tuning: those of the stage; 0 takes `end` at once."""
+    """Steps over which the value moves. Tuning: those of the stage; 0 takes `end` at once."""
 
     def at(self, step: int) -> float:
-        """Value for the objective's step number `step`, counted from 0: with (1, 0, 4), step 1 gives 0.75."""
+        """Value for step number `step`, counted from 0: with (1, 0, 4), step 1 gives 0.75."""
         if step >= self.steps:
             return self.end
         return self.start + (self.end - self.start) * step / self.steps
@@ -77,9 +78,9 @@ class ObjectiveSettings(Settings):
     """What both objectives have."""
 
     weight: RampSettings = RampSettings()
-    """Factor of the objective in the loss. Tuning: matters in mixed steps only, Adam undoes a common factor."""
+    """Factor of the objective in the loss; its own steps count. Tuning: matters in mixed steps only, Adam undoes a common factor."""
     lr_scale: RampSettings = RampSettings()
-    """Factor of the learning rate in steps that this objective leads (GRPO leads mixed steps)."""
+    """Factor of the learning rate in steps that this objective leads (GRPO leads mixed steps); its own steps count."""
     max_sequences: int = Field(default=0, ge=0)
     """Sequences per step and worker at most, oldest first; the rest waits in the objective's queue. 0: all. Tuning: 0,
     unless steps run out of time."""
@@ -126,6 +127,10 @@ class GRPOSettings(ObjectiveSettings):
     step_weight: float = Field(default=1.0, ge=0)
     """Weight of what single turns earned beside the episode's advantage (`gigpo`, `anchored`, `gae`, `graph`). Tuning:
     1 for `gigpo`; about 0.25 without a division, so that success dominates; 0 leaves the episode's advantage."""
+    truncated: Literal["train", "mask"] = "train"
+    """What becomes of episodes that a limit on turns or tokens cut off. `train`: as all others. `mask`: they count in
+    what their group is compared with, but their tokens do not train (overlong filtering, DAPO). Tuning: `train`, since
+    an agent that runs out of turns has failed; `mask` where the limit is shorter than the tasks need."""
     invalid_penalty: float = Field(default=0.0, ge=0)
     """Subtracted from the advantage of a turn whose action did nothing, against the group's mean. Tuning: 0, or 0.1
     where a group's failures are full of such actions."""

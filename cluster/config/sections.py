@@ -6,12 +6,13 @@ together.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from envs.alfworld.settings import AlfworldSettings
 from envs.webshop.settings import WebShopSettings
+from learners.learner_settings import RampSettings
 from trajectories.settings import Settings
 
 StageName = Literal["sft", "mixed", "grpo"]
@@ -71,18 +72,37 @@ class ScheduleSettings(Settings):
     max_attempts: PositiveInt = 2
     """Times that such a task is played before it is given up. Tuning: raise it for environments that fail now and
     then."""
+    dynamic_sampling: bool = False
+    """Skip groups whose members do not differ in the rewards that advantages are made of, and play others in their
+    place, until a batch is full of groups that teach something (DAPO). What single turns earn is not looked at. Tuning:
+    on where `informative_groups` is low; `skipped_turns` tells what it costs."""
+    max_skipped: PositiveInt = 32
+    """Groups that dynamic sampling skips for one batch; after that it takes what comes, so that a step always ends.
+    Tuning: two to four times groups_per_step; less where hardly anything is solved yet."""
     max_staleness: int = Field(default=1, ge=0)
     """Learner steps by which training data may be older than the weights; 0 waits for every batch, 1 overlaps. Tuning:
     1, unless a method must be strictly on-policy."""
-    temperature: PositiveFloat = 1.0
-    """Temperature of sampling in training rollouts. Tuning: 1.0, since losses expect samples of the policy itself;
-    lower explores less."""
+    temperature: RampSettings = RampSettings()
+    """Temperature of sampling in training rollouts, above 0; a plain number stays as it is. A step of the ramp is
+    groups_per_step groups of the stage, in the order in which they start."""
     group_timeout_s: PositiveFloat = 900.0
     """Seconds without a group of `min_group` members or more after which the run stops. Tuning: several times the
     seconds that an episode takes."""
     parity_tolerance: PositiveFloat = 1e-3
     """Greatest difference between engine and learner log-probabilities after a publication, in nats. Tuning: 1e-3 for
     float32, 0.5 for bfloat16, whose rounding alone makes single tokens differ by 0.3."""
+
+    @field_validator("temperature", mode="before")
+    @classmethod
+    def _a_number_stays(cls, value: Any) -> Any:
+        return {"start": value, "end": value} if isinstance(value, (int, float, str)) else value
+
+    @field_validator("temperature")
+    @classmethod
+    def _training_samples(cls, value: RampSettings) -> RampSettings:
+        if min(value.start, value.end) <= 0:
+            raise ValueError("training needs samples: start and end must be above 0, such as 1.0")
+        return value
 
     @model_validator(mode="after")
     def _a_group_can_be_accepted(self) -> ScheduleSettings:
@@ -119,6 +139,9 @@ class EvaluationSettings(Settings):
     a run."""
     temperature: float = Field(default=0.0, ge=0)
     """Temperature of sampling; 0 is greedy. Tuning: what the results you compare with used."""
+    max_turns: PositiveInt | None = None
+    """Actions of an episode; null: rollout.max_turns, as in training. Tuning: what the results you compare with
+    used, where training cuts episodes off earlier to save time."""
     stages: bool = True
     """Play before training and after every stage; otherwise after the last one only. Tuning: leave it on, unless panels
     take longer than training."""

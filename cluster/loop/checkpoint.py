@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from trajectories.errors import UserError
 from trajectories.files import written_aside
 
-FORMAT = 2
+FORMAT = 3
 LEARNER, READY = "learner", "ready"
 """Folders in a checkpoint."""
 STEP_FOLDER = re.compile(r"step-(\d{6,})")
@@ -36,21 +36,31 @@ class PendingGroup(Frozen):
     attempts: int = 0
 
 
+class Skips(Frozen):
+    """Groups that were skipped for one batch, and the turns that were played in them."""
+
+    groups: int = 0
+    turns: int = 0
+
+
 class Frontier(Frozen):
     """Which tasks of the current stage are behind the learner and which are still ahead of it.
 
     Attributes:
         cursor: position in the task order (`cluster.loop.tasks.index_at`) of the next task never issued.
-        trained, filtered: positions trained, and given up for good.
+        trained, filtered, skipped: positions trained, given up for good, and left out since they taught nothing.
         pending: to be issued again before new ones.
         ready: finished but not yet trained; their tables lie beside the manifest.
+        skips: what was skipped since the last batch.
     """
 
     cursor: int = 0
     trained: tuple[int, ...] = ()
     filtered: tuple[int, ...] = ()
+    skipped: tuple[int, ...] = ()
     pending: tuple[PendingGroup, ...] = ()
     ready: tuple[int, ...] = ()
+    skips: Skips = Skips()
 
 
 class Manifest(Frozen):
