@@ -36,13 +36,6 @@ class PendingGroup(Frozen):
     attempts: int = 0
 
 
-class Skips(Frozen):
-    """Groups that were skipped for one batch, and the turns that were played in them."""
-
-    groups: int = 0
-    turns: int = 0
-
-
 class Frontier(Frozen):
     """Which tasks of the current stage are behind the learner and which are still ahead of it.
 
@@ -51,7 +44,8 @@ class Frontier(Frozen):
         trained, filtered, skipped: positions trained, given up for good, and left out since they taught nothing.
         pending: to be issued again before new ones.
         ready: finished but not yet trained; their tables lie beside the manifest.
-        skips: what was skipped since the last batch.
+        skips: groups skipped since a batch was last full.
+        skipped_turns: turns played in groups skipped since a batch was last handed out.
     """
 
     cursor: int = 0
@@ -60,7 +54,8 @@ class Frontier(Frozen):
     skipped: tuple[int, ...] = ()
     pending: tuple[PendingGroup, ...] = ()
     ready: tuple[int, ...] = ()
-    skips: Skips = Skips()
+    skips: int = 0
+    skipped_turns: int = 0
 
 
 class Manifest(Frozen):

@@ -218,7 +218,7 @@ def group_metrics(groups: Sequence[FinishedGroup], frontier: GroupFrontier) -> d
         "failed_episodes": float(sum(group.failed for group in groups)),
         "truncated": sum(group.truncated for group in groups) / members,
         "informative_groups": informative / len(groups),
-        "skipped_turns": float(frontier.batch_skips.turns),
+        "skipped_turns": float(frontier.batch_skipped_turns),
         "groups_submitted": float(gate.submitted),
         "groups_accepted": float(gate.accepted),
         "groups_filtered": float(gate.filtered),

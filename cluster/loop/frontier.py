@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from cluster.loop.checkpoint import Frontier, PendingGroup, Skips
+from cluster.loop.checkpoint import Frontier, PendingGroup
 from cluster.loop.ports import FinishedGroup
 from cluster.loop.staleness import StalenessGate, is_stale
 
@@ -25,8 +25,9 @@ class GroupFrontier:
         compared: the rewards that advantages are made of.
         max_skipped: groups skipped at most for one batch, since their members do not differ in `compared`; more are
             accepted as they are, so that a batch fills up whatever the policy plays. 0: none is skipped.
-        skips: what was skipped since the last batch.
-        batch_skips: what was skipped for the batch that was handed out last.
+        skips: groups skipped since a batch was last full; those ready beyond it belong to the next one.
+        skipped_turns: turns played in groups skipped since a batch was last handed out.
+        batch_skipped_turns: the same for the batch that was handed out last: what it cost.
     """
 
     gate: StalenessGate
@@ -41,8 +42,9 @@ class GroupFrontier:
     trained: list[int] = field(default_factory=list)
     filtered: list[int] = field(default_factory=list)
     skipped: list[int] = field(default_factory=list)
-    skips: Skips = Skips()
-    batch_skips: Skips = Skips()
+    skips: int = 0
+    skipped_turns: int = 0
+    batch_skipped_turns: int = 0
 
     def issue(self, stage_step: int) -> int | None:
         """The position to start now, or None while the gate is shut."""
@@ -72,13 +74,16 @@ class GroupFrontier:
 
     def _close_whole(self, position: int, finished: FinishedGroup) -> None:
         """Dynamic sampling (DAPO, arXiv 2503.14476, section 3.2): skip what teaches nothing, up to the cap."""
-        if self.skips.groups < self.max_skipped and not finished.is_informative(self.compared):
+        if self.skips < self.max_skipped and not finished.is_informative(self.compared):
             self.gate.skip()
             self.skipped.append(position)
-            self.skips = Skips(groups=self.skips.groups + 1, turns=self.skips.turns + finished.turns)
+            self.skips += 1
+            self.skipped_turns += finished.turns
         else:
             self.gate.accept()
             self.ready[position] = finished
+            if len(self.ready) % self.gate.batch == 0:
+                self.skips = 0
 
     def take(self, version: int) -> dict[int, FinishedGroup] | None:
         """One batch for the learner at `version`, the oldest data first; None when too few groups are ready.
@@ -95,7 +100,7 @@ class GroupFrontier:
         order = sorted(self.ready, key=lambda position: (self.ready[position].oldest_version, position))
         batch = {position: self.ready.pop(position) for position in order[: self.gate.batch]}
         self.trained.extend(batch)
-        self.batch_skips, self.skips = self.skips, Skips()
+        self.batch_skipped_turns, self.skipped_turns = self.skipped_turns, 0
         self.check()
         return batch
 
@@ -109,13 +114,15 @@ class GroupFrontier:
             pending=(*self.running.values(), *self.pending),
             ready=tuple(self.ready),
             skips=self.skips,
+            skipped_turns=self.skipped_turns,
         )
 
     def restore(self, frontier: Frontier, ready: Mapping[int, FinishedGroup]) -> None:
         """Go on from a snapshot; `ready` holds the finished groups read back, by position."""
         self.cursor = frontier.cursor
         self.trained, self.filtered = list(frontier.trained), list(frontier.filtered)
-        self.skipped, self.skips = list(frontier.skipped), frontier.skips
+        self.skipped = list(frontier.skipped)
+        self.skips, self.skipped_turns = frontier.skips, frontier.skipped_turns
         self.pending = deque(frontier.pending)
         self.ready = dict(ready)
         self.gate.accepted = len(self.trained) + len(self.ready)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.loop.checkpoint import PendingGroup, Skips
+from cluster.loop.checkpoint import PendingGroup
 from cluster.loop.frontier import GroupFrontier
 from cluster.loop.ports import FinishedGroup
 from cluster.loop.staleness import StalenessGate
@@ -149,7 +149,7 @@ def test_a_group_that_teaches_nothing_is_skipped_and_another_takes_its_place():
     assert play(groups, finished()) == 3
     assert (groups.skipped, list(groups.take(version=0) or ())) == ([0, 2], [1, 3])
     assert (groups.gate.submitted, groups.gate.accepted, groups.gate.skipped) == (4, 2, 2)
-    assert groups.batch_skips == Skips(groups=2, turns=2 * 20), "what the batch cost beside its own groups"
+    assert groups.batch_skipped_turns == 2 * 20, "what the batch cost beside its own groups"
 
 
 def test_a_difference_in_a_reward_that_is_not_compared_teaches_nothing():
@@ -177,7 +177,7 @@ def test_beyond_the_cap_what_comes_is_accepted_and_the_next_batch_counts_anew():
         for _ in range(3 + 2):
             play(groups, FLAT, step)
         assert groups.take(version=step) is not None
-        assert groups.batch_skips.groups == 3 and groups.skips == Skips()
+        assert (groups.batch_skipped_turns, groups.skipped_turns) == (3 * 20, 0)
     assert (groups.skipped, groups.trained) == ([0, 1, 2, 5, 6, 7, 10, 11, 12], [3, 4, 8, 9, 13, 14])
 
 
@@ -185,13 +185,21 @@ def test_a_snapshot_keeps_what_was_skipped_and_how_much_since_the_last_batch():
     groups = frontier(batch=2, max_skipped=2)
     play(groups, FLAT)
     saved = groups.snapshot()
-    assert (saved.skipped, saved.skips) == ((0,), Skips(groups=1, turns=20))
+    assert (saved.skipped, saved.skips, saved.skipped_turns) == ((0,), 1, 20)
     again = frontier(batch=2, max_skipped=2)
     again.restore(saved, {})
     assert (again.gate.submitted, again.gate.skipped) == (1, 1)
     for _ in range(3):
         play(again, FLAT)
     assert (again.skipped, list(again.ready)) == ([0, 1], [2, 3]), "one was left of the cap"
+    assert again.take(version=0) and again.batch_skipped_turns == 2 * 20
+
+
+def test_what_comes_when_a_batch_is_full_belongs_to_the_next_one_with_a_cap_of_its_own():
+    groups = frontier(batch=2, max_staleness=1, max_skipped=2)
+    for _ in range(2 * (2 + 2)):
+        play(groups, FLAT)
+    assert (groups.skipped, list(groups.ready)) == ([0, 1, 4, 5], [2, 3, 6, 7])
 
 
 @dataclass
@@ -201,7 +209,8 @@ class History:
     groups: GroupFrontier
     version: int = 0
     fates: dict[int, str] = field(default_factory=dict)
-    since_batch: int = 0
+    skips: int = 0
+    skipped_turns: int = 0
 
     def issue(self) -> None:
         position = self.groups.issue(self.version)
@@ -219,11 +228,14 @@ class History:
         self.groups.close(position, finished(members, max(0, self.version - age), varied))
         if kind == "failed":
             self.fates[position] = "pending" if attempts + 1 < self.groups.max_attempts else "filtered"
-        elif kind == "flat" and self.since_batch < self.groups.max_skipped:
+        elif kind == "flat" and self.skips < self.groups.max_skipped:
             self.fates[position] = "skipped"
-            self.since_batch += 1
+            self.skips += 1
+            self.skipped_turns += 20
         else:
             self.fates[position] = "ready"
+            ready = list(self.fates.values()).count("ready")
+            self.skips = 0 if ready % self.groups.gate.batch == 0 else self.skips
 
     def step(self) -> None:
         for position, group in self.groups.ready.items():
@@ -231,9 +243,9 @@ class History:
                 self.fates[position] = "pending"
         if (batch := self.groups.take(self.version)) is not None:
             assert len(batch) == self.groups.gate.batch
-            assert self.groups.batch_skips.groups == self.since_batch <= self.groups.max_skipped
+            assert self.groups.batch_skipped_turns == self.skipped_turns
             self.fates |= dict.fromkeys(batch, "trained")
-            self.since_batch = 0
+            self.skipped_turns = 0
             self.version += 1
 
     def restore(self) -> None:
