@@ -57,18 +57,17 @@ class OptimizerSettings(Settings):
 
 
 class RampSettings(Settings):
-    """Linear from `start` to `end` over `steps` steps, `end` afterwards."""
+    """Linear from `start` to `end` over `steps` steps of its objective, `end` afterwards."""
 
     start: float = Field(default=1.0, ge=0)
-    """Value at the first step. Tuning: 1, unless an objective fades in."""
+    """Value at the first step. Tuning: 1, unless the objective fades in."""
     end: float = Field(default=1.0, ge=0)
-    """Value from step number `steps` on. Tuning: 0.1 for a learning rate, 0 for an objective that fades out, 1 for a
-    temperature, since losses expect samples of the policy itself; less explores less."""
+    """Value from step number `steps` on. Tuning: 0.1 for a learning rate, 0 for an objective that fades out."""
     steps: int = Field(default=0, ge=0)
-    """Steps over which the value moves. Tuning: those of the stage; 0 takes `end` at once."""
+    """Steps of its objective over which the value moves. Tuning: those of the stage; 0 takes `end` at once."""
 
     def at(self, step: int) -> float:
-        """Value for step number `step`, counted from 0: with (1, 0, 4), step 1 gives 0.75."""
+        """Value for the objective's step number `step`, counted from 0: with (1, 0, 4), step 1 gives 0.75."""
         if step >= self.steps:
             return self.end
         return self.start + (self.end - self.start) * step / self.steps
@@ -78,9 +77,9 @@ class ObjectiveSettings(Settings):
     """What both objectives have."""
 
     weight: RampSettings = RampSettings()
-    """Factor of the objective in the loss; its own steps count. Tuning: matters in mixed steps only, Adam undoes a common factor."""
+    """Factor of the objective in the loss. Tuning: matters in mixed steps only, Adam undoes a common factor."""
     lr_scale: RampSettings = RampSettings()
-    """Factor of the learning rate in steps that this objective leads (GRPO leads mixed steps); its own steps count."""
+    """Factor of the learning rate in steps that this objective leads (GRPO leads mixed steps)."""
     max_sequences: int = Field(default=0, ge=0)
     """Sequences per step and worker at most, oldest first; the rest waits in the objective's queue. 0: all. Tuning: 0,
     unless steps run out of time."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from envs.alfworld.settings import AlfworldSettings
 from envs.webshop.settings import WebShopSettings
@@ -40,6 +40,25 @@ class EnvironmentsSettings(Settings):
 
     alfworld: AlfworldSettings = AlfworldSettings()
     webshop: WebShopSettings = WebShopSettings()
+
+
+class TemperatureSettings(RampSettings):
+    """Temperature of sampling in training rollouts: linear from `start` to `end` over `steps` steps of the stage, `end`
+    afterwards. A plain number, as in `schedule.temperature=0.8`, holds for all steps. Groups are counted as they start,
+    `schedule.groups_per_step` a step."""
+
+    start: PositiveFloat = 1.0
+    """Temperature of the first step's groups. Tuning: 1.0; a little more where members of a group hardly differ."""
+    end: PositiveFloat = 1.0
+    """Temperature from step number `steps` on. Tuning: 1.0, since losses expect samples of the policy itself; less
+    explores less."""
+    steps: int = Field(default=0, ge=0)
+    """Steps over which the temperature moves. Tuning: those of the stage; 0 takes `end` at once."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_number_holds_for_all_steps(cls, value: Any) -> Any:
+        return {"start": value, "end": value} if isinstance(value, (int, float, str)) else value
 
 
 class ScheduleSettings(Settings):
@@ -82,27 +101,14 @@ class ScheduleSettings(Settings):
     max_staleness: int = Field(default=1, ge=0)
     """Learner steps by which training data may be older than the weights; 0 waits for every batch, 1 overlaps. Tuning:
     1, unless a method must be strictly on-policy."""
-    temperature: RampSettings = RampSettings()
-    """Temperature of sampling in training rollouts, above 0; a plain number stays as it is. A step of the ramp is
-    groups_per_step groups of the stage, in the order in which they start."""
+    temperature: TemperatureSettings = TemperatureSettings()
+    """Temperature of sampling in training rollouts."""
     group_timeout_s: PositiveFloat = 900.0
     """Seconds without a group of `min_group` members or more after which the run stops. Tuning: several times the
     seconds that an episode takes."""
     parity_tolerance: PositiveFloat = 1e-3
     """Greatest difference between engine and learner log-probabilities after a publication, in nats. Tuning: 1e-3 for
     float32, 0.5 for bfloat16, whose rounding alone makes single tokens differ by 0.3."""
-
-    @field_validator("temperature", mode="before")
-    @classmethod
-    def _a_number_stays(cls, value: Any) -> Any:
-        return {"start": value, "end": value} if isinstance(value, (int, float, str)) else value
-
-    @field_validator("temperature")
-    @classmethod
-    def _training_samples(cls, value: RampSettings) -> RampSettings:
-        if min(value.start, value.end) <= 0:
-            raise ValueError("training needs samples: start and end must be above 0, such as 1.0")
-        return value
 
     @model_validator(mode="after")
     def _a_group_can_be_accepted(self) -> ScheduleSettings:

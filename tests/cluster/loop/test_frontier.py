@@ -14,7 +14,6 @@ from cluster.loop.frontier import GroupFrontier
 from cluster.loop.ports import FinishedGroup
 from cluster.loop.staleness import StalenessGate
 
-
 COMPARED = ("success",)
 
 
