@@ -14,14 +14,14 @@ from trajectories.store import TrajectoryStore
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 
-STEPS, BATCH = 6, 2
+STEPS, BATCH = 8, 2
 SAMPLED = {
     "schedule__sft_steps": 0,
     "schedule__grpo_steps": STEPS,
     "schedule__groups_per_step": BATCH,
     "schedule__dynamic_sampling": True,
     "schedule__max_skipped": 3,
-    "schedule__temperature": 0.5,
+    "checkpoint__every": 2,
     "reward__outcome": "action_validity",
     "evaluation__panels": "[]",
 }
