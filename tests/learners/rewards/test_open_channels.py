@@ -100,4 +100,3 @@ def test_the_router_actor_weighs_open_channels_beside_those_of_the_environment()
     assert batch is not None and batch.names == ("format", "length")
     assert batch.rewards[0, 1] > batch.rewards[1, 1]  # the shorter answer
     assert metrics["reward/length/spread"] > 0
-    assert metrics["duplicates"] == 0
