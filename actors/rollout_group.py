@@ -69,6 +69,7 @@ class GroupRequest:
         seeds: seeds of sampling, one a member; the environment of every member starts with the first.
         weights_version: oldest version of the weights that may play it.
         temperature: 0 is greedy (evaluation).
+        max_turns: turns after which an episode is cut off; None: `RolloutSettings.max_turns`.
     """
 
     group_id: str
@@ -79,6 +80,7 @@ class GroupRequest:
     temperature: float
     split: str
     memory_snapshot: str | None = None
+    max_turns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,7 @@ async def play_group(
             f"version {version} (it may have been restarted): publish to it first"
         )
     sampling = SamplingParameters(request.temperature, settings.max_response_tokens, stop_token_ids)
-    rules = Rules(settings.max_turns, settings.engine.max_model_len, settings.turn_reward)
+    rules = Rules(request.max_turns or settings.max_turns, settings.engine.max_model_len, settings.turn_reward)
 
     async def attempt(task: EpisodeTask, started: float) -> Trajectory:
         async with environments.lease(request.environment) as session:

@@ -10,7 +10,7 @@ import torch
 
 from actors.group_references import GroupTables, StepGroups
 from learners.learner_settings import GRPOSettings
-from learners.objectives.assign import pending_assignments, scalarised_assignments
+from learners.objectives.assign import duplicate_share, pending_assignments, scalarised_assignments
 from learners.rewards.channels import Reading
 from learners.rewards.open_channels import OpenChannels
 from learners.rewards.reward_batch import RewardBatch, reward_batch
@@ -144,7 +144,7 @@ class RouterActor:
         episodes, sequences = _joined(tables)
         more = self._open.values(episodes, sequences, reading) if self._open is not None else {}
         batch = reward_batch(episodes, self._outcome, self._channels, more)
-        metrics = channel_metrics(batch)
+        metrics = channel_metrics(batch) | {"duplicates": duplicate_share(sequences, batch)}
         if self._scalarise is None:
             assignments = pending_assignments(sequences, batch)
         else:

@@ -126,6 +126,10 @@ class GRPOSettings(ObjectiveSettings):
     step_weight: float = Field(default=1.0, ge=0)
     """Weight of what single turns earned beside the episode's advantage (`gigpo`, `anchored`, `gae`, `graph`). Tuning:
     1 for `gigpo`; about 0.25 without a division, so that success dominates; 0 leaves the episode's advantage."""
+    truncated: Literal["train", "mask"] = "train"
+    """What becomes of episodes that a limit on turns or tokens cut off. `train`: as all others. `mask`: they count in
+    what their group is compared with, but their tokens do not train (overlong filtering, DAPO). Tuning: `train`, since
+    an agent that runs out of turns has failed; `mask` where the limit is shorter than the tasks need."""
     invalid_penalty: float = Field(default=0.0, ge=0)
     """Subtracted from the advantage of a turn whose action did nothing, against the group's mean. Tuning: 0, or 0.1
     where a group's failures are full of such actions."""

@@ -22,6 +22,11 @@ class StopReason(StrEnum):
     ERROR = "error"
     """Environment or engine failed; `Episode.error` says how. Such an episode has no training value."""
 
+    @property
+    def truncated(self) -> bool:
+        """A limit of the run cut the episode off before the environment ended it."""
+        return self in (StopReason.TURN_LIMIT, StopReason.LENGTH_LIMIT)
+
 
 class Route(StrEnum):
     """Which objective a sequence is sent to."""

@@ -33,7 +33,8 @@ def run_evaluation(
     load_tokenizer(model, config.rollout.prompt)
     panel = load_panel(panel_name, *config.opening(panel_name))
     make_environment(panel.environment, *config.opening(panel_name)).close()  # whatever is missing is told now
-    passes = (Sampling(0.0, config.seed), Sampling(temperature, config.seed))
+    max_turns = config.evaluation.max_turns
+    passes = (Sampling(0.0, config.seed, max_turns), Sampling(temperature, config.seed, max_turns))
     with ray_cluster(config.placement):
         results = asyncio.run(_evaluate(config, model, panel, limit, passes, console))
     write_evaluations(out, results)

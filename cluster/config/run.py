@@ -82,6 +82,24 @@ class RunSettings(Settings):
         return self
 
     @model_validator(mode="after")
+    def _conducted_episodes_are_all_trained(self) -> RunSettings:
+        if self.reward.scalariser == "conductor" and self.grpo.truncated == "mask":
+            raise ValueError(
+                "grpo.truncated=mask leaves episodes out of the pass that trains, in which the Conductor reads all of "
+                "a group: leave it at train"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _what_is_routed_online_is_not_skipped(self) -> RunSettings:
+        if self.router.online and self.schedule.mixed_steps and self.schedule.dynamic_sampling:
+            raise ValueError(
+                "schedule.dynamic_sampling skips groups that router.mode=online may have imitated: leave it off, or "
+                "route with router.mode=staged"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _conducted_sequences_cannot_wait(self) -> RunSettings:
         if self.reward.scalariser == "conductor" and self.grpo.max_sequences:
             raise ValueError(

@@ -6,12 +6,13 @@ together.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from envs.alfworld.settings import AlfworldSettings
 from envs.webshop.settings import WebShopSettings
+from learners.learner_settings import RampSettings
 from trajectories.settings import Settings
 
 StageName = Literal["sft", "mixed", "grpo"]
@@ -39,6 +40,25 @@ class EnvironmentsSettings(Settings):
 
     alfworld: AlfworldSettings = AlfworldSettings()
     webshop: WebShopSettings = WebShopSettings()
+
+
+class TemperatureSettings(RampSettings):
+    """Temperature of sampling in training rollouts: linear from `start` to `end` over `steps` steps of the stage, `end`
+    afterwards. A plain number, as in `schedule.temperature=0.8`, holds for all steps. Groups are counted as they start,
+    `schedule.groups_per_step` a step."""
+
+    start: PositiveFloat = 1.0
+    """Temperature of the first step's groups. Tuning: 1.0; a little more where members of a group hardly differ."""
+    end: PositiveFloat = 1.0
+    """Temperature from step number `steps` on. Tuning: 1.0, since losses expect samples of the policy itself; less
+    explores less."""
+    steps: int = Field(default=0, ge=0)
+    """Steps over which the temperature moves. Tuning: those of the stage; 0 takes `end` at once."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_number_holds_for_all_steps(cls, value: Any) -> Any:
+        return {"start": value, "end": value} if isinstance(value, (int, float, str)) else value
 
 
 class ScheduleSettings(Settings):
@@ -71,12 +91,18 @@ class ScheduleSettings(Settings):
     max_attempts: PositiveInt = 2
     """Times that such a task is played before it is given up. Tuning: raise it for environments that fail now and
     then."""
+    dynamic_sampling: bool = False
+    """Skip groups whose members do not differ in the rewards that advantages are made of, and play others in their
+    place, until a batch is full of groups that teach something (DAPO). What single turns earn is not looked at. Tuning:
+    on where `informative_groups` is low; `skipped_turns` tells what it costs."""
+    max_skipped: PositiveInt = 32
+    """Groups that dynamic sampling skips for one batch; after that it takes what comes, so that a step always ends.
+    Tuning: two to four times groups_per_step; less where hardly anything is solved yet."""
     max_staleness: int = Field(default=1, ge=0)
     """Learner steps by which training data may be older than the weights; 0 waits for every batch, 1 overlaps. Tuning:
     1, unless a method must be strictly on-policy."""
-    temperature: PositiveFloat = 1.0
-    """Temperature of sampling in training rollouts. Tuning: 1.0, since losses expect samples of the policy itself;
-    lower explores less."""
+    temperature: TemperatureSettings = TemperatureSettings()
+    """Temperature of sampling in training rollouts."""
     group_timeout_s: PositiveFloat = 900.0
     """Seconds without a group of `min_group` members or more after which the run stops. Tuning: several times the
     seconds that an episode takes."""
@@ -119,6 +145,9 @@ class EvaluationSettings(Settings):
     a run."""
     temperature: float = Field(default=0.0, ge=0)
     """Temperature of sampling; 0 is greedy. Tuning: what the results you compare with used."""
+    max_turns: PositiveInt | None = None
+    """Actions of an episode; null: rollout.max_turns, as in training. Tuning: what the results you compare with
+    used, where training cuts episodes off earlier to save time."""
     stages: bool = True
     """Play before training and after every stage; otherwise after the last one only. Tuning: leave it on, unless panels
     take longer than training."""

@@ -168,7 +168,7 @@ class CorpusRouter:
         async def rate(position: int, environment: str, task_id: str) -> float:
             nonlocal done
             seeds = member_seeds(self.programme.seed, position, self.router.gate_episodes)
-            split, temperature = splits[environment, task_id], self.programme.schedule.temperature
+            split, temperature = splits[environment, task_id], self.programme.schedule.temperature.at(0)
             async with free:
                 task = GroupTask(f"pass-rate-{position}", environment, task_id, seeds, temperature, split)
                 finished = await self.rollouts.run_group(task)

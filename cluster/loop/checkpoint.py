@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from trajectories.errors import UserError
 from trajectories.files import written_aside
 
-FORMAT = 2
+FORMAT = 3
 LEARNER, READY = "learner", "ready"
 """Folders in a checkpoint."""
 STEP_FOLDER = re.compile(r"step-(\d{6,})")
@@ -41,16 +41,21 @@ class Frontier(Frozen):
 
     Attributes:
         cursor: position in the task order (`cluster.loop.tasks.index_at`) of the next task never issued.
-        trained, filtered: positions trained, and given up for good.
+        trained, filtered, skipped: positions trained, given up for good, and left out since they taught nothing.
         pending: to be issued again before new ones.
         ready: finished but not yet trained; their tables lie beside the manifest.
+        skips: groups skipped since a batch was last full.
+        skipped_turns: turns played in groups skipped since a batch was last handed out.
     """
 
     cursor: int = 0
     trained: tuple[int, ...] = ()
     filtered: tuple[int, ...] = ()
+    skipped: tuple[int, ...] = ()
     pending: tuple[PendingGroup, ...] = ()
     ready: tuple[int, ...] = ()
+    skips: int = 0
+    skipped_turns: int = 0
 
 
 class Manifest(Frozen):

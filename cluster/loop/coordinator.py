@@ -101,7 +101,7 @@ class Coordinator:
         if self._stream is not None:
             metrics["parity_error"] = await self._publish_weights()
             self._stream.advance(self.manifest.stage_step)
-            metrics |= group_metrics(groups, self._stream.frontier.gate)
+            metrics |= group_metrics(groups, self._stream.frontier)
             await self._recording.add(at.parts, [group.data for group in groups], trained.assignments)
             self._move(parts=at.parts + 1)
         metrics |= {"waited_s": waited, "step_s": time.monotonic() - started}
@@ -128,7 +128,9 @@ class Coordinator:
             batch=schedule.groups_per_step,
             total=stage.steps * schedule.groups_per_step,
         )
-        frontier = GroupFrontier(gate, schedule.min_group, schedule.max_attempts)
+        max_skipped = schedule.max_skipped if schedule.dynamic_sampling else 0
+        compared = self._programme.compared
+        frontier = GroupFrontier(gate, schedule.min_group, schedule.max_attempts, compared, max_skipped)
         frontier.restore(self.manifest.frontier, await self._read_ready())
         task_of = partial(self._programme.group_task, self.manifest.stage)
         return GroupStream(rollouts, frontier, task_of, self.manifest.stage_step)
@@ -199,10 +201,12 @@ class Coordinator:
             raise Interrupted(f"stopped after step {self.manifest.step}")
 
 
-def group_metrics(groups: Sequence[FinishedGroup], gate: StalenessGate) -> dict[str, float]:
-    """Success, in all and by environment, turns and failures of a batch, and the gate's counters."""
+def group_metrics(groups: Sequence[FinishedGroup], frontier: GroupFrontier) -> dict[str, float]:
+    """Success, in all and by environment, turns and failures of a batch, what was skipped for it, and the gate's
+    counters."""
+    gate = frontier.gate
     members = sum(group.members for group in groups)
-    mixed = sum(0 < group.successes < group.members for group in groups)
+    informative = sum(group.is_informative(frontier.compared) for group in groups)
     by_environment = {
         environment: [group for group in groups if group.environment == environment]
         for environment in sorted({group.environment for group in groups})
@@ -212,10 +216,13 @@ def group_metrics(groups: Sequence[FinishedGroup], gate: StalenessGate) -> dict[
         **{f"success/{environment}": _success(played) for environment, played in by_environment.items()},
         "turns": sum(group.turns for group in groups) / members,
         "failed_episodes": float(sum(group.failed for group in groups)),
-        "informative_groups": mixed / len(groups),
+        "truncated": sum(group.truncated for group in groups) / members,
+        "informative_groups": informative / len(groups),
+        "skipped_turns": float(frontier.batch_skipped_turns),
         "groups_submitted": float(gate.submitted),
         "groups_accepted": float(gate.accepted),
         "groups_filtered": float(gate.filtered),
+        "groups_skipped": float(gate.skipped),
         "groups_running": float(gate.running),
     }
 

@@ -1,7 +1,7 @@
 """The task frontier of a stage: which groups are to be issued, are running, wait for the learner, or are done with.
 
 A group is named by its position in the stage's task order. Every position below `cursor` is in exactly one of
-`pending`, `running`, `ready`, `trained` and `filtered`. Nothing here waits or knows of actors.
+`pending`, `running`, `ready`, `trained`, `filtered` and `skipped`. Nothing here waits or knows of actors.
 """
 
 from __future__ import annotations
@@ -22,17 +22,29 @@ class GroupFrontier:
     Attributes:
         min_group: members that a group needs to be accepted.
         max_attempts: how often a group that closes with fewer members is issued before it is filtered for good.
+        compared: the rewards that advantages are made of.
+        max_skipped: groups skipped at most for one batch, since their members do not differ in `compared`; more are
+            accepted as they are, so that a batch fills up whatever the policy plays. 0: none is skipped.
+        skips: groups skipped since a batch was last full; those ready beyond it belong to the next one.
+        skipped_turns: turns played in groups skipped since a batch was last handed out.
+        batch_skipped_turns: the same for the batch that was handed out last: what it cost.
     """
 
     gate: StalenessGate
     min_group: int
     max_attempts: int
+    compared: tuple[str, ...] = ()
+    max_skipped: int = 0
     cursor: int = 0
     pending: deque[PendingGroup] = field(default_factory=deque)
     running: dict[int, PendingGroup] = field(default_factory=dict)
     ready: dict[int, FinishedGroup] = field(default_factory=dict)
     trained: list[int] = field(default_factory=list)
     filtered: list[int] = field(default_factory=list)
+    skipped: list[int] = field(default_factory=list)
+    skips: int = 0
+    skipped_turns: int = 0
+    batch_skipped_turns: int = 0
 
     def issue(self, stage_step: int) -> int | None:
         """The position to start now, or None while the gate is shut."""
@@ -48,11 +60,10 @@ class GroupFrontier:
         return group.position
 
     def close(self, position: int, finished: FinishedGroup) -> None:
-        """A running group has ended: ready, to be issued again, or filtered."""
+        """A running group has ended: ready, skipped, to be issued again, or filtered."""
         group = self.running.pop(position)
         if finished.members >= self.min_group:
-            self.gate.accept()
-            self.ready[position] = finished
+            self._close_whole(position, finished)
         elif group.attempts + 1 < self.max_attempts:
             self.gate.filter()
             self.pending.append(PendingGroup(position=position, attempts=group.attempts + 1))
@@ -60,6 +71,19 @@ class GroupFrontier:
             self.gate.filter()
             self.filtered.append(position)
         self.check()
+
+    def _close_whole(self, position: int, finished: FinishedGroup) -> None:
+        """Dynamic sampling (DAPO, arXiv 2503.14476, section 3.2): skip what teaches nothing, up to the cap."""
+        if self.skips < self.max_skipped and not finished.is_informative(self.compared):
+            self.gate.skip()
+            self.skipped.append(position)
+            self.skips += 1
+            self.skipped_turns += finished.turns
+        else:
+            self.gate.accept()
+            self.ready[position] = finished
+            if len(self.ready) % self.gate.batch == 0:
+                self.skips = 0
 
     def take(self, version: int) -> dict[int, FinishedGroup] | None:
         """One batch for the learner at `version`, the oldest data first; None when too few groups are ready.
@@ -76,6 +100,7 @@ class GroupFrontier:
         order = sorted(self.ready, key=lambda position: (self.ready[position].oldest_version, position))
         batch = {position: self.ready.pop(position) for position in order[: self.gate.batch]}
         self.trained.extend(batch)
+        self.batch_skipped_turns, self.skipped_turns = self.skipped_turns, 0
         self.check()
         return batch
 
@@ -85,26 +110,32 @@ class GroupFrontier:
             cursor=self.cursor,
             trained=tuple(self.trained),
             filtered=tuple(self.filtered),
+            skipped=tuple(self.skipped),
             pending=(*self.running.values(), *self.pending),
             ready=tuple(self.ready),
+            skips=self.skips,
+            skipped_turns=self.skipped_turns,
         )
 
     def restore(self, frontier: Frontier, ready: Mapping[int, FinishedGroup]) -> None:
         """Go on from a snapshot; `ready` holds the finished groups read back, by position."""
         self.cursor = frontier.cursor
         self.trained, self.filtered = list(frontier.trained), list(frontier.filtered)
+        self.skipped = list(frontier.skipped)
+        self.skips, self.skipped_turns = frontier.skips, frontier.skipped_turns
         self.pending = deque(frontier.pending)
         self.ready = dict(ready)
         self.gate.accepted = len(self.trained) + len(self.ready)
-        self.gate.filtered = len(self.filtered)
-        self.gate.submitted = self.gate.accepted + self.gate.filtered
+        self.gate.filtered, self.gate.skipped = len(self.filtered), len(self.skipped)
+        self.gate.submitted = self.gate.accepted + self.gate.filtered + self.gate.skipped
         self.check()
 
     def check(self) -> None:
         """Raises AssertionError when a position was lost or is in two places."""
         waiting = [group.position for group in self.pending]
-        held = sorted([*waiting, *self.running, *self.ready, *self.trained, *self.filtered])
+        held = sorted([*waiting, *self.running, *self.ready, *self.trained, *self.filtered, *self.skipped])
         assert held == list(range(self.cursor)), f"positions {held} of {self.cursor} issued"
         assert self.gate.running == len(self.running), f"{self.gate.running} counted, {len(self.running)} running"
+        assert self.gate.skipped == len(self.skipped), f"{self.gate.skipped} counted, {len(self.skipped)} skipped"
         assert self.gate.accepted == len(self.ready) + len(self.trained), f"accepted groups were lost: {self.gate}"
         self.gate.check()

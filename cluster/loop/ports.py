@@ -14,8 +14,10 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import torch
 
 from cluster.config.sections import Stage
+from learners.objectives.advantages import zero_variance
 from trajectories.schema import episodes_from_table, reward_names
 from trajectories.types import StopReason
 
@@ -28,6 +30,7 @@ class GroupTask:
 
     Attributes:
         temperature: temperature of sampling; 0 is greedy (evaluation only).
+        max_turns: turns after which an episode is cut off; None as in training.
     """
 
     group_id: str
@@ -36,6 +39,7 @@ class GroupTask:
     seeds: tuple[int, ...]
     temperature: float
     split: str
+    max_turns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +49,11 @@ class FinishedGroup:
     Attributes:
         members: episodes that ended properly; `successes` of them solved the task.
         failed: episodes that the environment or the engine ended, after all retries.
+        truncated: members that a limit on turns or tokens cut off.
         oldest_version: oldest weights that sampled any of its tokens.
         turns: turns of all members together.
         rewards: mean of each named reward over the members; empty without members.
+        varied: the rewards in which the members differ.
         data: handle of its tables.
     """
 
@@ -55,28 +61,44 @@ class FinishedGroup:
     members: int
     successes: int
     failed: int
+    truncated: int
     oldest_version: int
     turns: int
     rewards: Mapping[str, float]
+    varied: frozenset[str]
     data: Any
+
+    def is_informative(self, compared: Sequence[str]) -> bool:
+        """Whether the members differ in one of the rewards `compared`, so that comparing them teaches something.
+
+        A reward that no environment gives is known to the router only; the members count as different in it.
+        """
+        return any(name in self.varied or name not in self.rewards for name in compared)
 
 
 def finished_group(episodes: pa.Table, data: Any) -> FinishedGroup:
     """Sum up a group's episodes table. Episodes that ended in an error are no members."""
     rows = episodes_from_table(episodes)
     members = [row for row in rows if row.stop_reason is not StopReason.ERROR]
+    by_name = {name: [row.rewards[name] for row in members] for name in reward_names(episodes)} if members else {}
     return FinishedGroup(
         environment=rows[0].environment,
         members=len(members),
         successes=sum(row.success for row in members),
         failed=len(rows) - len(members),
+        truncated=sum(row.stop_reason.truncated for row in members),
         oldest_version=min((row.version_min for row in members), default=0),
         turns=sum(row.turns for row in members),
-        rewards={name: sum(row.rewards[name] for row in members) / len(members) for name in reward_names(episodes)}
-        if members
-        else {},
+        rewards={name: sum(values) / len(values) for name, values in by_name.items()},
+        varied=frozenset(name for name, values in by_name.items() if _vary(values)),
         data=data,
     )
+
+
+def _vary(values: Sequence[float]) -> bool:
+    """Whether the values of one group differ, by the bound that advantages go by."""
+    one_group = torch.zeros(len(values), dtype=torch.int64)
+    return not zero_variance(torch.tensor(values, dtype=torch.float64), one_group).any()
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,11 +18,13 @@ class Programme:
         seed: seed of every order and of sampling.
         tasks: tasks to train on.
         demonstrations: the learner's rows that may be imitated.
+        compared: the rewards that advantages are made of.
     """
 
     seed: int
     tasks: TaskMixture
     demonstrations: Sequence[int]
+    compared: tuple[str, ...]
     schedule: ScheduleSettings
     evaluation: EvaluationSettings
     checkpoint: CheckpointSettings
@@ -36,7 +38,7 @@ class Programme:
             environment=panel.environment,
             task_id=task_id,
             seeds=member_seeds(seed, position, schedule.group_size),
-            temperature=schedule.temperature,
+            temperature=schedule.temperature.at(position // schedule.groups_per_step),
             split=panel.split,
         )
 

@@ -11,7 +11,7 @@ The first term is what the engines can hold. The second is AReaL's bound: whatev
 before version `max_staleness + version + 1` is reached. The third never starts a group that the run will not train, so
 that the tasks trained do not depend on which group finished first.
 
-At all times `submitted == accepted + filtered + running`.
+At all times `submitted == accepted + filtered + skipped + running`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ class StalenessGate:
         max_staleness: greatest difference between the learner's version and the version a group started with.
         batch: groups per learner step.
         total: groups that the whole stage will train.
-        submitted, accepted, filtered, running: counts since the stage began; accepted includes those already trained.
+        submitted, accepted, filtered, skipped, running: counts since the stage began; accepted includes those already
+            trained.
     """
 
     concurrency: int
@@ -38,6 +39,7 @@ class StalenessGate:
     submitted: int = 0
     accepted: int = 0
     filtered: int = 0
+    skipped: int = 0
     running: int = 0
 
     def capacity(self, version: int) -> int:
@@ -68,6 +70,12 @@ class StalenessGate:
         self.filtered += 1
         self.check()
 
+    def skip(self) -> None:
+        """A running group ended whole, but teaches nothing; another may start in its place."""
+        self.running -= 1
+        self.skipped += 1
+        self.check()
+
     def drop_stale(self) -> None:
         """A group accepted before is too old to be trained."""
         self.accepted -= 1
@@ -76,8 +84,9 @@ class StalenessGate:
 
     def check(self) -> None:
         """Raises AssertionError when a group was lost or counted twice."""
-        assert self.submitted == self.accepted + self.filtered + self.running, f"groups do not add up: {self}"
-        assert min(self.submitted, self.accepted, self.filtered, self.running) >= 0, f"negative count: {self}"
+        counts = (self.accepted, self.filtered, self.skipped, self.running)
+        assert self.submitted == sum(counts), f"groups do not add up: {self}"
+        assert min(counts) >= 0, f"negative count: {self}"
 
 
 def is_stale(oldest_version: int, version: int, max_staleness: int) -> bool:

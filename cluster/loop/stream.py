@@ -36,8 +36,8 @@ class GroupStream:
     async def next_batch(self, version: int, timeout_s: float) -> dict[int, FinishedGroup]:
         """One batch of finished groups by position.
 
-        Raises RunError when no group is accepted for `timeout_s` seconds, and whatever a group's run or the frontier
-        raised.
+        Raises RunError when no group is accepted or skipped for `timeout_s` seconds, and whatever a group's run or the
+        frontier raised. Since the frontier skips so many groups a batch at most, the wait is bounded.
         """
         while True:
             if self._failure is not None:
@@ -75,11 +75,12 @@ class GroupStream:
         if task.cancelled():
             return
         try:
-            self.frontier.close(position, task.result())
+            finished = task.result()
+            self.frontier.close(position, finished)
             self._fill()
         except BaseException as error:
             self._failure = self._failure or error
         else:
-            if position not in self.frontier.ready:
+            if finished.members < self.frontier.min_group:
                 return  # a group that failed is no progress: nobody waits longer for it
         self._changed.set()

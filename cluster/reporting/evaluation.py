@@ -87,10 +87,11 @@ class EvaluationFile(Frozen):
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How actions are chosen in an evaluation; each is one pass over the panel."""
+    """How an evaluation plays; each is one pass over the panel. `max_turns`: None is as in training."""
 
     temperature: float
     seed: int = 0
+    max_turns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +144,9 @@ async def evaluate_panel(
         async with free:
             group_id = f"eval-{panel.name}-{sampling.temperature:g}-{sampling.seed}-{subject.version}-{position}"
             seeds = member_seeds(sampling.seed, position, 1)
+            temperature, max_turns = sampling.temperature, sampling.max_turns
             finished = await rollouts.run_group(
-                GroupTask(group_id, panel.environment, task_id, seeds, sampling.temperature, panel.split)
+                GroupTask(group_id, panel.environment, task_id, seeds, temperature, panel.split, max_turns)
             )
         done += 1
         progress(done, len(task_ids))

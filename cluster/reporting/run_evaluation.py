@@ -33,7 +33,7 @@ class RunEvaluation:
         result = await evaluate_panel(
             self.fleet,
             panel,
-            Sampling(settings.temperature, self.config.seed),
+            Sampling(settings.temperature, self.config.seed, settings.max_turns),
             Subject(self.config.policy.model, self.fleet.version),
             settings.limit,
             progress=lambda done, total: self.observer.activity(f"eval {title}", done, total),

@@ -86,7 +86,8 @@ async def _programme(
 ) -> Programme:
     """The run's programme: everything, unless the corpus is routed before the first stage."""
     config, router, rows = plan.config, plan.config.router, tuple(range(demonstrations.num_rows))
-    whole = Programme(config.seed, plan.tasks, rows, config.schedule, config.evaluation, config.checkpoint)
+    compared = config.reward.compared(plan.channels)
+    whole = Programme(config.seed, plan.tasks, rows, compared, config.schedule, config.evaluation, config.checkpoint)
     if not router.active or router.online:
         return whole
     corpus_router = CorpusRouter(plan.run_dir, router, whole, learner, fleet, observer.activity)

@@ -152,6 +152,7 @@ class RolloutFleet:
             weights_version=self._published,  # what is on its way to the engines must not be asked of them yet
             temperature=task.temperature,
             split=task.split,
+            max_turns=task.max_turns,
         )
 
     async def _reserve(self, members: int) -> Member:

@@ -29,7 +29,8 @@ def scalarised_assignments(
     """Every sequence to GRPO with the advantages of its turns.
 
     Sequences of a group without variance are routed to `drop` with weight 0: they teach nothing by comparison, and a
-    router may still send them to SFT. So are those of episodes that are not in the batch, since they ended in an error.
+    router may still send them to SFT. So are those of episodes that are not in the batch, since they ended in an error,
+    and those of truncated episodes where `config` masks them: their group was compared with them all the same.
 
     Args:
         batch, scalarised: rewards and advantages of all the step's groups together, so that what is normalised over
@@ -39,7 +40,9 @@ def scalarised_assignments(
     by_sequence = turn_advantages(trained, batch, scalarised, config)
     counts = torch.tensor([float(any(abs(value) > EPSILON for value in values)) for values in by_sequence])
     varied = torch.zeros(len(batch.groups)).index_add(0, batch.groups[members], counts)[batch.groups] > 0
-    return _assignments(sequences, batch, trained, varied[members], by_sequence, scalarised.version)
+    masked = batch.truncated if config.truncated == "mask" else frozenset()
+    trains = torch.tensor([sequence.episode_id not in masked for sequence in trained], dtype=torch.bool)
+    return _assignments(sequences, batch, trained, varied[members] & trains, by_sequence, scalarised.version)
 
 
 def pending_assignments(sequences: pa.Table, batch: RewardBatch) -> pa.Table:
@@ -63,6 +66,20 @@ def completed_assignments(assignments: pa.Table, found: Mapping[str, tuple[float
         else row
         for row in schema.assignments_from_table(assignments)
     )
+
+
+def duplicate_share(sequences: pa.Table, batch: RewardBatch) -> float:
+    """Share of the batch's episodes in which every action, token by token, is that of an earlier member of the group:
+    they cost a whole episode and explore nothing.
+
+    Three members that act a b, a b and a c: 1/3.
+    """
+    trained, members = _trained(sequences, batch)
+    actions: list[list[bytes]] = [[] for _ in batch.episode_ids]
+    for sequence, member in zip(trained, members.tolist(), strict=True):
+        actions[member] += [sequence.token_ids[turn.start : turn.end].tobytes() for turn in sequence.turns]
+    distinct = set(zip(batch.groups.tolist(), map(tuple, actions), strict=True))
+    return 1.0 - len(distinct) / max(len(actions), 1)
 
 
 def turn_advantages(

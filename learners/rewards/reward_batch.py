@@ -26,6 +26,7 @@ class RewardBatch:
         groups: int64 [B], in [0, B).
         outcome: float64 [B], the verifiable channel; it need not be among `names`.
         contexts: float32 [B, H], the policy's state after the last token of each rollout; None where nobody needs it.
+        truncated: ids of the episodes that a limit on turns or tokens cut off.
     """
 
     names: tuple[str, ...]
@@ -34,6 +35,7 @@ class RewardBatch:
     groups: Tensor
     outcome: Tensor
     contexts: Tensor | None = None
+    truncated: frozenset[str] = frozenset()
 
     def take(self, rows: Tensor) -> RewardBatch:
         """Some of the rollouts, in the order of `rows` int64 [n]."""
@@ -44,6 +46,7 @@ class RewardBatch:
             torch.unique(self.groups[rows], return_inverse=True)[1],
             self.outcome[rows],
             self.contexts[rows] if self.contexts is not None else None,
+            self.truncated,
         )
 
 
@@ -63,7 +66,8 @@ def reward_batch(
         UserError: a channel is missing, has the wrong length or a value that is not finite.
     """
     ids, group_ids = episodes["episode_id"].to_pylist(), episodes["group_id"].to_pylist()
-    sound = [row for row, reason in enumerate(episodes["stop_reason"].to_pylist()) if reason != StopReason.ERROR]
+    reasons = [StopReason(reason) for reason in episodes["stop_reason"].to_pylist()]
+    sound = [row for row, reason in enumerate(reasons) if reason is not StopReason.ERROR]
     named = schema.reward_names(episodes)
     vectors = episodes["rewards"].to_pylist() if named else []
     channels: dict[str, Sequence[float]] = {
@@ -78,6 +82,7 @@ def reward_batch(
         rewards=reward_matrix(channels, names, episode_ids),
         groups=torch.tensor([numbers[group_ids[row]] for row in sound], dtype=torch.int64),
         outcome=reward_matrix(channels, (outcome,), episode_ids)[:, 0],
+        truncated=frozenset(ids[row] for row, reason in enumerate(reasons) if reason.truncated),
     )
 
 

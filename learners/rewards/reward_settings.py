@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -59,6 +59,15 @@ class RewardSettings(Settings):
     """Directory or hub name of a sequence-classification model that gives the channel `preference`; none: no such
     channel. Tuning: one of the policy's size or smaller scores a batch in the time of a forward pass."""
     conductor: ConductorSettings = ConductorSettings()
+
+    def compared(self, channels: Sequence[str]) -> tuple[str, ...]:
+        """Those of the run's reward channels that advantages are made of: where no episodes of a group differ in one of
+        them, comparing the episodes teaches nothing."""
+        if self.scalariser == "single":
+            return (self.outcome,)
+        if self.scalariser in ("static", "gdpo") and self.weights:
+            return tuple(name for name in channels if self.weights.get(name))
+        return tuple(channels)
 
     @model_validator(mode="after")
     def _weights_fit(self) -> RewardSettings:

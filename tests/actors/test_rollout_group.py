@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -62,6 +63,12 @@ async def test_the_turn_limit_ends_an_episode(play, engine):
     (trajectory, _), _ = await play(engine("wait"))
     assert (trajectory.episode.stop_reason, trajectory.episode.turns) == (StopReason.TURN_LIMIT, 10)
     assert not trajectory.episode.success
+
+
+@pytest.mark.parametrize(("max_turns", "turns"), [(None, 10), (4, 4), (12, 12)])
+async def test_a_request_may_bring_a_turn_limit_of_its_own(play, engine, max_turns, turns):
+    trajectories, _ = await play(engine("wait"), request=replace(REQUEST, max_turns=max_turns))
+    assert [trajectory.episode.turns for trajectory in trajectories] == [turns, turns]
 
 
 async def test_the_context_limit_ends_an_episode_before_its_prompt_is_too_long(play, engine):

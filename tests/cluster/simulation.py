@@ -32,6 +32,7 @@ TASKS = tuple(f"task-{index}" for index in range(7))
 def trajectory(task: GroupTask, member: int, version: int, error: str | None = None) -> Trajectory:
     """A two-token episode."""
     episode_id = f"{task.group_id}/{member}"
+    success = task.seeds[member] % 2 == 0 and not error
     episode = Episode(
         episode_id=episode_id,
         group_id=task.group_id,
@@ -43,8 +44,8 @@ def trajectory(task: GroupTask, member: int, version: int, error: str | None = N
         version_min=version,
         version_max=version,
         stop_reason=StopReason.ERROR if error else StopReason.DONE,
-        success=task.seeds[member] % 2 == 0 and not error,
-        rewards={"success": 1.0} | ({"score": 0.5} if task.environment == "shop" else {}),
+        success=success,
+        rewards={"success": float(success)} | ({"score": 0.5} if task.environment == "shop" else {}),
         turns=1,
         generation_seconds=0.0,
         environment_seconds=0.0,
@@ -229,7 +230,7 @@ def programme(
     panels: tuple[Panel, ...] = (PANEL,),
     checkpoint: CheckpointSettings = CheckpointSettings(),  # noqa: B008 (frozen)
 ) -> Programme:
-    return Programme(3, TaskMixture(panels), range(10), schedule, EvaluationSettings(), checkpoint)
+    return Programme(3, TaskMixture(panels), range(10), ("success",), schedule, EvaluationSettings(), checkpoint)
 
 
 def coordinator(run_dir: Path, programme: Programme, world: World) -> Coordinator:

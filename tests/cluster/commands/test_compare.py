@@ -57,6 +57,7 @@ def test_an_arm_changes_what_it_names_and_nothing_else(tmp_path):
         ({"arms": {"x": {"router": {"policy": "y"}}}}, "arm x: router.policy='y' does not fit"),
         ({"settings": {"evaluation": {"panels": []}}}, "there is nothing to compare"),
         ({"arms": ARMS | {"x": {"evaluation": {"limit": 5}}}}, "x-0 and prism-0 are evaluated on other games"),
+        ({"arms": ARMS | {"x": {"rollout": {"max_turns": 5}}}}, "x-0 and prism-0 are evaluated on other games"),
     ],
 )
 def test_a_wrong_matrix_is_told_before_anything_is_trained(tmp_path, changes, message):

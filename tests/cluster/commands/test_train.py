@@ -103,7 +103,7 @@ def test_kills_and_an_interruption_change_no_task_and_resume_finishes(tmp_path, 
     assert [row["route"] for row in _routes(run_dir)] == [row["route"] for row in _routes(finished_run)]
     for record in read_metrics(run_dir):
         if record["stage"] == "grpo":
-            parts = ("groups_accepted", "groups_filtered", "groups_running")
+            parts = ("groups_accepted", "groups_filtered", "groups_skipped", "groups_running")
             assert record["groups_submitted"] == sum(record[part] for part in parts)
     assert [record["step"] for record in read_metrics(run_dir)] == STEPS
 

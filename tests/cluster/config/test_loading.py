@@ -55,6 +55,11 @@ def test_merge_changes_neither_side():
         ("rollout.max_response_tokens=2048", "rollout: max_response_tokens 2048 leaves no room for a prompt"),
         ("placement.rollout_gpus=2", "placement.rollout_gpus=2 does not fit"),
         ("grpo.icepop_band=[2,3]", "grpo: icepop_band must be (low <= 1, high >= 1)"),
+        ("schedule.temperature=warm", "schedule.temperature.start='warm' does not fit: input should be a valid number"),
+        ("schedule.temperature=0", "schedule.temperature.start=0 does not fit: input should be greater than 0"),
+        ("schedule.temperature.end=0", "schedule.temperature.end=0 does not fit: input should be greater than 0"),
+        ("schedule.temperature=[1,2]", "schedule.temperature is a section: set its keys one by one"),
+        ("schedule.max_skipped=0", "schedule.max_skipped=0 does not fit: input should be greater than 0"),
     ],
 )
 def test_a_wrong_override_is_one_line_that_names_the_fix(override, message):
@@ -69,6 +74,45 @@ def test_an_advantage_that_would_have_no_say_is_refused():
         UserError, match=r"^reward\.scalariser=gdpo .* grpo\.advantage=rloo would have no say: leave it at grpo"
     ):
         load_config("local", None, ["reward.scalariser=gdpo", "grpo.advantage=rloo"])
+
+
+def test_the_conductor_reads_episodes_that_were_cut_off_too():
+    load_config("local", None, ["reward.scalariser=uniform", "grpo.truncated=mask"])
+    with pytest.raises(UserError, match=r"^grpo\.truncated=mask leaves episodes out .*: leave it at train\.$"):
+        load_config("local", None, ["reward.scalariser=conductor", "grpo.truncated=mask"])
+
+
+def test_groups_that_an_online_router_may_imitate_are_not_skipped():
+    both = ["schedule.dynamic_sampling=true", "schedule.mixed_steps=5"]
+    load_config("local", None, [*both, "router.policy=chord"])
+    load_config("local", None, [*both, "router.policy=median_split"])
+    with pytest.raises(UserError, match=r"^schedule\.dynamic_sampling skips .*: leave it off, or route with router"):
+        load_config("local", None, [*both, "router.policy=median_split", "router.mode=online"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "by_step"),
+    [
+        ([], [1.0, 1.0, 1.0]),
+        (["schedule.temperature=0.8"], [0.8, 0.8, 0.8]),
+        (["schedule.temperature=1e-1"], [0.1, 0.1, 0.1]),
+        (["schedule.temperature.end=0.8", "schedule.temperature.steps=2"], [1.0, 0.9, 0.8]),
+        (["schedule.temperature={start: 1.2, end: 0.8, steps: 2}"], [1.2, 1.0, 0.8]),
+        (["schedule.temperature={start: 1.2, end: 0.8, steps: 2}", "schedule.temperature=1"], [1.0, 1.0, 1.0]),
+    ],
+)
+def test_the_temperature_is_a_number_or_a_ramp(tmp_path, overrides, by_step):
+    config = load_config("local", None, overrides)
+    assert [config.schedule.temperature.at(step) for step in range(3)] == pytest.approx(by_step)
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    assert load_config("local", file) == config
+
+
+def test_a_plain_temperature_in_a_file_goes_on_working(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("schedule: {temperature: 0.7}\n")
+    assert load_config("local", file).schedule.temperature.at(5) == 0.7
 
 
 def test_an_unknown_preset_names_the_nearest():

@@ -1,6 +1,7 @@
 """Checkpoints are whole or absent, old ones go, and damage is named."""
 
 import asyncio
+import json
 
 import pytest
 import yaml
@@ -18,7 +19,14 @@ from cluster.loop.checkpoint import (
 from trajectories.errors import UserError
 
 FRONTIER = Frontier(
-    cursor=6, trained=(0, 1), filtered=(2,), pending=(PendingGroup(position=3, attempts=1),), ready=(4,)
+    cursor=6,
+    trained=(0, 1),
+    filtered=(2,),
+    skipped=(5,),
+    pending=(PendingGroup(position=3, attempts=1),),
+    ready=(4,),
+    skips=1,
+    skipped_turns=9,
 )
 
 
@@ -70,6 +78,14 @@ def test_no_checkpoint_and_a_damaged_one_are_named(tmp_path):
     folder = save(tmp_path, 1)
     (folder / "manifest.json").write_text("{")
     with pytest.raises(UserError, match="no readable checkpoint"):
+        load_manifest(folder)
+
+
+def test_a_checkpoint_of_an_earlier_format_is_refused(tmp_path):
+    folder = save(tmp_path, 1)
+    manifest = Manifest(format=2, step=1).model_dump(exclude={"frontier": {"skipped", "skips", "skipped_turns"}})
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="checkpoint format 2, not 3: use the version that wrote it"):
         load_manifest(folder)
 
 

@@ -19,7 +19,11 @@ def test_stale_is_strictly_older_than_the_bound():
     assert is_stale(oldest_version=3, version=5, max_staleness=1)
 
 
-@given(st.lists(st.sampled_from(["submit", "accept", "filter", "drop", "step"])), st.integers(0, 3), st.integers(1, 4))
+@given(
+    st.lists(st.sampled_from(["submit", "accept", "filter", "skip", "drop", "step"])),
+    st.integers(0, 3),
+    st.integers(1, 4),
+)
 def test_groups_add_up_and_the_bound_holds_under_any_history(events, max_staleness, batch):
     gate = StalenessGate(concurrency=5, max_staleness=max_staleness, batch=batch, total=30)
     version = 0
@@ -30,6 +34,8 @@ def test_groups_add_up_and_the_bound_holds_under_any_history(events, max_stalene
             gate.accept()
         elif event == "filter" and gate.running:
             gate.filter()
+        elif event == "skip" and gate.running:
+            gate.skip()
         elif event == "drop" and gate.accepted:
             gate.drop_stale()
         elif event == "step":

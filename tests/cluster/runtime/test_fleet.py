@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -112,6 +113,14 @@ async def test_a_finished_group_is_a_summary_and_references(killed):
     async with started(FakeActor()) as fleet:
         finished = await fleet.run_group(group("a", members=3))
     assert (finished.members, finished.environment, finished.data[1]) == (3, "mock", "tokens of a")
+
+
+@pytest.mark.parametrize("max_turns", [None, 7])
+async def test_a_group_is_played_with_the_turn_limit_of_its_task(killed, max_turns):
+    actor = FakeActor()
+    async with started(actor) as fleet:
+        await fleet.run_group(replace(group("a"), max_turns=max_turns))
+    assert [request.max_turns for request in actor.played] == [max_turns]
 
 
 async def test_groups_go_to_the_least_loaded_actor_and_a_large_one_runs_alone(killed):

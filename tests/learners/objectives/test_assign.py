@@ -10,6 +10,7 @@ from learners.learner_settings import GRPOSettings
 from learners.objectives import advantages
 from learners.objectives.assign import (
     completed_assignments,
+    duplicate_share,
     pending_assignments,
     scalarised_assignments,
 )
@@ -76,6 +77,59 @@ def test_failed_episodes_neither_train_nor_count_in_their_group() -> None:
     failed = replace(failed, episode=replace(failed.episode, stop_reason=StopReason.ERROR))
     rows = assign([failed, trajectory("a", "g", 0.0), trajectory("b", "g", 0.0)])
     assert {row.route for row in rows.values()} == {Route.DROP}
+
+
+def test_truncated_episodes_count_in_their_group_and_train_unless_they_are_masked() -> None:
+    batch = [trajectory("a", "g", 1.0), *(trajectory(name, "g", 0.0) for name in "bcd")]
+    for at, reason in ((1, StopReason.TURN_LIMIT), (2, StopReason.LENGTH_LIMIT)):
+        batch[at] = replace(batch[at], episode=replace(batch[at].episode, stop_reason=reason))
+    trained, masked = assign(batch), assign(batch, GRPOSettings(truncated="mask"))
+    assert {row.rl_weight for row in trained.values()} == {1.0}
+    assert [(masked[f"{name}-0"].rl_weight, masked[f"{name}-0"].route) for name in "abcd"] == [
+        (1.0, Route.GRPO), (0.0, Route.DROP), (0.0, Route.DROP), (1.0, Route.GRPO),
+    ]  # fmt: skip
+    for name in "ad":
+        assert masked[f"{name}-0"] == trained[f"{name}-0"], "compared with all members all the same"
+
+
+def acting(name: str, group: str, *actions: tuple[int, ...], parts: int = 1) -> Trajectory:
+    """An episode of these actions, whose prompt tells it apart; in one sequence, or one a turn."""
+    prompt = (hash(name) % 1000,)
+    played = []
+    for turns in [actions] if parts == 1 else [(action,) for action in actions]:
+        ids, spans = list(prompt), []
+        for action in turns:
+            spans.append(Turn(len(ids), len(ids) + len(action), 0.0, 0, True))
+            ids += [*action, 99]  # what the environment answers
+        trained = np.zeros(len(ids), np.bool_)
+        for span in spans:
+            trained[span.start : span.end] = True
+        played.append(
+            Sequence(f"{name}-{len(played)}", name, group, np.array(ids, np.int32), trained,
+                     np.zeros(len(ids), np.float32), tuple(spans), (), 1.0)
+        )  # fmt: skip
+    return replace(trajectory(name, group, 0.0), sequences=tuple(played))
+
+
+def duplicates(*batch: Trajectory) -> float:
+    episodes, sequences = schema.to_tables(batch)
+    return duplicate_share(sequences, reward_batch(episodes))
+
+
+@pytest.mark.parametrize("parts", [1, 2], ids=["transcript", "windowed"])
+def test_members_that_repeat_an_earlier_one_of_their_group_are_duplicates(parts: int) -> None:
+    a, b, c = (1,), (2, 3), (4,)
+    batch = [acting("p", "g", a, b, parts=parts), acting("q", "g", a, b, parts=parts), acting("r", "g", a, c)]
+    assert duplicates(*batch) == pytest.approx(1 / 3)
+    assert duplicates(*batch, acting("s", "h", a, b), acting("t", "g", a, b)) == pytest.approx(2 / 5)
+    assert duplicates(acting("p", "g", (1, 2), (3,)), acting("q", "g", (1,), (2, 3))) == 0.0, "turn by turn"
+    assert duplicates(acting("p", "g", a), acting("q", "g", a, b)) == 0.0, "as far as both go is not enough"
+
+
+def test_an_episode_that_failed_is_no_duplicate() -> None:
+    failed = acting("x", "g", (1,))
+    failed = replace(failed, episode=replace(failed.episode, stop_reason=StopReason.ERROR))
+    assert duplicates(failed, acting("p", "g", (1,)), acting("q", "g", (2,))) == 0.0
 
 
 @pytest.mark.parametrize("parts", [1, 2], ids=["transcript", "windowed"])

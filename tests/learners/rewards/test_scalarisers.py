@@ -116,6 +116,23 @@ def test_a_section_that_cannot_work_is_refused(section: dict, message: str) -> N
         RewardSettings.model_validate(section)
 
 
+@pytest.mark.parametrize(
+    ("section", "compared"),
+    [
+        ({}, ("success",)),
+        ({"outcome": "score"}, ("score",)),
+        ({"scalariser": "uniform"}, ("success", "score", "turns")),
+        ({"scalariser": "conductor"}, ("success", "score", "turns")),
+        ({"scalariser": "gdpo"}, ("success", "score", "turns")),
+        ({"scalariser": "gdpo", "weights": {"turns": 0.5, "success": 0.0}}, ("turns",)),
+        ({"scalariser": "static", "weights": {"turns": 0.5, "success": 1.0}}, ("success", "turns")),
+        ({"scalariser": "uniform", "weights": {"turns": 0.5}}, ("success", "score", "turns")),
+    ],
+)
+def test_the_channels_that_are_compared_are_those_that_advantages_are_made_of(section: dict, compared: tuple) -> None:
+    assert RewardSettings.model_validate(section).compared(("success", "score", "turns")) == compared
+
+
 def test_a_batch_holds_the_sound_episodes_of_a_table() -> None:
     rows = [trajectory("a", "g", 1.0, 0.5), trajectory("x", "g", 9.0), trajectory("b", "h", 0.0, 0.25)]
     rows[1] = replace(rows[1], episode=replace(rows[1].episode, stop_reason=StopReason.ERROR))
