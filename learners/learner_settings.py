@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from trajectories.settings import Settings
+
+_Rate = Annotated[float, Field(ge=0, lt=1)]
+Betas = tuple[_Rate, _Rate]
+"""Decay rates of Adam's two moments, per step."""
 
 
 class LoraSettings(Settings):
@@ -45,7 +49,7 @@ class OptimizerSettings(Settings):
     weight_decay: float = Field(default=0.0, ge=0)
     """Decoupled decay of matrices, per unit of learning rate; vectors (norms, biases) never decay. Tuning: 0 for RL; up
     to 0.1 for long SFT."""
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: Betas = (0.9, 0.95)
     """Decay rates of the two moments, per step. Tuning: leave them for SFT; grpo.betas is apart."""
     restart_at_stage: bool = True
     """Begin moments, warm-up and schedules anew where another stage begins. Tuning: on, since moments of SFT misjudge
@@ -130,7 +134,7 @@ class GRPOSettings(ObjectiveSettings):
     step_weight: float = Field(default=1.0, ge=0)
     """Weight of what single turns earned beside the episode's advantage (`gigpo`, `anchored`, `gae`, `graph`). Tuning:
     1 for `gigpo`; about 0.25 without a division, so that success dominates; 0 leaves the episode's advantage."""
-    betas: tuple[float, float] | None = None
+    betas: Betas | None = None
     """Decay rates of Adam's moments in steps that GRPO leads; null: those of the learner. Tuning: (0.9, 0.999) is usual
     for RL: gradients are scaled by what some 1,000 steps saw instead of 20, so that one large gradient hardly shortens
     the steps after it, but itself moves a weight by up to 3.2 learning rates instead of 0.45. They make no signal of
