@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from trajectories.settings import Settings
+
+_Rate = Annotated[float, Field(ge=0, lt=1)]
+Betas = tuple[_Rate, _Rate]
+"""Decay rates of Adam's two moments, per step."""
 
 
 class LoraSettings(Settings):
@@ -45,10 +49,14 @@ class OptimizerSettings(Settings):
     weight_decay: float = Field(default=0.0, ge=0)
     """Decoupled decay of matrices, per unit of learning rate; vectors (norms, biases) never decay. Tuning: 0 for RL; up
     to 0.1 for long SFT."""
-    betas: tuple[float, float] = (0.9, 0.95)
-    """Decay rates of the two moments, per step. Tuning: leave them; a higher second one averages over more steps."""
+    betas: Betas = (0.9, 0.95)
+    """Decay rates of the two moments, per step. Tuning: leave them for SFT; grpo.betas is apart."""
+    restart_at_stage: bool = True
+    """Begin moments, warm-up and schedules anew where another stage begins. Tuning: on, since moments of SFT misjudge
+    the gradients of GRPO; off for schedules that run through several stages."""
     warmup_steps: int = Field(default=10, ge=0)
-    """Optimiser steps over which the learning rate rises linearly from 0. Tuning: some 5 % of all steps."""
+    """Optimiser steps over which the learning rate rises linearly from 0, in each stage with restart_at_stage. Tuning:
+    some 5 % of the steps."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Gradients are scaled down to this global norm. Tuning: leave it at 1."""
     token_budget: int = Field(default=8192, ge=1)
@@ -130,6 +138,26 @@ class GRPOSettings(ObjectiveSettings):
     """What becomes of episodes that a limit on turns or tokens cut off. `train`: as all others. `mask`: they count in
     what their group is compared with, but their tokens do not train (overlong filtering, DAPO). Tuning: `train`, since
     an agent that runs out of turns has failed; `mask` where the limit is shorter than the tasks need."""
+    betas: Betas | None = None
+    """Decay rates of Adam's moments in steps that GRPO leads; null: those of the learner. Tuning: (0.9, 0.999) is usual
+    for RL: gradients are scaled by what some 1,000 steps saw instead of 20, so that one large gradient hardly shortens
+    the steps after it, but itself moves a weight by up to 3.2 learning rates instead of 0.45. They make no signal of
+    noise: pure noise gives an update_signal of 0.229 with them and of 0.226 with (0.9, 0.95). Larger batches raise the
+    signal; a first rate of 0.95 lowers what noise moves to 0.160."""
+    minibatches: int = Field(default=1, ge=1)
+    """Parts of whole groups into which the batch of a step is cut, each an optimiser step of its own; demonstrations of
+    a mixed step are spread over them. Tuning: 1; 2 to 4 where steps are few and batches large, since more steps follow
+    from the same episodes."""
+    epochs: int = Field(default=1, ge=1)
+    """Times that a step walks through its batch, each in a new order. Ratios stay against the policy that sampled, so
+    clipping stops what has moved enough. Tuning: 1; 2 to 4 where rollouts cost more than training, while clip_fraction
+    stays below some 0.2."""
+    entropy_weight: float = Field(default=0.0, ge=0)
+    """Weight of the bonus for the entropy of the policy's distribution at trained tokens, in the objective per nat.
+    Tuning: 0, or 0.001 to 0.01 where grpo/entropy falls towards 0 while success does not rise."""
+    entropy_floor: float = Field(default=0.0, ge=0)
+    """Mean entropy of a step, in nats, below which the run warns that the policy no longer explores; 0: never. Tuning:
+    a tenth of grpo/entropy in the first steps."""
     invalid_penalty: float = Field(default=0.0, ge=0)
     """Subtracted from the advantage of a turn whose action did nothing, against the group's mean. Tuning: 0, or 0.1
     where a group's failures are full of such actions."""

@@ -15,6 +15,7 @@ from rich.console import Console
 from cluster.inputs.run_plan import Plan, plan_run
 from cluster.loop.coordinator import Coordinator
 from cluster.reporting.curve import write_learning_curve
+from cluster.reporting.entropy import EntropyWatch
 from cluster.reporting.metrics import MetricsWriter
 from cluster.reporting.progress import RunObserver
 from cluster.runtime.assembly import assembled
@@ -51,7 +52,7 @@ def run_training(plan: Plan, console: Console) -> None:
 
 async def _train(plan: Plan, console: Console) -> None:
     writer = MetricsWriter(plan.run_dir, from_step=plan.manifest.step + 1, ray_metrics=True)
-    with RunObserver(console, writer) as observer:
+    with RunObserver(console, writer, EntropyWatch(plan.config.grpo.entropy_floor)) as observer:
         async with assembled(plan, observer) as assembly:
             with _stop_on_signal(assembly.coordinator, observer):
                 await assembly.coordinator.run()

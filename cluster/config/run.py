@@ -107,3 +107,12 @@ class RunSettings(Settings):
                 "once: leave it at 0"
             )
         return self
+
+    @model_validator(mode="after")
+    def _conducted_groups_are_weighed_once(self) -> RunSettings:
+        if self.reward.scalariser == "conductor" and self.grpo.epochs > 1:
+            raise ValueError(
+                f"grpo.epochs={self.grpo.epochs} walks through a batch again, but the Conductor draws and weighs each "
+                "group once: leave it at 1, or take several optimiser steps with grpo.minibatches"
+            )
+        return self

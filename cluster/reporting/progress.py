@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from cluster.config.sections import Stage
+from cluster.reporting.entropy import EntropyWatch
 from cluster.reporting.metrics import MetricsWriter
 
 SHOWN = ("success", "sft/loss", "grpo/loss", "turns", "parity_error", "step_s")
@@ -18,8 +19,8 @@ QUIET_S = 10.0
 class RunObserver:
     """Writes every step's metrics and shows progress: a live bar on a terminal, a line now and then elsewhere."""
 
-    def __init__(self, console: Console, writer: MetricsWriter) -> None:
-        self._console, self._writer = console, writer
+    def __init__(self, console: Console, writer: MetricsWriter, watch: EntropyWatch) -> None:
+        self._console, self._writer, self._watch = console, writer, watch
         self._progress = Progress(
             TextColumn("[bold]{task.description:>12}"),
             BarColumn(bar_width=24),
@@ -51,6 +52,8 @@ class RunObserver:
 
     def step(self, step: int, stage: str, metrics: Mapping[str, float]) -> None:
         self._writer.write(step, stage, metrics)
+        if line := self._watch.observe(metrics):
+            self.say(f"  step {step}: {line}")
         shown = "  ".join(f"{name} {metrics[name]:.3g}" for name in SHOWN if name in metrics)
         if self._stage is not None:
             self._progress.update(self._stage, advance=1, shown=shown)

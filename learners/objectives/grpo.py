@@ -19,16 +19,22 @@ class GRPOObjective(Objective):
 
     Metrics, averages over tokens: `loss`; `ratio` to the behaviour policy; `clip_fraction` of tokens without gradient;
     `masked_fraction` outside the IcePop band; `behaviour_kl`, the k3 estimate of how far the sampling policy is;
-    `reference_kl`, of how far the policy has moved (0 where `kl_weight` is 0).
+    `reference_kl`, of how far the policy has moved (0 where `kl_weight` is 0); `entropy` of the policy, in nats.
     """
 
     name = "grpo"
-    metric_names = ("loss", "ratio", "clip_fraction", "masked_fraction", "behaviour_kl", "reference_kl")
+    needs_entropy = True
+    metric_names = ("loss", "ratio", "clip_fraction", "masked_fraction", "behaviour_kl", "reference_kl", "entropy")
 
     def __init__(self, config: GRPOSettings) -> None:
         super().__init__(config)
         self.config = config
         self.needs_reference = config.kl_weight > 0
+        self.raises_entropy = config.entropy_weight > 0
+
+    @property
+    def betas(self) -> tuple[float, float] | None:
+        return self.config.betas
 
     def aggregation(self, tokens: int) -> tuple[float, float]:
         return losses.aggregation(self.config.aggregation, tokens, self.config.constant_length)
@@ -47,6 +53,9 @@ class GRPOObjective(Objective):
         if tokens.reference is not None:
             reference_kl = losses.k3_kl(tokens.logprobs, tokens.reference)
             loss = loss + config.kl_weight * reference_kl
+        assert tokens.entropy is not None, "GRPO needs entropies"
+        if self.raises_entropy:
+            loss = loss - config.entropy_weight * tokens.entropy
         metrics = {
             "loss": loss,
             "ratio": by_token,
@@ -54,5 +63,6 @@ class GRPOObjective(Objective):
             "masked_fraction": 1.0 - kept.float(),
             "behaviour_kl": losses.k3_kl(tokens.behaviour, tokens.logprobs),
             "reference_kl": reference_kl,
+            "entropy": tokens.entropy,
         }
         return TokenLosses(loss, {name: value.detach() for name, value in metrics.items()})

@@ -34,7 +34,8 @@ class Example:
 class Tokens:
     """The N tokens of a micro-batch on which an objective acts; all float32 [N], `sequence` int64 [N].
 
-    `logprobs` carries the gradient; `reference` is None unless the objective asked for it.
+    `logprobs` carries the gradient, and `entropy` of the policy's distribution, in nats, where the objective raises it;
+    `reference` and `entropy` are None unless the objective asked for them.
     """
 
     logprobs: Tensor
@@ -42,6 +43,7 @@ class Tokens:
     advantages: Tensor
     sequence: Tensor
     reference: Tensor | None = None
+    entropy: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +68,19 @@ def token_advantages(sequence: Sequence, by_turn: tuple[float, ...]) -> Tensor:
 
 
 class Objective(ABC):
-    """What the shared policy is trained for, SFT or GRPO: its own queue, schedule, step counter and metrics."""
+    """What the shared policy is trained for, SFT or GRPO: its own queue, schedule and metrics.
+
+    Attributes:
+        steps: learner steps that trained it, which move its schedules.
+        needs_reference: whether its losses want log-probabilities of the initial weights.
+        needs_entropy: whether they want entropies, and `raises_entropy` whether with a gradient.
+    """
 
     name: ClassVar[str]
     metric_names: ClassVar[tuple[str, ...]]
     needs_reference = False
+    needs_entropy = False
+    raises_entropy = False
 
     def __init__(self, config: ObjectiveSettings) -> None:
         self._config = config
@@ -99,6 +109,15 @@ class Objective(ABC):
     def lr_scale(self) -> float:
         """Factor of the learning rate in its next step."""
         return self._config.lr_scale.at(self.steps)
+
+    @property
+    def betas(self) -> tuple[float, float] | None:
+        """Decay rates of Adam's moments in steps that this objective leads; None: those of the optimiser."""
+        return None
+
+    def restart(self) -> None:
+        """Begin the schedules anew. What is queued stays."""
+        self.steps = 0
 
     def add(self, example: Example) -> None:
         """Queue an example."""

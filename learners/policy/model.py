@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from trajectories.errors import UserError, first_line
 
 LOGITS_AT_ONCE = 1 << 27
 """Most logits held at a time (512 MB in float32); beyond, the output head runs in pieces and is recomputed."""
+PROBABILITIES_AT_ONCE = 1 << 22
+"""Most probabilities held at a time while entropies are summed: few enough for a cache, enough for a GPU."""
 
 
 class PolicyModel(nn.Module):
@@ -56,20 +58,12 @@ class PolicyModel(nn.Module):
             selected, head = self._selected(batch)
             return selective_logprobs(selected, head, batch.targets, batch.temperature)
 
-    @torch.no_grad()
-    def read(self, batch: PaddedBatch) -> tuple[Tensor, Tensor]:
+    def read(self, batch: PaddedBatch, entropy_gradient: bool) -> tuple[Tensor, Tensor]:
         """As `forward`, and the entropy of the distribution that each trained token was drawn from, in nats; both
-        float32 [N], without gradient."""
+        float32 [N], the entropy without gradient unless asked for."""
         with self._autocast(batch):
             selected, head = self._selected(batch)
-            rows = max(1, LOGITS_AT_ONCE // head.out_features)  # pyright: ignore[reportOperatorIssue]
-            parts = zip(selected.split(rows), batch.targets.split(rows), batch.temperature.split(rows), strict=True)
-            found = [
-                _logprobs_and_entropies(head(piece).float() / temperature[:, None], targets)
-                for piece, targets, temperature in parts
-            ]
-        logprobs, entropies = zip(*found, strict=True)
-        return torch.cat(logprobs), torch.cat(entropies)
+            return selective_read(selected, head, batch.targets, batch.temperature, entropy_gradient)
 
     @contextmanager
     def final_states(self, batch: PaddedBatch) -> Iterator[list[Tensor]]:
@@ -100,12 +94,6 @@ class PolicyModel(nn.Module):
         return hidden.flatten(0, 1).index_select(0, batch.positions), head
 
 
-def _logprobs_and_entropies(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """float32 [N] each, of logits [N, V]."""
-    table = logits.log_softmax(1)
-    return table.gather(1, targets[:, None]).squeeze(1), torch.special.entr(table.exp()).sum(1)
-
-
 def selective_logprobs(hidden: Tensor, head: nn.Module, targets: Tensor, temperature: Tensor) -> Tensor:
     """log softmax(head(hidden) / temperature) at the targets, float32 [N].
 
@@ -114,16 +102,76 @@ def selective_logprobs(hidden: Tensor, head: nn.Module, targets: Tensor, tempera
         targets: int64 [N].
         temperature: float32 [N], > 0.
     """
+
+    def piece(hidden: Tensor, targets: Tensor, temperature: Tensor) -> tuple[Tensor]:
+        return (-F.cross_entropy(_logits(hidden, head, temperature), targets, reduction="none"),)
+
+    return _in_pieces(piece, head, (hidden, targets, temperature))[0]
+
+
+def selective_read(
+    hidden: Tensor, head: nn.Module, targets: Tensor, temperature: Tensor, entropy_gradient: bool
+) -> tuple[Tensor, Tensor]:
+    """What `selective_logprobs` gives, to the bit, and the entropy of softmax(head(hidden) / temperature) in nats; both
+    float32 [N], of one softmax."""
+
+    def piece(hidden: Tensor, targets: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
+        table = _logits(hidden, head, temperature).log_softmax(1)
+        logprobs = -F.nll_loss(table, targets, reduction="none")
+        return logprobs, entropy(table if entropy_gradient else table.detach())  # last: nothing recomputes it
+
+    logprobs, entropies = _in_pieces(piece, head, (hidden, targets, temperature))
+    return logprobs, entropies
+
+
+def entropy(table: Tensor) -> Tensor:
+    """-sum p log p of every row of log-probabilities, in nats, float [n] of [n, V].
+
+    Two equally likely tokens have ln 2 = 0.693. Holds a bounded part of the probabilities at a time, and keeps nothing
+    but the table for the backward pass.
+    """
+    return _Entropy.apply(table)  # pyright: ignore[reportReturnType]
+
+
+class _Entropy(torch.autograd.Function):
+    """d/dl of -exp(l) l is -exp(l) (l + 1): the log-softmax before it turns that into the gradient of the logits."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor) -> Tensor:
+        ctx.save_for_backward(table)
+        return torch.cat([-(piece.exp() * piece).sum(1) for piece in table.split(_rows(PROBABILITIES_AT_ONCE, table))])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (table,) = ctx.saved_tensors
+        result = torch.empty_like(table)
+        rows = _rows(PROBABILITIES_AT_ONCE, table)
+        pieces = zip(result.split(rows), table.split(rows), gradient.split(rows), strict=True)
+        for out, piece, weight in pieces:
+            torch.exp(piece, out=out)
+            out.mul_(piece + 1.0).mul_(-weight[:, None])
+        return result
+
+
+def _logits(hidden: Tensor, head: nn.Module, temperature: Tensor) -> Tensor:
+    return head(hidden).float().div_(temperature[:, None])
+
+
+def _in_pieces(
+    piece: Callable[..., tuple[Tensor, ...]], head: nn.Module, columns: tuple[Tensor, ...]
+) -> tuple[Tensor, ...]:
+    """What `piece` makes of the columns, [N, ...] each, holding at most `LOGITS_AT_ONCE` logits at a time."""
     rows = max(1, LOGITS_AT_ONCE // head.out_features)  # pyright: ignore[reportOperatorIssue]
+    if len(columns[0]) <= rows:
+        return piece(*columns)
+    parts = zip(*(column.split(rows) for column in columns), strict=True)
+    found = [checkpoint(piece, *part, use_reentrant=False) for part in parts]
+    return tuple(torch.cat(column) for column in zip(*found, strict=True))  # pyright: ignore
 
-    def piece(hidden: Tensor, targets: Tensor, temperature: Tensor) -> Tensor:
-        logits = head(hidden).float().div_(temperature[:, None])
-        return -F.cross_entropy(logits, targets, reduction="none")
 
-    if len(hidden) <= rows:
-        return piece(hidden, targets, temperature)
-    pieces = zip(hidden.split(rows), targets.split(rows), temperature.split(rows), strict=True)
-    return torch.cat([checkpoint(piece, *parts, use_reentrant=False) for parts in pieces])  # pyright: ignore
+def _rows(values: int, table: Tensor) -> int:
+    """Rows of [n, V] that hold at most so many values."""
+    return max(1, values // table.shape[1])
 
 
 def load_policy(config: PolicySettings, seed: int) -> PolicyModel:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
-    get_state_dict,
-    set_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
 )
 from transformers import AutoTokenizer
 
@@ -25,11 +26,15 @@ from learners.learner_settings import OptimizerSettings, PolicySettings
 from learners.objectives.objective import Example, Objective, Tokens, token_advantages
 from learners.policy import distributed, publication
 from learners.policy.model import PolicyModel, load_policy
+from learners.policy.optimizer import PolicyOptimizer
 from learners.policy.weight_update import WeightUpdate
 from learners.rewards.weigher import Weigher
 from trajectories.batch import PaddedBatch, collate, trained_tokens
 from trajectories.packing import IDLE, plan_batches
 from trajectories.types import Sequence
+
+OBJECTIVE = "objective"
+"""The metric that is no average over tokens but a part of what is optimised."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,17 +63,14 @@ class _Share:
 class PolicyShard:
     """Model and optimiser. With several workers the model is sharded by FSDP2 and every public method is collective:
     all workers call it, with as many sequences as each happens to have, possibly none.
-
-    Attributes:
-        steps: optimiser steps taken.
     """
 
     def __init__(
         self, config: PolicySettings, optimizer: OptimizerSettings, seed: int = 0, reference: bool = False
     ) -> None:
         """`reference`: keep the initial weights too, for a KL term (adapters need no copy: they are switched off)."""
-        self.config, self.steps = config, 0
-        self._settings = optimizer
+        self.config = config
+        self._token_budget, self._restarts = optimizer.token_budget, optimizer.restart_at_stage
         self._device = distributed.device()
         self.model = load_policy(config, seed).to(self._device)
         self._reference: PolicyModel | None = None
@@ -78,47 +80,54 @@ class PolicyShard:
             for model in {id(m): m for m in (self.model, self._reference) if m is not None}.values():
                 distributed.shard(model, self._device, getattr(torch, config.dtype))
         self.model.train()  # activation checkpointing works in training mode only; dropout is off
-        self._parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self._optimizer = torch.optim.AdamW(
-            [
-                {"params": [p for p in self._parameters if p.ndim >= 2], "weight_decay": optimizer.weight_decay},
-                {"params": [p for p in self._parameters if p.ndim < 2], "weight_decay": 0.0},
-            ],
-            lr=optimizer.lr,
-            betas=optimizer.betas,
-            fused=True,
-        )
+        self._optimizer = PolicyOptimizer([p for p in self.model.parameters() if p.requires_grad], optimizer)
 
-    def step(self, terms: Many[Term], lr_scale: float = 1.0, weigher: Weigher | None = None) -> dict[str, float]:
+    @property
+    def steps(self) -> int:
+        """Optimiser steps taken, with `restart_at_stage` those of the present stage."""
+        return self._optimizer.steps
+
+    def enter(self, stage: str) -> bool:
+        """Say which stage the next steps belong to. True where it is another than before and things start anew: moments
+        and warm-up here, schedules with the caller."""
+        before, self._optimizer.stage = self._optimizer.stage, stage
+        anew = self._restarts and before not in (None, stage)
+        if anew:
+            self._optimizer.restart()
+        return anew
+
+    def step(self, terms: Many[Term], weigher: Weigher | None = None) -> dict[str, float]:
         """One optimiser step on loss = sum over terms of weight * (mean over that objective's own global tokens).
 
-        A sequence that several terms train is run once. Nothing to train on any worker: no step, `trained_tokens` 0.
+        A sequence that several terms train is run once. The first term leads: its schedule and its decay rates are the
+        optimiser's. Nothing to train on any worker: no step, `trained_tokens` 0.
 
         Args:
             weigher: finds advantages in this very pass, from the terminal states of whole groups; all workers or none
                 have one.
 
         Returns:
-            Metrics over all workers: `trained_tokens`, `lr`, `grad_norm`, and per objective `<name>/sequences`,
-            `<name>/tokens` and the objective's own.
+            Metrics over all workers: `trained_tokens`, `lr`, `grad_norm`, `update_signal`, and per objective
+            `<name>/sequences`, `<name>/tokens`, the objective's own, and `<name>/objective`: its part of what the step
+            raises, minus the loss with all weights and the aggregation in it.
         Raises:
             FloatingPointError: the gradient is not finite; no weight was changed.
         """
         sequences, shares, totals = self._share_out(terms)
         if not totals["trained_tokens"]:
             return totals
-        sums = torch.zeros(sum(len(share.objective.metric_names) for share in shares), device=self._device)
+        sums = torch.zeros(len(_columns(shares)), device=self._device)
         together = weigher.together(sequences) if weigher is not None else []
         if weigher is not None:
             sums += self._weigh_and_train(weigher, sequences, together, shares)
         ends = {index for group in together for index in group}
         for rows, batch in self._micro_batches(sequences, [at for at in range(len(sequences)) if at not in ends]):
-            loss, partial = self._loss(self.model(batch), batch, rows, shares)
+            loss, partial = self._loss(self._run(batch, shares), batch, rows, shares)
             loss.backward()
             sums += partial
         totals |= self._averages(shares, distributed.sum_over_workers(sums), totals)
-        totals |= self._apply_gradient(lr_scale)
-        return totals
+        lead = terms[0].objective
+        return totals | self._optimizer.step(lead.lr_scale, lead.betas)
 
     @torch.no_grad()
     def token_logprobs(self, sequences: Many[Sequence]) -> list[npt.NDArray[np.float32]]:
@@ -141,7 +150,7 @@ class PolicyShard:
         ]
         useful = [index for index, sequence in enumerate(sequences) if trained_tokens(sequence)]
         for rows, batch in self._micro_batches(sequences, useful):
-            columns = [column.cpu().split(batch.trained) for column in self.model.read(batch)]
+            columns = [column.cpu().split(batch.trained) for column in self.model.read(batch, entropy_gradient=False)]
             for index, logprobs, entropies in zip(rows, *columns, strict=False):  # an idle batch has a row of its own
                 found[index] = logprobs.numpy(), entropies.numpy()
         return found
@@ -161,10 +170,15 @@ class PolicyShard:
             AutoTokenizer.from_pretrained(self.config.model).save_pretrained(directory)
 
     def save(self, directory: Path) -> None:
-        """Write what `restore` needs to continue bit for bit: weights that train, optimiser, step count, RNG."""
-        model, optimizer = get_state_dict(self.model, self._optimizer, options=_options(trainable_only=True))
+        """Write what `restore` needs to continue bit for bit: weights that train, optimiser, its stage and step count,
+        RNG."""
+        optimizer, options = self._optimizer, _options(trainable_only=True)
+        saved: dict[str, Any] = {"model": self._weights(trainable_only=True), "optimizer": None}
+        if optimizer.adam.state:  # torch makes up a first step for an optimiser that has taken none
+            saved["optimizer"] = get_optimizer_state_dict(self.model, optimizer.adam, options=options)
+        saved |= {"steps": optimizer.steps, "stage": optimizer.stage}
         if distributed.rank() == 0:
-            torch.save({"model": model, "optimizer": optimizer, "steps": self.steps}, directory / "policy.pt")
+            torch.save(saved, directory / "policy.pt")
         random = {"cpu": torch.get_rng_state()}
         if self._device.type == "cuda":
             random["cuda"] = torch.cuda.get_rng_state(self._device)
@@ -173,14 +187,12 @@ class PolicyShard:
     def restore(self, directory: Path) -> None:
         """Take back what `save` wrote, also with another number of workers (RNG then starts afresh)."""
         saved = torch.load(directory / "policy.pt", map_location="cpu", weights_only=True)
-        set_state_dict(
-            self.model,
-            self._optimizer,
-            model_state_dict=saved["model"],
-            optim_state_dict=saved["optimizer"],
-            options=_options(trainable_only=True),
-        )
-        self.steps = saved["steps"]
+        optimizer, options = self._optimizer, _options(trainable_only=True)
+        set_model_state_dict(self.model, saved["model"], options=options)
+        optimizer.restart()
+        if saved["optimizer"] is not None:
+            set_optimizer_state_dict(self.model, optimizer.adam, saved["optimizer"], options=options)
+        optimizer.steps, optimizer.stage = saved["steps"], saved["stage"]
         file = directory / f"random-{distributed.rank()}.pt"
         if file.is_file():
             random = torch.load(file, weights_only=True)
@@ -226,33 +238,38 @@ class PolicyShard:
 
         A group's activations are held at once, which costs memory and spares a second forward pass.
         """
-        sums = torch.zeros(sum(len(share.objective.metric_names) for share in shares), device=self._device)
+        sums = torch.zeros(len(_columns(shares)), device=self._device)
         place = {sequence.sequence_id: index for index, sequence in enumerate(sequences)}
         for number in range(distributed.max_over_workers(len(together), self._device)):
             group = together[number] if number < len(together) else []
             passes = list(self._micro_batches(sequences, group))  # as many on every worker
-            logprobs, states = zip(*(self._run(batch) for _, batch in passes), strict=True)
+            runs, states = [], []
+            for _, batch in passes:
+                with self.model.final_states(batch) as final:
+                    runs.append(self._run(batch, shares))
+                states += final
             order = [index for rows, _ in passes for index in rows]
             if order:
                 found = weigher.weigh([sequences[index] for index in order], torch.cat(states)[: len(order)])
                 for share in shares:
                     for name in found.keys() & place.keys():
                         share.advantages[place[name]] = token_advantages(sequences[place[name]], found[name])
-            losses = [self._loss(run, batch, rows, shares) for run, (rows, batch) in zip(logprobs, passes, strict=True)]
+            losses = [self._loss(run, batch, rows, shares) for run, (rows, batch) in zip(runs, passes, strict=True)]
             torch.stack([loss for loss, _ in losses]).sum().backward()
             sums += torch.stack([partial for _, partial in losses]).sum(0)
         return sums
 
-    def _run(self, batch: PaddedBatch) -> tuple[Tensor, Tensor]:
-        """Log-probabilities [N] with their gradient, and the state after the last token of each row, [B, H]."""
-        with self.model.final_states(batch) as states:
-            logprobs = self.model(batch)
-        return logprobs, states[0]
+    def _run(self, batch: PaddedBatch, shares: list[_Share]) -> tuple[Tensor, Tensor | None]:
+        """Log-probabilities [N] with their gradient, and entropies [N] where an objective needs them."""
+        objectives = [share.objective for share in shares]
+        if not any(objective.needs_entropy for objective in objectives):
+            return self.model(batch), None
+        return self.model.read(batch, any(objective.raises_entropy for objective in objectives))
 
     def _micro_batches(self, sequences: Many[Sequence], chosen: Many[int]) -> Iterator[tuple[list[int], PaddedBatch]]:
         """(indices, batch) of the chosen sequences; as many on every worker, since sharded layers gather on each pass:
         short ones run idle, and those come last."""
-        plan = plan_batches([len(sequences[index].token_ids) for index in chosen], self._settings.token_budget)
+        plan = plan_batches([len(sequences[index].token_ids) for index in chosen], self._token_budget)
         idle = distributed.max_over_workers(len(plan), self._device) - len(plan)
         for rows in plan:
             indices = [chosen[row] for row in rows]
@@ -261,16 +278,17 @@ class PolicyShard:
             yield [], collate([IDLE], self._device)
 
     def _loss(
-        self, logprobs: Tensor, batch: PaddedBatch, rows: list[int], shares: list[_Share]
+        self, run: tuple[Tensor, Tensor | None], batch: PaddedBatch, rows: list[int], shares: list[_Share]
     ) -> tuple[Tensor, Tensor]:
-        """Loss and metric sums of one micro-batch, whose log-probabilities [N] are these."""
+        """Loss and metric sums of one micro-batch, of which `_run` gave this."""
+        logprobs, entropies = run
         reference = self._reference_logprobs(batch) if any(s.objective.needs_reference for s in shares) else None
         loss = logprobs.sum() * 0.0  # an idle batch has a gradient too, of zero
         sums = []
         for share in shares:
             objective = share.objective
             if not rows:
-                sums.append(logprobs.new_zeros(len(objective.metric_names)))
+                sums.append(logprobs.new_zeros(len(_columns([share]))))
                 continue
             coefficient = share.coefficient[rows][batch.rows]
             active = coefficient.nonzero().squeeze(1)
@@ -280,10 +298,12 @@ class PolicyShard:
                 advantages=torch.cat([share.advantages[row] for row in rows]).to(self._device)[active],
                 sequence=batch.rows[active],
                 reference=reference[active] if reference is not None and objective.needs_reference else None,
+                entropy=entropies[active] if entropies is not None and objective.needs_entropy else None,
             )
             losses = objective.token_losses(tokens)
-            loss = loss + (coefficient[active] * losses.loss).sum()
-            sums.append(torch.stack([losses.metrics[name].sum() for name in objective.metric_names]))
+            part = (coefficient[active] * losses.loss).sum()
+            loss = loss + part
+            sums.append(torch.stack([*(losses.metrics[name].sum() for name in objective.metric_names), -part.detach()]))
         return loss, torch.cat(sums)
 
     @torch.no_grad()
@@ -293,32 +313,19 @@ class PolicyShard:
             return self._reference(batch)
 
     def _averages(self, shares: list[_Share], sums: Tensor, totals: Mapping[str, float]) -> dict[str, float]:
-        names = [(s.objective.name, name) for s in shares for name in s.objective.metric_names]
         return {
-            f"{objective}/{name}": value / max(totals[f"{objective}/tokens"], 1.0)
-            for (objective, name), value in zip(names, sums.tolist(), strict=True)
+            f"{objective}/{name}": value if name == OBJECTIVE else value / max(totals[f"{objective}/tokens"], 1.0)
+            for (objective, name), value in zip(_columns(shares), sums.tolist(), strict=True)
         }
-
-    def _apply_gradient(self, lr_scale: float) -> dict[str, float]:
-        norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._settings.max_grad_norm)
-        grad_norm = float(getattr(norm, "full_tensor", lambda: norm)())
-        if not math.isfinite(grad_norm):
-            self._optimizer.zero_grad()
-            raise FloatingPointError(
-                f"the gradient norm of optimiser step {self.steps} is {grad_norm}; lower the learning rate "
-                f"({self._settings.lr}) or look at the log-probabilities of its sequences"
-            )
-        lr = self._settings.lr * lr_scale * min(1.0, (self.steps + 1) / max(self._settings.warmup_steps, 1))
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
-        self._optimizer.step()
-        self._optimizer.zero_grad()
-        self.steps += 1
-        return {"lr": lr, "grad_norm": grad_norm}
 
     def _weights(self, trainable_only: bool) -> dict[str, Tensor]:
         """Weights by name, complete and on the CPU of worker 0; empty on the others."""
         return get_model_state_dict(self.model, options=_options(trainable_only))  # pyright: ignore[reportReturnType]
+
+
+def _columns(shares: Many[_Share]) -> list[tuple[str, str]]:
+    """(objective, metric) of every value that a step sums up."""
+    return [(s.objective.name, name) for s in shares for name in (*s.objective.metric_names, OBJECTIVE)]
 
 
 def _options(trainable_only: bool) -> StateDictOptions:

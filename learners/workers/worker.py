@@ -14,6 +14,7 @@ import torch
 
 from learners.learner_settings import LearnerSettings
 from learners.objectives.grpo import GRPOObjective
+from learners.objectives.minibatches import Groups, averaged, walk
 from learners.objectives.objective import Example, Objective
 from learners.objectives.sft import SFTObjective
 from learners.policy import distributed
@@ -41,6 +42,7 @@ class LearnerWorker:
     def __init__(self, config: LearnerSettings) -> None:
         self.sft, self.grpo = SFTObjective(config.sft), GRPOObjective(config.grpo)
         self.policy = PolicyShard(config.policy, config.optimizer, config.seed, reference=self.grpo.needs_reference)
+        self._seed = config.seed
         self._shared_threads, self._all_threads = torch.get_num_threads(), cores_of_worker()
         self._active: dict[Stage, tuple[Objective, ...]] = {
             "sft": (self.sft,),
@@ -49,13 +51,16 @@ class LearnerWorker:
         }
 
     def train(self, stage: Stage, sequences: Tables, assignments: Tables) -> dict[str, float]:
-        """Queue the sequences with the objectives that their assignments name, then take one optimiser step.
+        """Queue the sequences with the objectives that their assignments name, then take one learner step: one
+        optimiser step, or `epochs` walks over `minibatches` of whole groups where GRPO leads.
 
         `rl_weight` queues with GRPO, `ce_weight` with SFT, both with both, `drop` with none. Only the objectives of
-        the stage train; what is queued with the other waits for a step of its own.
+        the stage train; what is queued with the other waits for a step of its own. Where another stage begins, moments,
+        warm-up and schedules start anew (`restart_at_stage`).
 
         Returns:
-            Metrics of all workers: those of `PolicyShard.step`, `seconds`, and `<objective>/queued`.
+            Metrics of all workers: those of `PolicyShard.step`, averaged over the optimiser steps, `seconds`,
+            `optimiser_steps`, and `<objective>/queued`.
         Raises:
             ValueError: a sequence has no assignment.
         """
@@ -83,9 +88,12 @@ class LearnerWorker:
         # Without rollouts the engines of this machine are idle, and their cores are free.
         torch.set_num_threads(self._all_threads if stage == "sft" else self._shared_threads)
         self._queue(sequences, assignments, weigher)
+        if self.policy.enter(stage):
+            self.sft.restart()
+            self.grpo.restart()
         active = self._active[stage]
         terms = [Term(objective, objective.take()) for objective in active]
-        metrics = self.policy.step(terms, active[0].lr_scale, weigher)
+        metrics = self._walk(terms, weigher)
         counts = [self.sft.queued, self.grpo.queued, *(len(term.examples) for term in terms)]
         sft, grpo, *taken = distributed.sum_over_workers(torch.tensor(counts, device=distributed.device())).tolist()
         for objective, count in zip(active, taken, strict=True):
@@ -93,6 +101,18 @@ class LearnerWorker:
             objective.steps += count > 0  # also at weight 0, or a schedule that starts there would never leave it
         metrics |= {"sft/queued": float(sft), "grpo/queued": float(grpo)}
         return metrics | {"seconds": time.perf_counter() - started}
+
+    def _walk(self, terms: list[Term], weigher: Weigher | None) -> dict[str, float]:
+        """The optimiser steps of a batch: one, or one for each minibatch of each epoch where GRPO leads."""
+        lead, *others = terms
+        if lead.objective is not self.grpo:
+            return averaged([self.policy.step(terms, weigher)], epochs=1)
+        mine = [{e.sequence.group_id for term in part for e in term.examples} for part in ([lead], others)]
+        compared, imitated = (set().union(*column) for column in zip(*distributed.gather_objects(mine), strict=True))
+        config = self.grpo.config
+        plan = walk(compared, imitated, config.minibatches, config.epochs, (self._seed, self.grpo.steps))
+        steps = [self.policy.step([_of_groups(term, chosen) for term in terms], weigher) for chosen in plan]
+        return averaged(steps, config.epochs)
 
     def score(self, sequences: Tables) -> list[npt.NDArray[np.float32]]:
         """Log-probabilities of trained tokens, float32 [T] for each sequence in order, 0 elsewhere."""
@@ -198,6 +218,11 @@ class LearnerWorker:
 
     def _share(self, lengths: list[int]) -> list[int]:
         return split_over_workers(lengths, distributed.world_size())[distributed.rank()]
+
+
+def _of_groups(term: Term, groups: Groups) -> Term:
+    """The term with its examples of these groups, in their order."""
+    return Term(term.objective, [example for example in term.examples if example.sequence.group_id in groups])
 
 
 def _joined(tables: Tables) -> pa.Table:
