@@ -44,7 +44,7 @@ class MatrixSettings(Settings):
             if _played(config) != _played(first[1]):
                 raise UserError(
                     f"{name} and {first[0]} are evaluated on other games, or otherwise: give both the same tasks, "
-                    "environments, evaluation.panels, limit and temperature."
+                    "environments, evaluation.panels, limit and samples, and schedule.temperature."
                 )
         return runs
 
@@ -60,7 +60,8 @@ def _played(config: RunSettings) -> tuple[Any, ...]:
     """How a run is evaluated: panels, or the environments whose held-out panels are; how much of them; and how."""
     evaluation = config.evaluation
     panels = config.tasks if evaluation.panels is None else evaluation.panels
-    return panels, evaluation.limit, evaluation.temperature, config.environments
+    sampling = (evaluation.samples, config.schedule.temperature) if evaluation.samples else ()
+    return panels, evaluation.limit, sampling, config.environments
 
 
 def load_matrix(path: Path) -> MatrixSettings:
