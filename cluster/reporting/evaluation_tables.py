@@ -28,22 +28,23 @@ def evaluation_tables(evaluations: Evaluations) -> list[Table]:
 
 
 def _success_table(evaluations: Evaluations) -> Table:
-    """A row for each evaluation and way of playing. Columns that would be empty or the same throughout are left out."""
-    rows = [(name.replace("_", " "), result) for name, (result,) in evaluations.items()]
+    """A row for the greedy play of each evaluation and, below it, one for the sampled. Columns that would be empty are
+    left out."""
+    rows = [(name.replace("_", " "), result) for name, results in evaluations.items() for result in results]
     first = rows[0][1]
-    tries = min((max(result.sampled.pass_at, default=1) for _, result in rows if result.sampled), default=1)
-    sampled = any(result.sampled for _, result in rows)
+    sampled = [result.sampled for _, result in rows if result.sampled]
+    tries = min((max(outcome.pass_at, default=1) for outcome in sampled), default=1)
     scored = any("score" in result.greedy.rewards for _, result in rows)
-    table = Table(title=f"Evaluation on {first.panel} (panel {first.panel_hash[:8]})", title_justify="left")
-    play, several, score = (["play"] if sampled else []), ([f"pass@{tries}"] if tries > 1 else []), ["mean score"]
-    for heading in ("weights", *play, "solved", INTERVAL, *several, *(score if scored else []), "mean turns"):
-        table.add_column(heading)
+    ways = ", greedy and sampled" if sampled else ""
+    table = Table(title=f"Evaluation on {first.panel} (panel {first.panel_hash[:8]}){ways}", title_justify="left")
+    several, score = ([f"pass@{tries}"] if tries > 1 else []), (["mean score"] if scored else [])
+    for heading in ("weights", "solved", INTERVAL, *several, *score, "mean turns"):
+        table.add_column(heading, no_wrap=not heading.startswith("mean"))
     for name, result in rows:
         for way, outcome in result.outcomes.items():
-            cells = [name if way == "greedy" else ""]
-            cells += [way] if sampled else []
-            cells += [f"{outcome.success.wins}/{outcome.success.episodes}", str(outcome.success)]
-            cells += [f"{outcome.pass_at[tries]:.3f}" if tries in outcome.pass_at else ""] if several else []
+            rate = outcome.success
+            cells = [name if way == "greedy" else f"  {way}", f"{rate.wins}/{rate.episodes}", str(rate)]
+            cells += [f"{outcome.pass_at[tries]:.3f}" if way == "sampled" else ""] if several else []
             cells += [f"{outcome.rewards.get('score', 0.0):.3f}"] if scored else []
             table.add_row(*cells, f"{outcome.mean_turns:.1f}")
     return table

@@ -71,8 +71,8 @@ def test_with_samples_both_ways_of_playing_stand_below_each_other_in_80_columns(
     tables = evaluation_tables({"base": (BASE,), "after_sft": (LATER,), "after_grpo": (BASE,)})
     text = "".join(map(printed, tables))
     lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines() if line.startswith("│")]
-    assert lines[0][:3] == ["base", "greedy", "2/4"] and lines[0][4] == ""
-    assert lines[1][:3] == ["", "sampled", "6/16"] and lines[1][4] == "0.500", "pass@4: two of four tasks"
+    assert lines[0][:2] == ["base", "2/4"] and lines[0][3] == ""
+    assert lines[1][:2] == ["sampled", "6/16"] and lines[1][3] == "0.500", "pass@4: two of four tasks"
     assert lines[-1][:2] == ["after grpo", "after sft"] and lines[-1][5].startswith("-0.250 [")
     assert len(lines) == 6 + 3, "no cell is broken over two lines"
 
@@ -87,3 +87,11 @@ def test_the_types_of_an_evaluation_have_a_table_for_each_way_of_playing():
     assert "greedy" in str(greedy.title) and "sampled 4x at temperature 1" in str(sampled.title)
     assert "pass@4" in printed(sampled) and "pass@" not in printed(greedy)
     assert len(type_tables(evaluation([True]))) == 1
+
+
+def test_a_score_and_samples_and_long_names_fit_into_80_columns():
+    scored = {play: outcome.model_copy(update={"rewards": {"score": 0.4}}) for play, outcome in BASE.outcomes.items()}
+    long = BASE.model_copy(update=scored | {"panel": "webshop/dev"})
+    text = printed(evaluation_tables({"base": (long,), "step_000260": (long,)})[0])
+    rows = [line for line in text.splitlines() if line.startswith("│")]
+    assert len(rows) == 4 and "step 000260" in rows[2] and all("0.400" in row for row in rows) and "…" not in text
