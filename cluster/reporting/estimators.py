@@ -146,7 +146,7 @@ def paired_difference(before: Sequence[float], now: Sequence[float], seed: int =
 
     Its interval is that of a paired bootstrap (Efron and Tibshirani 1993, chapter 13): tasks are drawn anew with
     replacement, `RESAMPLES` times, each with both of its shares, and the interval holds the middle 95 % of the mean
-    differences. `seed` makes it repeatable. Without tasks all is 0.
+    differences. `seed` makes it repeatable. Where all tasks differ alike it has no width; without tasks all is 0.
 
     >>> print(paired_difference([0.0, 0.5] * 50, [0.5, 0.5] * 50))
     +0.250 [+0.200, +0.300]

@@ -110,9 +110,9 @@ def test_kills_and_an_interruption_change_no_task_and_resume_finishes(tmp_path, 
             assert record["groups_submitted"] == sum(record[part] for part in parts)
     assert [record["step"] for record in read_metrics(run_dir)] == STEPS
     best = read_best(run_dir)
-    assert best and best.success == max(
+    assert best and best.success >= max(
         result.sampled.success.rate for (result,) in run_evaluations(run_dir).values() if result.sampled
-    )
+    ), "also of evaluations that were played again"
 
 
 def test_a_run_trains_evaluates_and_leaves_a_model(staged_run):
