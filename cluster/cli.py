@@ -46,13 +46,16 @@ def train(
     run_config = load_config(preset, config, set_ or [])  # before the imports that take seconds
     from cluster.commands.train import run_training
     from cluster.inputs.run_plan import plan_run
-    from cluster.reporting.evaluation_tables import evaluation_tables, run_evaluations
+    from cluster.reporting.best import FOLDER
+    from cluster.reporting.evaluation import run_evaluations
+    from cluster.reporting.evaluation_tables import evaluation_tables
 
     plan = plan_run(run_config, out, resume)
     run_training(plan, CONSOLE)
     for table in evaluation_tables(run_evaluations(out)):
         CONSOLE.print(table)
-    CONSOLE.print(f"The run is in {out}: model/, metrics.jsonl, learning_curve.svg, evaluations/, trajectories/.")
+    best = f"{FOLDER}/, " if (out / FOLDER).exists() else ""
+    CONSOLE.print(f"The run is in {out}: model/, {best}metrics.jsonl, learning_curve.svg, evaluations/, trajectories/.")
 
 
 @app.command("eval")
@@ -62,23 +65,23 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="JSON file to write.")],
     data: Data = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Play only the first so many tasks.")] = None,
-    temperature: Annotated[float, typer.Option(min=0.01, help="Temperature of the second, sampled pass.")] = 1.0,
+    samples: Annotated[int, typer.Option(min=0, help="Sampled episodes a task, beside the greedy one.")] = 1,
     preset: Preset = "local",
     config: ConfigFile = None,
     set_: Overrides = None,
 ) -> None:
-    """Play a whole panel twice, greedily and sampled, and report success with 95 % intervals."""
+    """Play a whole panel, greedily and sampled at schedule.temperature, and report success with 95 % intervals."""
     from cluster.config.loading import load_config
 
     settings = _with_data([f"policy.model={model}", *(set_ or [])], panel.partition("/")[0], data)
     run_config = load_config(preset, config, settings)
     from cluster.commands.evaluate import run_evaluation
-    from cluster.reporting.evaluation_tables import type_table
+    from cluster.reporting.evaluation_tables import type_tables
 
-    results = run_evaluation(run_config, panel, limit, temperature, out, CONSOLE)
-    for result in results:
-        CONSOLE.print(type_table(result))
-    CONSOLE.print(f"Written to {out} (panel {results[0].panel_hash[:12]}).")
+    result = run_evaluation(run_config, panel, limit, samples, out, CONSOLE)
+    for table in type_tables(result):
+        CONSOLE.print(table)
+    CONSOLE.print(f"Written to {out} (panel {result.panel_hash[:12]}).")
 
 
 @app.command()

@@ -22,6 +22,11 @@ class TaskSource(Protocol):
         """Evaluated on during a run where nothing else is asked for; apart from `train_split`."""
         ...
 
+    @property
+    def test_splits(self) -> tuple[str, ...]:
+        """Results are reported on these, so nothing may be chosen by them: no weights, no settings."""
+        ...
+
     def task_ids(self, split: str) -> tuple[str, ...]:
         """All tasks of a split, in their fixed order. Raises UserError if there is no such split."""
         ...
@@ -40,12 +45,14 @@ class Panel:
         task_ids: in evaluation order.
         hash: SHA-256, in hex, over environment, split, ordered ids, the content of every task, and `options`.
         options: the environment's options that make other tasks of the same ids, where they are not the defaults.
+        test: it is there to report results on, so nothing may be chosen by it.
     """
 
     name: str
     task_ids: tuple[str, ...]
     hash: str
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    test: bool = False
 
     @property
     def environment(self) -> str:
@@ -69,4 +76,5 @@ def make_panel(environment: str, split: str, tasks: TaskSource, options: Mapping
         digest.update(part.encode() + b"\n")
     if options:  # defaults leave the hash as it was before there were options
         digest.update(json.dumps(options, sort_keys=True).encode() + b"\n")
-    return Panel(f"{environment}/{split}", task_ids, digest.hexdigest(), options or {})
+    test = split in tasks.test_splits
+    return Panel(f"{environment}/{split}", task_ids, digest.hexdigest(), options or {}, test)

@@ -28,7 +28,7 @@ def shuffled(number: int) -> list[str]:
 class ShelfTasks:
     """The tasks of each split, for panels."""
 
-    train_split, heldout_split = "train", "test"
+    train_split, heldout_split, test_splits = "train", "test", ("test",)
 
     def task_ids(self, split: str) -> tuple[str, ...]:
         return tuple(f"{split}/{number}" for number in SPLITS[split])

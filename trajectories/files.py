@@ -17,13 +17,15 @@ def written_aside(target: Path) -> Iterator[Path]:
     process at a time may write a target.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_name(f".{target.name}.part")
+    aside, before = target.with_name(f".{target.name}.part"), target.with_name(f".{target.name}.before")
     _remove(aside)
+    _remove(before)
     try:
         yield aside
-        if target.is_dir():  # a folder that is not empty cannot be replaced in one move
-            shutil.rmtree(target)
+        if target.is_dir():  # a folder that is not empty cannot be replaced in one move, and deleting it takes a while
+            target.rename(before)
         aside.replace(target)
+        _remove(before, ignore_errors=True)
     finally:
         _remove(aside, ignore_errors=True)  # what raised says more than what hinders cleaning up
 

@@ -13,7 +13,8 @@ from rich.console import Console
 from cluster.commands.train import run_training
 from cluster.config.loading import load_config
 from cluster.inputs.run_plan import plan_run
-from cluster.reporting.evaluation_tables import evaluation_tables, run_evaluations
+from cluster.reporting.evaluation import run_evaluations
+from cluster.reporting.evaluation_tables import evaluation_tables
 from trajectories.errors import UserError
 
 SHOPPING = (

@@ -21,9 +21,9 @@ from trajectories.errors import UserError
 
 
 def run_evaluation(
-    config: RunSettings, panel_name: str, limit: int | None, temperature: float, out: Path, console: Console
-) -> tuple[Evaluation, ...]:
-    """Play a panel greedily and at `temperature`, and write both results to `out`.
+    config: RunSettings, panel_name: str, limit: int | None, samples: int, out: Path, console: Console
+) -> Evaluation:
+    """Play a panel greedily, and `samples` times at the temperature of training, and write the result to `out`.
 
     Raises UserError for wrong input, before anything is started.
     """
@@ -33,31 +33,26 @@ def run_evaluation(
     load_tokenizer(model, config.rollout.prompt)
     panel = load_panel(panel_name, *config.opening(panel_name))
     make_environment(panel.environment, *config.opening(panel_name)).close()  # whatever is missing is told now
-    max_turns = config.evaluation.max_turns
-    passes = (Sampling(0.0, config.seed, max_turns), Sampling(temperature, config.seed, max_turns))
+    sampling = Sampling(samples, config.schedule.temperature.end, config.seed, config.evaluation.max_turns)
     with ray_cluster(config.placement):
-        results = asyncio.run(_evaluate(config, model, panel, limit, passes, console))
-    write_evaluations(out, results)
-    return results
+        result = asyncio.run(_evaluate(config, model, panel, limit, sampling, console))
+    write_evaluations(out, (result,))
+    return result
 
 
 async def _evaluate(
-    config: RunSettings, model: str, panel: Panel, limit: int | None, passes: tuple[Sampling, ...], console: Console
-) -> tuple[Evaluation, ...]:
+    config: RunSettings, model: str, panel: Panel, limit: int | None, sampling: Sampling, console: Console
+) -> Evaluation:
     await check_resources(config.placement, with_learner=False, say=console.print)
     console.print("starting the engine")
-    results = []
     async with open_fleet(config, model, [panel.environment], "eval") as fleet:
         with Progress(console=console, disable=not console.is_terminal) as progress:
-            for sampling in passes:
-                task = progress.add_task("greedy" if sampling.temperature == 0 else "sampled", total=None)
-                result = await evaluate_panel(
-                    fleet,
-                    panel,
-                    sampling,
-                    Subject(config.policy.model),
-                    limit,
-                    progress=lambda done, total, task=task: progress.update(task, completed=done, total=total),
-                )
-                results.append(result)
-    return tuple(results)
+            bar = progress.add_task("episodes", total=None)
+            return await evaluate_panel(
+                fleet,
+                panel,
+                sampling,
+                Subject(config.policy.model),
+                limit,
+                progress=lambda done, total: progress.update(bar, completed=done, total=total),
+            )

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from cluster.inputs.run_plan import Plan, plan_run
 from cluster.loop.coordinator import Coordinator
+from cluster.reporting.best import ONLY_TEST_PANELS, choosing_panels
 from cluster.reporting.curve import write_learning_curve
 from cluster.reporting.entropy import EntropyWatch
 from cluster.reporting.metrics import MetricsWriter
@@ -36,6 +37,8 @@ def run_training(plan: Plan, console: Console) -> None:
     with ray_cluster(plan.config.placement):
         say = partial(console.print, markup=False, highlight=False)
         asyncio.run(check_resources(plan.config.placement, with_learner=True, say=say))
+        if plan.eval_panels and not choosing_panels(plan.eval_panels):
+            say(ONLY_TEST_PANELS)
         plan.run_dir.mkdir(parents=True, exist_ok=True)
         (plan.run_dir / "config.yaml").write_text(yaml.safe_dump(plan.config.model_dump(mode="json"), sort_keys=False))
         deaths = 0

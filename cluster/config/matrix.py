@@ -44,7 +44,7 @@ class MatrixSettings(Settings):
             if _played(config) != _played(first[1]):
                 raise UserError(
                     f"{name} and {first[0]} are evaluated on other games, or otherwise: give both the same tasks, "
-                    "environments, evaluation.panels, limit, temperature and max_turns."
+                    "environments, evaluation.panels, limit, samples and max_turns, and schedule.temperature."
                 )
         return runs
 
@@ -61,7 +61,8 @@ def _played(config: RunSettings) -> tuple[Any, ...]:
     evaluation = config.evaluation
     panels = config.tasks if evaluation.panels is None else evaluation.panels
     max_turns = evaluation.max_turns or config.rollout.max_turns
-    return panels, evaluation.limit, evaluation.temperature, max_turns, config.environments
+    sampling = (evaluation.samples, config.schedule.temperature.end) if evaluation.samples else ()
+    return panels, evaluation.limit, sampling, max_turns, config.environments
 
 
 def load_matrix(path: Path) -> MatrixSettings:

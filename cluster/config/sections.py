@@ -141,10 +141,12 @@ class EvaluationSettings(Settings):
     """Panels such as alfworld/valid_seen; [] leaves evaluation out. Null: the held-out panel of each environment.
     Tuning: all panels that results will be reported on, and no training panel."""
     limit: PositiveInt | None = None
-    """Tasks of each panel that are played, from the first on; null: all. Tuning: whole panels for results; 100 to watch
-    a run."""
-    temperature: float = Field(default=0.0, ge=0)
-    """Temperature of sampling; 0 is greedy. Tuning: what the results you compare with used."""
+    """Tasks of each panel that are played, from the first on; null: all. Tuning: 200 to watch a run, which is all of
+    ALFWorld's embedded held-out games and a fifth of WebShop's dev goals; whole panels for results."""
+    samples: int = Field(default=0, ge=0)
+    """Episodes of every task that are sampled, at the temperature that schedule.temperature ends with, beside the
+    greedy one. Tuning: 4 where RL is to be watched, since it moves sampled success first; each takes as long as the
+    greedy pass. 0 where only SFT is."""
     max_turns: PositiveInt | None = None
     """Actions of an episode; null: rollout.max_turns, as in training. Tuning: what the results you compare with
     used, where training cuts episodes off earlier to save time."""

@@ -160,6 +160,7 @@ class Coordinator:
             return
         await self._publish_weights()
         await self._unless_stopped(self._parts.evaluate(name))
+        await self._parts.keep_best(name)  # not cut off by a stop: workers would be writing when the checkpoint is due
         self._move(evaluated=(*self.manifest.evaluated, name))
 
     async def _save(self) -> None:

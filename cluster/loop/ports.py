@@ -196,6 +196,7 @@ class Parts:
     Attributes:
         publish: puts the learner's weights of this version into the engines and returns the parity error.
         evaluate: plays the evaluation panels and writes the result under this name.
+        keep_best: keeps the learner's weights if that result, which is of them, is the best so far.
     """
 
     rollouts: Rollouts
@@ -203,4 +204,5 @@ class Parts:
     recorder: Recorder
     publish: Callable[[int], Awaitable[float]]
     evaluate: Callable[[str], Coroutine[Any, Any, None]]
+    keep_best: Callable[[str], Awaitable[None]]
     observer: Observer

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from cluster.reporting.evaluation import Evaluation
-from cluster.reporting.evaluation_tables import run_evaluations
+from cluster.reporting.evaluation import Evaluation, run_evaluations
 from cluster.reporting.metrics import read_metrics
 
 WIDTH, HEIGHT, MARGIN = 720, 300, 44
@@ -25,14 +24,15 @@ def write_learning_curve(run_dir: Path) -> Path:
     evaluations = [result for results in run_evaluations(run_dir).values() for result in results]
     panels = list(dict.fromkeys(result.panel for result in evaluations))
     colours = dict(zip(panels, cycle(COLOURS_OF_PANELS), strict=False))
-    marks += [_point(result, last, colours[result.panel]) for result in evaluations]
+    marks += [mark for result in evaluations for mark in _points(result, last, colours[result.panel])]
     axes = [
         f'<text x="{MARGIN - 8}" y="{_y(level) + 4:.1f}" text-anchor="end">{level:g}</text>'
         f'<line x1="{MARGIN}" x2="{WIDTH - 8}" y1="{_y(level):.1f}" y2="{_y(level):.1f}" stroke="#ddd"/>'
         for level in (0, 0.25, 0.5, 0.75, 1)
     ]
     axes.append(f'<text x="{WIDTH - 8}" y="{HEIGHT - 8}" text-anchor="end">learner step {last}</text>')
-    axes.append(f'<text x="{MARGIN}" y="16">success: rollouts (line), evaluations with 95 % interval (points)</text>')
+    title = "success: rollouts (line), evaluations with 95 % interval (points; hollow: sampled)"
+    axes.append(f'<text x="{MARGIN}" y="16">{title}</text>')
     axes += [
         f'<text x="{WIDTH - 8}" y="{16 + 14 * at}" text-anchor="end" fill="{colours[panel]}">{panel}</text>'
         for at, panel in enumerate(panels)
@@ -63,9 +63,11 @@ def _curve(stage: str, records: Sequence[dict[str, Any]], last: int) -> str:
     return f'<polyline points="{" ".join(points)}" fill="none" stroke="{COLOURS[stage]}" stroke-width="2"/>'
 
 
-def _point(result: Evaluation, last: int, colour: str) -> str:
-    x, rate = _x(result.version or 0, last), result.success
-    return (
-        f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{_y(rate.low):.1f}" y2="{_y(rate.high):.1f}" stroke="{colour}"/>'
-        f'<circle cx="{x:.1f}" cy="{_y(rate.rate):.1f}" r="4" fill="{colour}"/>'
-    )
+def _points(result: Evaluation, last: int, colour: str) -> Iterator[str]:
+    """Greedy success filled, sampled success hollow, which is what the line of the rollouts compares with."""
+    for play, outcome in result.outcomes.items():
+        x, rate, fill = _x(result.version or 0, last), outcome.success, colour if play == "greedy" else "white"
+        yield (
+            f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{_y(rate.low):.1f}" y2="{_y(rate.high):.1f}" stroke="{colour}"/>'
+            f'<circle cx="{x:.1f}" cy="{_y(rate.rate):.1f}" r="4" fill="{fill}" stroke="{colour}"/>'
+        )

@@ -1,64 +1,78 @@
-"""Evaluation: a whole panel, every task once, by how many the agent solves and how sure that number is."""
+"""Evaluation: a whole panel, how many of its tasks the agent solves and how sure that number is.
+
+Greedy play is one episode a task. It moves late in training, so that sampled play, several episodes a task, can stand
+beside it.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import math
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from cluster.loop.ports import FinishedGroup, GroupTask, Rollouts
 from cluster.loop.tasks import member_seeds
+from cluster.reporting.estimators import Frozen, Rate, clustered_rate, pass_at_k, powers_of_two
 from envs.panels import Panel
 from trajectories.errors import ConcertoError
 from trajectories.files import written_aside
 
-Z_95 = 1.959963984540054
-
-
-class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Rate(Frozen):
-    """A success rate: `wins` of `tasks`, with its 95 % Wilson interval."""
-
-    wins: int
-    tasks: int
-    rate: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.rate:.3f} [{self.low:.3f}, {self.high:.3f}]"
-
 
 class TaskResult(Frozen):
-    """How one task went. `failed`: the environment or the engine broke; it counts as not solved, without rewards."""
+    """How one task went: `successes` of `episodes`.
+
+    Attributes:
+        rewards: mean of each named reward over the episodes that did not break.
+        turns: of all episodes together.
+        failed: episodes that the environment or the engine broke; they count as not solved, without rewards.
+    """
 
     task_id: str
-    success: bool
+    successes: int
+    episodes: int
     rewards: dict[str, float]
     turns: int
-    failed: bool
+    failed: int
+
+
+class Outcome(Frozen):
+    """A panel played in one way, greedily or sampled.
+
+    Attributes:
+        temperature: 0 is greedy.
+        success: share of successful episodes, pass@1, with its cluster-robust 95 % interval.
+        pass_at: pass@k by k, the powers of two up to the episodes of a task; empty for an empty panel.
+        by_type: success per kind of task, where the task ids tell it.
+        rewards: mean of each named reward over all episodes.
+        mean_turns: turns of an episode.
+        failed: episodes that broke.
+    """
+
+    temperature: float
+    success: Rate
+    pass_at: dict[int, float]
+    by_type: dict[str, Rate]
+    rewards: dict[str, float]
+    mean_turns: float
+    failed: int
+    tasks: tuple[TaskResult, ...]
 
 
 class Evaluation(Frozen):
-    """One pass over a panel with one way of sampling.
+    """Some weights on a panel.
 
     Attributes:
         panel_hash: hash of the whole panel, so that two results can prove that they played the same games.
         options: the environment's options that make other tasks of the same ids, where they are not the defaults.
         limit: only the first so many tasks were played; None means all.
-        temperature: 0 is greedy.
         version: version of the weights; None for a model taken as it is.
-        by_type: success per kind of task, where the task ids tell it.
-        rewards: mean of each named reward over all tasks.
+        sampled: None where no samples were asked for.
         seconds: that it took.
     """
 
@@ -67,16 +81,25 @@ class Evaluation(Frozen):
     panel_hash: str
     options: Mapping[str, Any] = Field(default_factory=dict)
     limit: int | None
-    temperature: float
     seed: int
     version: int | None
-    success: Rate
-    by_type: dict[str, Rate]
-    rewards: dict[str, float]
-    mean_turns: float
-    failed: int
-    tasks: tuple[TaskResult, ...]
+    greedy: Outcome
+    sampled: Outcome | None = None
     seconds: float = 0.0
+
+    @property
+    def panel_key(self) -> tuple[str, str, int | None]:
+        """Equal for evaluations that played the same tasks."""
+        return self.panel, self.panel_hash, self.limit
+
+    @property
+    def outcomes(self) -> dict[str, Outcome]:
+        """What was played, by the name of the way: `greedy`, and `sampled` where there is some."""
+        return {"greedy": self.greedy} | ({"sampled": self.sampled} if self.sampled is not None else {})
+
+
+Evaluations = Mapping[str, tuple[Evaluation, ...]]
+"""Evaluations by name, as `base` or `after_sft`; one a panel."""
 
 
 class EvaluationFile(Frozen):
@@ -87,9 +110,11 @@ class EvaluationFile(Frozen):
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How an evaluation plays; each is one pass over the panel. `max_turns`: None is as in training."""
+    """What is played of every task: one greedy episode, and `samples` more at `temperature`. `max_turns`: None is as in
+    training."""
 
-    temperature: float
+    samples: int = 0
+    temperature: float = 1.0
     seed: int = 0
     max_turns: int | None = None
 
@@ -100,20 +125,6 @@ class Subject:
 
     model: str
     version: int | None = None
-
-
-def wilson_rate(wins: int, tasks: int) -> Rate:
-    """Success rate with its Wilson score interval at 95 %.
-
-    With p = wins/tasks and z = 1.96: centre (p + z²/2n) / (1 + z²/n), half-width
-    z/(1 + z²/n) · sqrt(p(1-p)/n + z²/4n²). Without tasks the interval is [0, 1].
-    """
-    if tasks == 0:
-        return Rate(wins=0, tasks=0, rate=0.0, low=0.0, high=1.0)
-    p, z2 = wins / tasks, Z_95**2
-    centre = (p + z2 / (2 * tasks)) / (1 + z2 / tasks)
-    half = Z_95 / (1 + z2 / tasks) * math.sqrt(p * (1 - p) / tasks + z2 / (4 * tasks**2))
-    return Rate(wins=wins, tasks=tasks, rate=p, low=max(0.0, centre - half), high=min(1.0, centre + half))
 
 
 def task_type(task_id: str) -> str | None:
@@ -134,49 +145,67 @@ async def evaluate_panel(
     limit: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
-    """Play every task of the panel once (the first `limit` of them), as many at a time as the actors hold."""
+    """Play every task of the panel (the first `limit` of them), as many at a time as the actors hold: greedily, then
+    sampled. `progress` is told how many episodes are done, of how many."""
     started, task_ids = time.monotonic(), panel.task_ids[:limit]
-    free = asyncio.Semaphore(rollouts.room(1))
-    done = 0
+    done, total = 0, len(task_ids) * (1 + sampling.samples)
 
-    async def play(position: int, task_id: str) -> TaskResult:
-        nonlocal done
-        async with free:
-            group_id = f"eval-{panel.name}-{sampling.temperature:g}-{sampling.seed}-{subject.version}-{position}"
-            seeds = member_seeds(sampling.seed, position, 1)
-            temperature, max_turns = sampling.temperature, sampling.max_turns
-            finished = await rollouts.run_group(
-                GroupTask(group_id, panel.environment, task_id, seeds, temperature, panel.split, max_turns)
-            )
-        done += 1
-        progress(done, len(task_ids))
-        return _task_result(task_id, finished)
+    async def play(temperature: float, episodes: int) -> Outcome:
+        free = asyncio.Semaphore(rollouts.room(episodes))
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            plays = [group.create_task(play(position, task_id)) for position, task_id in enumerate(task_ids)]
-    except* ConcertoError as errors:
-        raise errors.exceptions[0] from None
-    results = [task.result() for task in plays]
-    kinds = sorted({kind for result in results if (kind := task_type(result.task_id))})
-    by_type = {kind: [result for result in results if task_type(result.task_id) == kind] for kind in kinds}
-    names = dict.fromkeys(name for result in results for name in result.rewards)
+        async def play_task(position: int, task_id: str) -> TaskResult:
+            nonlocal done
+            group_id = f"eval-{panel.name}-{temperature:g}-{sampling.seed}-{subject.version}-{position}"
+            seeds = member_seeds(sampling.seed, position, episodes)
+            async with free:
+                finished = await rollouts.run_group(
+                    GroupTask(group_id, panel.environment, task_id, seeds, temperature, panel.split, sampling.max_turns)
+                )
+            done += episodes
+            progress(done, total)
+            return _task_result(task_id, finished)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(play_task(*task)) for task in enumerate(task_ids)]
+        except* ConcertoError as errors:
+            raise errors.exceptions[0] from None
+        return outcome(temperature, [task.result() for task in tasks])
+
+    greedy = await play(0.0, 1)
+    sampled = await play(sampling.temperature, sampling.samples) if sampling.samples else None
     return Evaluation(
         model=subject.model,
         panel=panel.name,
         panel_hash=panel.hash,
         options=panel.options,
         limit=limit,
-        temperature=sampling.temperature,
         seed=sampling.seed,
         version=subject.version,
+        greedy=greedy,
+        sampled=sampled,
+        seconds=time.monotonic() - started,
+    )
+
+
+def outcome(temperature: float, results: Sequence[TaskResult]) -> Outcome:
+    """Sum up the tasks of a panel."""
+    episodes = sum(result.episodes for result in results)
+    kinds = sorted({kind for result in results if (kind := task_type(result.task_id))})
+    by_type = {kind: [result for result in results if task_type(result.task_id) == kind] for kind in kinds}
+    totals: Counter[str] = Counter()
+    for result in results:
+        totals.update({name: mean * (result.episodes - result.failed) for name, mean in result.rewards.items()})
+    successes, played = [result.successes for result in results], [result.episodes for result in results]
+    return Outcome(
+        temperature=temperature,
         success=_rate(results),
+        pass_at={k: pass_at_k(successes, played, k) for k in powers_of_two(min(played, default=0))},
         by_type={kind: _rate(of_kind) for kind, of_kind in by_type.items()},
-        rewards={name: sum(result.rewards.get(name, 0.0) for result in results) / len(results) for name in names},
-        mean_turns=sum(result.turns for result in results) / max(1, len(results)),
+        rewards={name: total / episodes for name, total in totals.items()},
+        mean_turns=sum(result.turns for result in results) / max(1, episodes),
         failed=sum(result.failed for result in results),
         tasks=tuple(results),
-        seconds=time.monotonic() - started,
     )
 
 
@@ -190,15 +219,26 @@ def read_evaluations(path: Path) -> tuple[Evaluation, ...]:
     return EvaluationFile.model_validate_json(path.read_text(encoding="utf-8")).evaluations
 
 
+def evaluation_file(run_dir: Path, name: str) -> Path:
+    return run_dir / "evaluations" / f"{name}.json"
+
+
+def run_evaluations(run_dir: Path) -> Evaluations:
+    """The run's evaluations, in the order they were made."""
+    files = sorted((run_dir / "evaluations").glob("*.json"), key=lambda file: file.stat().st_mtime)
+    return {file.stem: read_evaluations(file) for file in files}
+
+
 def _task_result(task_id: str, finished: FinishedGroup) -> TaskResult:
     return TaskResult(
         task_id=task_id,
-        success=finished.successes > 0,
+        successes=finished.successes,
+        episodes=finished.members + finished.failed,
         rewards=dict(finished.rewards),
         turns=finished.turns,
-        failed=finished.members == 0,
+        failed=finished.failed,
     )
 
 
-def _rate(results: list[TaskResult]) -> Rate:
-    return wilson_rate(sum(result.success for result in results), len(results))
+def _rate(results: Sequence[TaskResult]) -> Rate:
+    return clustered_rate([result.successes for result in results], [result.episodes for result in results])

@@ -2,55 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-
 from rich.table import Table
 
-from cluster.reporting.evaluation import Evaluation, read_evaluations
+from cluster.reporting.estimators import WonLost
+from cluster.reporting.evaluation import Evaluation, Evaluations
+from cluster.reporting.paired import Paired, paired_with_earlier
 
-Evaluations = Mapping[str, tuple[Evaluation, ...]]
-"""Evaluations by name, as `base` or `after_sft`; one a panel."""
-
-
-def run_evaluations(run_dir: Path) -> Evaluations:
-    """The run's evaluations, in the order they were made."""
-    files = sorted((run_dir / "evaluations").glob("*.json"), key=lambda file: file.stat().st_mtime)
-    return {file.stem: read_evaluations(file) for file in files}
+INTERVAL = "success [95 % interval]"
 
 
 def evaluation_tables(evaluations: Evaluations) -> list[Table]:
-    """A table a panel: success with its 95 % Wilson interval, and the mean score where the environment has one."""
-    panels = dict.fromkeys((result.panel, result.panel_hash) for results in evaluations.values() for result in results)
-    return [_evaluation_table(evaluations, *panel) for panel in panels]
+    """A table for each panel: success with its 95 % interval, and the mean score where the environment has one; and,
+    where earlier weights played the same tasks, a second one of what was won and lost since."""
+    tables = []
+    for key in dict.fromkeys(result.panel_key for results in evaluations.values() for result in results):
+        played = {
+            name: on_panel
+            for name, results in evaluations.items()
+            if (on_panel := tuple(result for result in results if result.panel_key == key))
+        }
+        tables.append(_success_table(played))
+        if pairs := paired_with_earlier(played):
+            tables.append(_paired_table(pairs))
+    return tables
 
 
-def _evaluation_table(evaluations: Evaluations, panel: str, panel_hash: str) -> Table:
-    rows = [
-        (name.replace("_", " "), result)
-        for name, results in evaluations.items()
-        for result in results
-        if (result.panel, result.panel_hash) == (panel, panel_hash)
-    ]
-    scored = any("score" in result.rewards for _, result in rows)
-    table = Table(title=f"Evaluation on {panel} (panel {panel_hash[:8]})", title_justify="left")
-    for heading in ("weights", "solved", "success [95 % interval]", *(["mean score"] if scored else []), "mean turns"):
-        table.add_column(heading)
+def _success_table(evaluations: Evaluations) -> Table:
+    """A row for the greedy play of each evaluation and, below it, one for the sampled. Columns that would be empty are
+    left out."""
+    rows = [(name.replace("_", " "), result) for name, results in evaluations.items() for result in results]
+    first = rows[0][1]
+    sampled = [result.sampled for _, result in rows if result.sampled]
+    tries = min((max(outcome.pass_at, default=1) for outcome in sampled), default=1)
+    scored = any("score" in result.greedy.rewards for _, result in rows)
+    ways = ", greedy and sampled" if sampled else ""
+    table = Table(title=f"Evaluation on {first.panel} (panel {first.panel_hash[:8]}){ways}", title_justify="left")
+    several, score = ([f"pass@{tries}"] if tries > 1 else []), (["mean score"] if scored else [])
+    for heading in ("weights", "solved", INTERVAL, *several, *score, "mean turns"):
+        table.add_column(heading, no_wrap=not heading.startswith("mean"))
     for name, result in rows:
-        score = [f"{result.rewards.get('score', 0.0):.3f}"] if scored else []
-        solved = f"{result.success.wins}/{result.success.tasks}"
-        table.add_row(name, solved, str(result.success), *score, f"{result.mean_turns:.1f}")
+        for way, outcome in result.outcomes.items():
+            rate = outcome.success
+            cells = [name if way == "greedy" else f"  {way}", f"{rate.wins}/{rate.episodes}", str(rate)]
+            cells += [f"{outcome.pass_at[tries]:.3f}" if way == "sampled" else ""] if several else []
+            cells += [f"{outcome.rewards.get('score', 0.0):.3f}"] if scored else []
+            table.add_row(*cells, f"{outcome.mean_turns:.1f}")
     return table
 
 
-def type_table(result: Evaluation) -> Table:
-    """Success per task type of one evaluation, and its mean score where the environment has one."""
-    sampling = "greedy" if result.temperature == 0 else f"temperature {result.temperature:g}"
-    table = Table(title=f"{result.panel}, {sampling}", title_justify="left")
-    for heading in ("task type", "solved", "success [95 % interval]"):
+def _paired_table(pairs: tuple[Paired, ...]) -> Table:
+    """Task by task, since earlier weights."""
+    sampled = any(pair.sampled for pair in pairs)
+    table = Table(title="The same tasks by earlier weights", title_justify="left")
+    for heading in ("weights", "against", "won", "lost", "p", *(["sampled, difference [95 %]"] if sampled else [])):
         table.add_column(heading)
-    for kind, rate in {**result.by_type, "all": result.success}.items():
-        table.add_row(kind, f"{rate.wins}/{rate.tasks}", str(rate))
-    if "score" in result.rewards:
-        table.add_row("mean score", "", f"{result.rewards['score']:.3f}")
+    for pair in pairs:
+        names = (name.replace("_", " ") for name in (pair.weights, pair.against))
+        difference = [str(pair.sampled or "")] if sampled else []
+        table.add_row(*names, str(pair.greedy.won), str(pair.greedy.lost), p_value(pair.greedy), *difference)
     return table
+
+
+def p_value(result: WonLost) -> str:
+    """Two digits that count, and no pretended precision below a thousandth."""
+    return "<0.001" if result.p < 0.001 else f"{result.p:.2g}"
+
+
+def type_tables(result: Evaluation) -> list[Table]:
+    """A table for each way of playing: success by task type, and what there is for all together: pass@k of several
+    samples, and the mean score where the environment has one."""
+    tables = []
+    for outcome in result.outcomes.values():
+        episodes = max((task.episodes for task in outcome.tasks), default=0)
+        sampling = f"sampled {episodes}x at temperature {outcome.temperature:g}" if outcome.temperature else "greedy"
+        table = Table(title=f"{result.panel}, {sampling}", title_justify="left")
+        for heading in ("task type", "solved", INTERVAL):
+            table.add_column(heading)
+        for kind, rate in {**outcome.by_type, "all": outcome.success}.items():
+            table.add_row(kind, f"{rate.wins}/{rate.episodes}", str(rate))
+        for k, share in outcome.pass_at.items():
+            if k > 1:
+                table.add_row(f"pass@{k}", "", f"{share:.3f}")
+        if "score" in outcome.rewards:
+            table.add_row("mean score", "", f"{outcome.rewards['score']:.3f}")
+        tables.append(table)
+    return tables

@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.config.run import RunSettings
-from cluster.reporting.evaluation import Evaluation, Sampling, Subject, evaluate_panel, write_evaluations
+from cluster.reporting.evaluation import (
+    Evaluation,
+    Sampling,
+    Subject,
+    evaluate_panel,
+    evaluation_file,
+    write_evaluations,
+)
 from cluster.reporting.progress import RunObserver
 from cluster.runtime.fleet import RolloutFleet
 from envs import Panel
@@ -25,7 +32,7 @@ class RunEvaluation:
     async def play(self, name: str) -> None:
         """Play the panels and write `RUN/evaluations/<name>.json`."""
         results = tuple([await self._play_panel(name, panel) for panel in self.panels])
-        write_evaluations(self.run_dir / "evaluations" / f"{name}.json", results)
+        write_evaluations(evaluation_file(self.run_dir, name), results)
 
     async def _play_panel(self, name: str, panel: Panel) -> Evaluation:
         settings = self.config.evaluation
@@ -33,13 +40,15 @@ class RunEvaluation:
         result = await evaluate_panel(
             self.fleet,
             panel,
-            Sampling(settings.temperature, self.config.seed, settings.max_turns),
+            Sampling(settings.samples, self.config.schedule.temperature.end, self.config.seed, settings.max_turns),
             Subject(self.config.policy.model, self.fleet.version),
             settings.limit,
             progress=lambda done, total: self.observer.activity(f"eval {title}", done, total),
         )
-        solved = f"{result.success.wins} of {result.success.tasks}"
-        self.observer.say(
-            f"evaluation {title}: {solved} solved, success {result.success}, {result.mean_turns:.1f} turns"
-        )
+        for play, outcome in result.outcomes.items():
+            rate, way = outcome.success, "" if play == "greedy" else f", {play}"
+            self.observer.say(
+                f"evaluation {title}{way}: {rate.wins} of {rate.episodes} solved, success {rate}, "
+                f"{outcome.mean_turns:.1f} turns"
+            )
         return result

@@ -7,31 +7,30 @@ import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-from scipy import stats
-
-from cluster.reporting.evaluation import Rate, wilson_rate
-from cluster.reporting.evaluation_tables import run_evaluations
+from cluster.reporting.estimators import Frozen, Rate, t_interval, wilson_rate
+from cluster.reporting.evaluation import run_evaluations
+from cluster.reporting.evaluation_tables import p_value
 from cluster.reporting.metrics import read_metrics
+from cluster.reporting.paired import Paired, paired_with_earlier
 from trajectories.errors import UserError
 
 PHASES = ("probe", "sft", "rl", "evaluation")
-
-
-class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class RunSummary(Frozen):
     """One run.
 
     Attributes:
-        success: success in the last evaluation, by panel.
+        success: greedy success in the last evaluation, by panel.
+        sampled: sampled success there, where samples were played.
+        paired: every evaluation against earlier ones on the same tasks.
         seconds: by phase; engines' and workers' start is in none of them.
         tokens: trained by each objective.
     """
 
     success: dict[str, Rate]
+    sampled: dict[str, Rate]
+    paired: tuple[Paired, ...]
     panel_hashes: dict[str, str]
     seconds: dict[str, float]
     tokens: dict[str, float]
@@ -46,9 +45,11 @@ class ArmSummary(Frozen):
     """All seeds of one arm on one panel.
 
     Attributes:
-        pooled: wins and tasks of all seeds together, with their Wilson interval: it covers the choice of games only.
-        mean, low, high: mean success over seeds and its 95 % t-interval; with one seed, low and high are NaN.
+        pooled: greedy wins and episodes of all seeds together, with their Wilson interval, which covers the choice of
+            games only.
+        mean, low, high: mean greedy success over seeds and its 95 % t-interval; with one seed, low and high are NaN.
         least, most: over seeds.
+        sampled: mean of sampled success over seeds; None where some run has none.
         speedup: training seconds of the reference arm over those of this one.
     """
 
@@ -60,6 +61,7 @@ class ArmSummary(Frozen):
     high: float
     least: float
     most: float
+    sampled: float | None
     seconds: dict[str, float]
     tokens: dict[str, float]
     speedup: float | None
@@ -85,7 +87,9 @@ def summarise_run(run_dir: Path) -> RunSummary:
     online_probe = sum(record.get("probe_s", 0.0) for record in records if record["stage"] == "mixed")
     last = list(evaluations.values())[-1] if evaluations else ()
     return RunSummary(
-        success={result.panel: result.success for result in last},
+        success={result.panel: result.greedy.success for result in last},
+        sampled={result.panel: result.sampled.success for result in last if result.sampled},
+        paired=paired_with_earlier(evaluations),
         panel_hashes={result.panel: result.panel_hash for result in last},
         seconds={
             "probe": probe,
@@ -113,21 +117,9 @@ def compare_runs(
     return Comparison(seeds=tuple(seeds), reference=reference, arms=summaries, runs=dict(runs))
 
 
-def t_interval(values: Sequence[float]) -> tuple[float, float]:
-    """95 % interval of the mean by Student's t; NaN for a single value.
-
-    t_interval([0.4, 0.5, 0.6]) is (0.252, 0.748): t = 4.303 with two degrees of freedom.
-    """
-    if len(values) < 2:
-        return math.nan, math.nan
-    half = float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
-    mean = statistics.fmean(values)
-    return mean - half, mean + half
-
-
 def _summarise_arm(arm: str, panel: str, runs: Sequence[RunSummary], base: Sequence[RunSummary] | None) -> ArmSummary:
     rates = [run.success[panel] for run in runs]
-    successes = [rate.rate for rate in rates]
+    successes, sampled = [rate.rate for rate in rates], all(panel in run.sampled for run in runs)
     low, high = t_interval(successes)
     seconds = {phase: statistics.fmean(run.seconds[phase] for run in runs) for phase in PHASES}
     speedup = None
@@ -136,12 +128,13 @@ def _summarise_arm(arm: str, panel: str, runs: Sequence[RunSummary], base: Seque
     return ArmSummary(
         arm=arm,
         panel=panel,
-        pooled=wilson_rate(sum(rate.wins for rate in rates), sum(rate.tasks for rate in rates)),
+        pooled=wilson_rate(sum(rate.wins for rate in rates), sum(rate.episodes for rate in rates)),
         mean=statistics.fmean(successes),
         low=low,
         high=high,
         least=min(successes),
         most=max(successes),
+        sampled=statistics.fmean(run.sampled[panel].rate for run in runs) if sampled else None,
         seconds=seconds,
         tokens={name: statistics.fmean(run.tokens[name] for run in runs) for name in runs[0].tokens},
         speedup=speedup,
@@ -149,7 +142,8 @@ def _summarise_arm(arm: str, panel: str, runs: Sequence[RunSummary], base: Seque
 
 
 def markdown(comparison: Comparison) -> str:
-    """One table a panel."""
+    """A table for each panel; a second one tells what each run won and lost since earlier weights, where it was
+    evaluated before."""
     lines = []
     for panel in dict.fromkeys(arm.panel for arm in comparison.arms):
         digest = next(run.panel_hashes[panel] for run in comparison.runs.values())
@@ -158,20 +152,42 @@ def markdown(comparison: Comparison) -> str:
             f"Panel `{panel}` ({digest[:8]}), seeds {', '.join(map(str, comparison.seeds))}; seconds and tokens are "
             "means over seeds.",
             "",
-            "| arm | success, mean over seeds [least, most] | 95 % t-interval | all seeds together [Wilson 95 %] "
-            f"| probe s | SFT s | RL s | evaluation s | SFT tokens | GRPO tokens | {speedup} |",
-            "|---|---|---|---|---|---|---|---|---|---|---|",
+            "| arm | greedy success, mean over seeds [least, most] | 95 % t-interval | all seeds together [95 %] "
+            f"| sampled success | probe s | SFT s | RL s | evaluation s | SFT tokens | GRPO tokens | {speedup} |",
+            "|---|---|---|---|---|---|---|---|---|---|---|---|",
             *(_row(arm) for arm in comparison.arms if arm.panel == panel),
             "",
+            *_paired_table(comparison, panel),
         ]
     return "\n".join(lines)
 
 
 def _row(arm: ArmSummary) -> str:
     interval = "one seed" if math.isnan(arm.low) else f"[{arm.low:.3f}, {arm.high:.3f}]"
-    pooled = f"{arm.pooled.wins}/{arm.pooled.tasks}, {arm.pooled}"
+    pooled = f"{arm.pooled.wins}/{arm.pooled.episodes}, {arm.pooled}"
     seconds = " | ".join(f"{arm.seconds[phase]:.1f}" for phase in PHASES)
     tokens = " | ".join(f"{arm.tokens[name]:,.0f}" for name in ("sft", "grpo"))
     speedup = "" if arm.speedup is None else f"{arm.speedup:.2f}"
     success = f"{arm.mean:.3f} [{arm.least:.3f}, {arm.most:.3f}]"
-    return f"| {arm.arm} | {success} | {interval} | {pooled} | {seconds} | {tokens} | {speedup} |"
+    sampled = "" if arm.sampled is None else f"{arm.sampled:.3f}"
+    return f"| {arm.arm} | {success} | {interval} | {pooled} | {sampled} | {seconds} | {tokens} | {speedup} |"
+
+
+def _paired_table(comparison: Comparison, panel: str) -> list[str]:
+    """The last evaluation of every run, task by task, against those that it is compared with."""
+    rows = []
+    for name, run in comparison.runs.items():
+        pairs = [pair for pair in run.paired if pair.panel == panel]
+        for pair in pairs:
+            if pair.weights == pairs[-1].weights:
+                rows.append(f"| {name} | {_paired_cells(pair)} |")
+    if not rows:
+        return []
+    head = "| run | weights | against | won | lost | p | sampled, difference [95 %] |"
+    return ["The same tasks by earlier weights:", "", head, "|---|---|---|---|---|---|---|", *rows, ""]
+
+
+def _paired_cells(pair: Paired) -> str:
+    names = [name.replace("_", " ") for name in (pair.weights, pair.against)]
+    greedy = [str(pair.greedy.won), str(pair.greedy.lost), p_value(pair.greedy)]
+    return " | ".join([*names, *greedy, str(pair.sampled or "")])

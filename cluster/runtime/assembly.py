@@ -22,6 +22,7 @@ from cluster.inputs.run_plan import Plan
 from cluster.loop.coordinator import Coordinator
 from cluster.loop.ports import Parts
 from cluster.loop.programme import Programme
+from cluster.reporting.best import BestKeeper
 from cluster.reporting.progress import RunObserver
 from cluster.reporting.run_evaluation import RunEvaluation
 from cluster.runtime.fleet import RolloutFleet
@@ -72,8 +73,9 @@ async def assembled(plan: Plan, observer: RunObserver) -> AsyncIterator[Assembly
         parity_sequences = ParitySequences.put(demonstrations.slice(0, PARITY_SEQUENCES))
         publisher = Publisher(learner, fleet, parity_sequences, config.schedule.parity_tolerance)
         evaluation = RunEvaluation(plan.run_dir, config, plan.eval_panels, fleet, observer)
+        best = BestKeeper(plan.run_dir, plan.eval_panels, learner.save_pretrained, observer.say)
         programme = await _programme(plan, learner, fleet, observer, demonstrations)
-        parts = Parts(fleet, learner, recorder, publisher.publish, evaluation.play, observer)
+        parts = Parts(fleet, learner, recorder, publisher.publish, evaluation.play, best.keep, observer)
         coordinator = Coordinator(plan.run_dir, programme, parts, plan.manifest)
         if plan.checkpoint is not None:
             await coordinator.restore(plan.checkpoint)

@@ -27,6 +27,7 @@ TASK_TYPES = (
 """The six task types that ALFWorld plays, in its own numbering (1 to 6)."""
 
 OFFICIAL_SPLITS = ("train", "valid_seen", "valid_unseen")
+TEST_SPLITS = ("valid_seen", "valid_unseen")
 GENERATED_SPLITS = ("generated/train", "generated/heldout")
 GAME_FILE = "game.tw-pddl"
 

@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
-from envs.alfworld.games import GENERATED_SPLITS, OFFICIAL_SPLITS, Game, split_of
+from envs.alfworld.games import GENERATED_SPLITS, OFFICIAL_SPLITS, TEST_SPLITS, Game, split_of
 from envs.alfworld.install import installed_folder
 from envs.alfworld.pack import PackSource
 from envs.alfworld.sources import open_source
@@ -34,6 +34,7 @@ class GameLibrary:
     """
 
     train_split, heldout_split = GENERATED_SPLITS
+    test_splits = TEST_SPLITS
 
     def __init__(self, sources: Sequence[GameSource]) -> None:
         self._sources = tuple(sources)

@@ -41,7 +41,7 @@ class QuestionLibrary:
         refused: `file row number: reason`, for every row that was left out.
     """
 
-    train_split, heldout_split = "train", "test"
+    train_split, heldout_split, test_splits = "train", "test", ("test",)
 
     def __init__(self, splits: dict[str, dict[str, Question]], refused: tuple[str, ...] = ()) -> None:
         self._splits = splits

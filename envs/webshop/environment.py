@@ -192,6 +192,7 @@ class WebShopTasks:
 
     train_split: ClassVar = "train"
     heldout_split: ClassVar = "dev"
+    test_splits: ClassVar = ("test", "dev")
     catalogue: Catalogue
     goals: GoalKind
 

@@ -213,6 +213,8 @@ class World:
     log: Log = field(default_factory=Log)
     recorder: SimulatedRecorder | None = None
 
+    async def keep_best(self, name: str) -> None: ...
+
     async def publish(self, version: int) -> float:
         await self.rollouts.publish(await self.learner.export(version), version)
         return 0.0
@@ -222,7 +224,7 @@ class World:
 
     def parts(self, run_dir: Path) -> Parts:
         recorder = self.recorder or SimulatedRecorder(run_dir / "trajectories")
-        return Parts(self.rollouts, self.learner, recorder, self.publish, self.evaluate, self.log)
+        return Parts(self.rollouts, self.learner, recorder, self.publish, self.evaluate, self.keep_best, self.log)
 
 
 def programme(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import pytest
 
 from envs import load_panel, make_environment
+from envs.alfworld.environment import open_tasks
 from envs.panels import make_panel
 from trajectories.errors import UserError
 
@@ -18,6 +19,7 @@ class Tasks:
     contents: tuple[tuple[str, str], ...]
     train_split: str = "train"
     heldout_split: str = "test"
+    test_splits: tuple[str, ...] = ("test",)
 
     def task_ids(self, split: str) -> tuple[str, ...]:
         return tuple(name for name, _ in self.contents)
@@ -44,6 +46,14 @@ def test_the_hash_covers_name_split_order_and_content(environment: str, split: s
     assert panel.name == "env/test" and panel.task_ids == ("a", "b")
     assert make_panel(environment, split, tasks, {}).hash != panel.hash
     assert make_panel("env", "test", BASE, {}) == panel
+
+
+def test_a_panel_tells_whether_results_are_reported_on_it() -> None:
+    assert make_panel("env", "test", BASE).test and not make_panel("env", "train", BASE).test
+    panels = {f"webshop/{split}": split != "train" for split in ("train", "dev", "test")}
+    panels |= {"alfworld/generated/heldout": False, "questions/test": True, "questions/train": False}
+    assert {name: load_panel(name).test for name in panels} == panels
+    assert set(open_tasks().test_splits) == {"valid_seen", "valid_unseen"}
 
 
 def test_generated_panels_are_the_same_in_every_process() -> None:

@@ -156,7 +156,9 @@ def spelling_host(ray_session: None) -> Iterator[None]:
 
 @asynccontextmanager
 async def opened(model: Path, folder: Path, engine: EngineSettings, name: str) -> AsyncIterator[School]:
-    rollout = RolloutSettings(engine=engine, episodes=EPISODES, max_turns=3, max_response_tokens=2, turn_reward=TURN_REWARD)
+    rollout = RolloutSettings(
+        engine=engine, episodes=EPISODES, max_turns=3, max_response_tokens=2, turn_reward=TURN_REWARD
+    )
     options = {"name": f"concerto:learning:{name}", "num_cpus": 0.5}
     actor = start_rollout_actor(rollout, str(model), (HOST,), options)
     fleet = RolloutFleet({name: actor}, EPISODES, start_timeout_s=120)

@@ -86,9 +86,7 @@ def save_guesser(folder: Path, knows: float = 0.15, steps: int = 250) -> Path:
     return folder
 
 
-def _batch(
-    tokenizer: PreTrainedTokenizerFast, words: list[str], said: list[str]
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _batch(tokenizer: PreTrainedTokenizerFast, words: list[str], said: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids [B, T], and which of them are an answer's: the letter and the end of its turn."""
     texts = [
         tokenizer.apply_chat_template(conversation(word, answer), tokenize=False)

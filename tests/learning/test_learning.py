@@ -57,4 +57,6 @@ async def test_a_mixed_stage_learns_from_both(school: School) -> None:
 
 @pytest.mark.parametrize("advantage", ["grpo", "gigpo"])
 async def test_credit_by_turn_spells_words_that_are_never_right_by_chance(school: School, advantage) -> None:
-    success = await school.learn(settings(school, advantage=advantage, step_weight=1.0), schedule(grpo_steps=40), length=3)
+    success = await school.learn(
+        settings(school, advantage=advantage, step_weight=1.0), schedule(grpo_steps=40), length=3
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -21,8 +22,10 @@ from rich.console import Console
 from cluster.commands import compare
 from cluster.commands.compare import run_compare
 from cluster.config.matrix import load_matrix
-from cluster.reporting.evaluation import Evaluation, wilson_rate, write_evaluations
-from cluster.reporting.summary import RunSummary, compare_runs, markdown, summarise_run, t_interval
+from cluster.reporting.estimators import wilson_rate
+from cluster.reporting.evaluation import evaluation_file, write_evaluations
+from cluster.reporting.summary import RunSummary, compare_runs, markdown, summarise_run
+from tests.cluster.reporting.samples import evaluation
 from tests.cluster.runs import REPO, SETTINGS
 from trajectories.errors import RunError, UserError
 
@@ -58,6 +61,7 @@ def test_an_arm_changes_what_it_names_and_nothing_else(tmp_path):
         ({"settings": {"evaluation": {"panels": []}}}, "there is nothing to compare"),
         ({"arms": ARMS | {"x": {"evaluation": {"limit": 5}}}}, "x-0 and prism-0 are evaluated on other games"),
         ({"arms": ARMS | {"x": {"rollout": {"max_turns": 5}}}}, "x-0 and prism-0 are evaluated on other games"),
+        ({"arms": ARMS | {"x": {"evaluation": {"samples": 4}}}}, "x-0 and prism-0 are evaluated on other games"),
     ],
 )
 def test_a_wrong_matrix_is_told_before_anything_is_trained(tmp_path, changes, message):
@@ -74,11 +78,11 @@ def finish(run_dir: Path, wins: int, rl_seconds: float) -> None:
         {"step": 2, "stage": "grpo", "step_s": rl_seconds, "grpo/tokens": 50.0},
     ]
     (run_dir / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    evaluation = Evaluation(
-        model="m", panel="alfworld/x", panel_hash="c0ffee", limit=None, temperature=0.0, seed=0, version=2,
-        success=wilson_rate(wins, 10), by_type={}, rewards={}, mean_turns=3.0, failed=0, tasks=(), seconds=5.0,
-    )  # fmt: skip
-    write_evaluations(run_dir / "evaluations" / "after_grpo.json", (evaluation,))
+    played = {"base": ([False] * 10, [1] * 10), "after_grpo": ([True] * wins + [False] * (10 - wins), [2] * 10)}
+    for at, (name, (solved, sampled)) in enumerate(played.items()):
+        file = evaluation_file(run_dir, name)
+        write_evaluations(file, (evaluation(solved, sampled, samples=4, seconds=2.5),))
+        os.utime(file, (at, at))
     (run_dir / "learning_curve.svg").write_text("<svg/>")
 
 
@@ -89,11 +93,17 @@ def test_seconds_and_tokens_come_from_what_the_run_wrote(tmp_path):
     assert summary.training_seconds == 12.0
     assert summary.tokens == {"sft": 100.0, "grpo": 50.0}
     assert summary.success == {"alfworld/x": wilson_rate(4, 10)}
+    assert summary.sampled["alfworld/x"].rate == 0.5
+    (pair,) = summary.paired
+    assert (pair.weights, pair.against, pair.greedy.won, pair.greedy.lost) == ("after_grpo", "base", 4, 0)
+    assert pair.sampled and pair.sampled.difference == 0.25
 
 
 def summary(wins: int, rl: float) -> RunSummary:
     return RunSummary(
         success={"p": wilson_rate(wins, 10)},
+        sampled={},
+        paired=(),
         panel_hashes={"p": "c0ffee"},
         seconds={"probe": 1.0, "sft": 1.0, "rl": rl, "evaluation": 9.0},
         tokens={"sft": 1.0, "grpo": 2.0},
@@ -118,7 +128,6 @@ def test_runs_on_different_panels_are_not_compared():
 
 
 def test_one_seed_has_no_interval():
-    assert all(math.isnan(end) for end in t_interval([0.5]))
     assert "one seed" in markdown(compare_runs({"a-0": summary(4, 2.0)}, ["a"], [0], None))
 
 
@@ -147,6 +156,7 @@ def test_finished_runs_stay_and_a_failed_one_is_named(tmp_path, monkeypatch):
     for picture in ("success.svg", "seconds.svg"):
         ElementTree.parse(out / picture)
     other = write_matrix(tmp_path / "other.yaml", settings={"schedule": {"sft_steps": 9}})
+    assert "| prism-0 | after grpo | base | 7 | 0 | 0.016 | +0.250 [+0.250, +0.250] |" in markdown(comparison)
     with pytest.raises(UserError, match="was trained by other settings"):
         run_compare(other, out, CONSOLE)
 
@@ -194,7 +204,7 @@ def test_two_arms_on_real_ray_and_vllm(tmp_path, tiny_model_dir):
     prism, grpo = (comparison.runs[name] for name in ("prism-0", "grpo-0"))
     assert prism.seconds["probe"] > 0 and prism.seconds["sft"] > 0 and prism.seconds["evaluation"] > 0
     assert grpo.seconds["sft"] == 0 and grpo.tokens["sft"] == 0
-    assert {rate.tasks for run in (prism, grpo) for rate in run.success.values()} == {2}
+    assert {rate.episodes for run in (prism, grpo) for rate in run.success.values()} == {2}
     assert comparison.arms[1].speedup == 1.0
 
 

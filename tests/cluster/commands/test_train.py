@@ -15,7 +15,8 @@ import pytest
 
 from cluster.inputs.models import TINY
 from cluster.loop.checkpoint import latest_checkpoint, load_manifest
-from cluster.reporting.evaluation_tables import run_evaluations
+from cluster.reporting.best import read_best
+from cluster.reporting.evaluation import run_evaluations
 from cluster.reporting.metrics import read_metrics
 from tests.cluster.runs import RunProcess, train_arguments, trained_tasks
 from trajectories.schema import episodes_from_table
@@ -25,8 +26,10 @@ pytestmark = [pytest.mark.real, pytest.mark.timeout(1500)]
 
 GRPO_STEPS = 8
 """Enough for the kills and an interruption on the way."""
+SAMPLES = 2
 CONDUCTED = {"reward__scalariser": "conductor", "reward__conductor__update_every": 1}
 ROUTED = {"router__policy": "median_split", "schedule__grpo_steps": GRPO_STEPS} | CONDUCTED
+ROUTED |= {"evaluation__samples": SAMPLES}
 GUARDED = "tests.cluster.guard"
 STEPS = list(range(2 + GRPO_STEPS + 1))
 """Routing, two of SFT, then GRPO."""
@@ -106,6 +109,10 @@ def test_kills_and_an_interruption_change_no_task_and_resume_finishes(tmp_path, 
             parts = ("groups_accepted", "groups_filtered", "groups_skipped", "groups_running")
             assert record["groups_submitted"] == sum(record[part] for part in parts)
     assert [record["step"] for record in read_metrics(run_dir)] == STEPS
+    best = read_best(run_dir)
+    assert best and best.success >= max(
+        result.sampled.success.rate for (result,) in run_evaluations(run_dir).values() if result.sampled
+    ), "also of evaluations that were played again"
 
 
 def test_a_run_trains_evaluates_and_leaves_a_model(staged_run):
@@ -118,8 +125,16 @@ def test_a_run_trains_evaluates_and_leaves_a_model(staged_run):
     assert {f"demonstration/alfworld/{task}" for task in trained_tasks(finished_run)} == explored
     assert all(record["parity_error"] <= 1e-3 for record in records if record["stage"] == "grpo")
     assert set(run_evaluations(finished_run)) == {"base", "after_sft", "after_grpo"}
+    for (result,) in run_evaluations(finished_run).values():
+        assert result.sampled and {task.episodes for task in result.sampled.tasks} == {SAMPLES}
+    best = read_best(finished_run)
+    assert best and best.success == max(
+        result.sampled.success.rate for (result,) in run_evaluations(finished_run).values() if result.sampled
+    )
     assert sum(trained_tasks(finished_run).values()) == GRPO_STEPS * 2
-    assert (finished_run / "model" / "model.safetensors").exists()
+    for folder in ("model", "best"):
+        assert (finished_run / folder / "model.safetensors").exists()
+        assert (finished_run / folder / "tokenizer.json").exists()
     assert (finished_run / "learning_curve.svg").read_text().startswith("<svg")
     assert json.loads((finished_run / "evaluations" / "base.json").read_text())["evaluations"][0]["panel_hash"]
 
@@ -151,7 +166,7 @@ def test_a_mixture_trains_two_environments_at_once(mixture_run):
     assert {"success/alfworld", "success/webshop"} <= set(read_metrics(run_dir)[-1])
     for results in run_evaluations(run_dir).values():
         assert [result.panel for result in results] == ["alfworld/generated/heldout", "webshop/dev"]
-        assert "score" in results[1].rewards
+        assert "score" in results[1].greedy.rewards
     episodes, *_ = TrajectoryStore(run_dir / "trajectories").read(0)
     groups = {(episode.environment, len(episode.rewards)) for episode in episodes_from_table(episodes)}
     assert groups == {("alfworld", 5), ("webshop", 9)}

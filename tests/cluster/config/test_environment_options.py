@@ -103,7 +103,7 @@ def test_recordings_are_replayed_as_the_options_say(tmp_path):
 
 def test_an_evaluation_file_tells_the_options(tmp_path):
     panel = load_panel("webshop/dev", *shop(RICH).opening("webshop"))
-    result = asyncio.run(evaluate_panel(SimulatedRollouts(), panel, Sampling(0.0), Subject("m"), limit=2))
+    result = asyncio.run(evaluate_panel(SimulatedRollouts(), panel, Sampling(), Subject("m"), limit=2))
     write_evaluations(tmp_path / "eval.json", (result,))
     assert read_evaluations(tmp_path / "eval.json")[0].options == {"observation_mode": "text_rich"}
 

@@ -51,6 +51,34 @@ def test_every_stage_runs_its_steps_and_is_evaluated(tmp_path):
     assert len(learner.trained) == 5 * 2, "mixed and GRPO steps take a batch of groups each"
 
 
+def test_every_evaluation_may_become_the_best_by_the_weights_that_were_evaluated(tmp_path):
+    offered: list[tuple[str, int]] = []
+
+    class KeepingWorld(World):
+        async def keep_best(self, name: str) -> None:
+            assert self.log.evaluations[-1] == name, "its result is there"
+            offered.append((name, self.learner.steps))
+
+    evaluating = replace(programme(GRPO), evaluation=EvaluationSettings(every=4))
+    asyncio.run(coordinator(tmp_path, evaluating, KeepingWorld()).run())
+    assert offered == [("base", 0), ("step_000004", 4), ("after_grpo", 6)]
+
+
+def test_a_stop_does_not_cut_off_the_writing_of_the_best_weights(tmp_path):
+    written: list[str] = []
+
+    class StoppedWorld(World):
+        async def keep_best(self, name: str) -> None:
+            loop.stop()
+            await asyncio.sleep(0.02)
+            written.append(name)
+
+    loop = coordinator(tmp_path, programme(GRPO), StoppedWorld())
+    with pytest.raises(Interrupted):
+        asyncio.run(loop.run())
+    assert written == ["base"] and load_manifest(latest_checkpoint(tmp_path)).evaluated == ("base",)
+
+
 def test_counters_add_up_at_every_step_and_concurrency_is_kept(tmp_path):
     log, rollouts = Log(), SimulatedRollouts(concurrency=4)
     run(tmp_path, GRPO, World(rollouts, log=log))
