@@ -107,18 +107,19 @@ class School:
         async def publish(version: int) -> float:
             return await publisher.publish(version)
 
-        async def evaluate(name: str) -> None: ...
+        async def nothing(name: str) -> None: ...
 
         panel = Panel("spelling/train", tuple(f"train/{word}" for word in WORDS[length]), "")
         programme = Programme(
             seed=settings.seed,
             tasks=TaskMixture((panel,)),
             demonstrations=range(len(WORDS[1])),
+            compared=("success",),
             schedule=schedule,
             evaluation=EvaluationSettings(panels=()),
             checkpoint=CheckpointSettings(every=10_000),
         )
-        parts: Any = Parts(self.fleet, learner, NoRecorder(), publish, evaluate, log)
+        parts: Any = Parts(self.fleet, learner, NoRecorder(), publish, nothing, nothing, log)
         coordinator = Coordinator(self.folder / f"{self.version}", programme, parts, Manifest(version=self.version))
         await coordinator.run()
         self.version = coordinator.manifest.version + 1
