@@ -160,7 +160,7 @@ class Learner(Protocol):
     """The learner workers, seen as one."""
 
     async def train(self, stage: str, groups: Sequence[Any], demonstrations: Sequence[int]) -> Trained:
-        """One optimiser step on the groups behind these handles and on demonstrations, given by row."""
+        """One learner step on the groups behind these handles and on demonstrations, given by row."""
         ...
 
     async def score(self, sequences: Any) -> Scores:

@@ -25,6 +25,6 @@ class EntropyWatch:
         if not fell:
             return None
         return (
-            f"the policy's entropy has fallen to {entropy:.3g} nats, below grpo.entropy_floor={self._floor:g}: it hardly "
-            "explores any more; raise grpo.entropy_weight, grpo.clip_high or schedule.temperature"
+            f"the policy's entropy has fallen to {entropy:.3g} nats, below grpo.entropy_floor={self._floor:g}: it "
+            "hardly explores any more; raise grpo.entropy_weight, grpo.clip_high or schedule.temperature"
         )

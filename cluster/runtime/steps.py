@@ -80,7 +80,7 @@ class Training(Part, Protocol):
     """Has steps trained."""
 
     async def train(self, step: PreparedStep) -> Trained:
-        """One optimiser step. Raises UserError and WorkersLost."""
+        """One learner step. Raises UserError and WorkersLost."""
         ...
 
 

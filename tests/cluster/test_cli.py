@@ -85,6 +85,10 @@ def assert_user_error(result: Result, *parts: str) -> None:
             ["--set", "reward.scalariser=conductor", "--set", "grpo.max_sequences=3"],
             ["grpo.max_sequences", "whole groups"],
         ),
+        (
+            ["--set", "reward.scalariser=conductor", "--set", "grpo.epochs=2"],
+            ["grpo.epochs=2", "leave it at 1", "grpo.minibatches"],
+        ),
         (["--set", "router.policy=chord"], ["mixes both objectives", "router.mode=online"]),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,15 @@ def make_sequences(count: int, seed: int = 0, temperature: float = 0.7) -> list[
             )
         )
     return sequences
+
+
+def tables_of_step(step: int, count: int = 12) -> tuple[pa.Table, pa.Table]:
+    """`make_tables` with ids that no other step has, since one batch may hold sequences of several."""
+    sequences = [
+        replace(s, **{name: f"{step}-{getattr(s, name)}" for name in ("sequence_id", "episode_id", "group_id")})
+        for s in make_sequences(count, step)
+    ]
+    return make_tables(sequences, step)
 
 
 def make_tables(sequences: list[Sequence], seed: int = 0) -> tuple[pa.Table, pa.Table]:

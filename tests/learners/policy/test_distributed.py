@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -15,11 +16,12 @@ from learners.learner_settings import GRPOSettings, LearnerSettings
 from learners.objectives.assign import pending_assignments
 from learners.rewards.channels import Reading
 from learners.rewards.weigher import Weighed
-from learners.workers.worker import LearnerWorker
+from learners.workers import worker as worker_module
+from learners.workers.worker import LearnerWorker, Stage
 from router.geometry import gini
 from router.probe import ProbeResult
 from tests.learners.rewards.test_weigher import check_same, scalariser, single_sequence_episodes
-from tests.learners.samples import learner_settings, make_sequences, make_tables
+from tests.learners.samples import learner_settings, make_sequences, make_tables, tables_of_step
 from trajectories import schema
 
 COUNTS = (7, 1, 4)
@@ -104,3 +106,50 @@ def test_two_workers_train_as_one(untied_model: Path, tied_model: Path, tmp_path
         for name, tensor in one.weights.items():
             torch.testing.assert_close(two.weights[name], tensor, atol=3e-5, rtol=0)
         assert (tmp_path / kind / "model" / "model.safetensors").is_file()
+
+
+STAGES: tuple[Stage, ...] = ("sft", "mixed", "mixed", "grpo")
+Staged = tuple[list[dict[str, float]], dict[str, torch.Tensor] | None]
+
+
+@mock.patch.object(worker_module, "cores_of_worker", return_value=1)
+def staged(config: LearnerSettings, directory: Path, killed_after: int, _: mock.Mock) -> Staged:
+    """Metrics of all stages and the weights at their end; where asked, another worker goes on from a checkpoint. On one
+    core: another number would change the bits."""
+    torch.set_num_threads(1)
+    worker, metrics = LearnerWorker(config), []
+    for number, stage in enumerate(STAGES):
+        if killed_after and number == killed_after:
+            worker.save(directory / "killed")
+            worker = LearnerWorker(config)
+            worker.restore(directory / "killed")
+        metrics.append({**worker.train(stage, *tables_of_step(number)), "seconds": 0.0})
+    update = worker.export(1)
+    return metrics, update.load() if update else None
+
+
+def run_staged(rank: int, world: int, directory: Path, config: LearnerSettings) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{directory}/rendezvous", rank=rank, world_size=world)
+    runs = [staged(config, directory, killed_after) for killed_after in (0, 1, 2)]
+    torch.save(runs, directory / f"staged-{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_workers_restart_at_a_stage_and_go_on_from_a_checkpoint(untied_model: Path, tmp_path: Path) -> None:
+    """Killed at the end of a stage or within one, they are the run that was not, to the bit; and they are as one."""
+    grpo = GRPOSettings(minibatches=2, epochs=2, betas=(0.9, 0.999), entropy_weight=0.01)
+    config = learner_settings(untied_model, grpo=grpo)
+    config = config.model_copy(update={"optimizer": config.optimizer.model_copy(update={"lr": 1e-3})})
+    mp.spawn(run_staged, args=(2, tmp_path, config), nprocs=2)  # pyright: ignore[reportPrivateImportUsage]
+    first, other = (torch.load(tmp_path / f"staged-{rank}.pt", weights_only=False) for rank in range(2))
+    (metrics, weights), *resumed = first
+    for after, weights_after in resumed:
+        assert after == metrics
+        assert all(torch.equal(weights_after[name], weights[name]) for name in weights)
+    assert [run[0] for run in other] == [metrics] * 3
+    alone, weights_alone = staged(config, tmp_path, 0)
+    assert weights_alone is not None
+    for ours, theirs in zip(alone, metrics, strict=True):
+        assert theirs == pytest.approx(ours, rel=2e-3, abs=1e-4)
+    for name, tensor in weights_alone.items():
+        torch.testing.assert_close(weights[name], tensor, atol=3e-4, rtol=0)

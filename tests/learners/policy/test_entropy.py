@@ -70,6 +70,13 @@ def test_the_gradient_is_that_of_finite_differences() -> None:
     np.testing.assert_allclose(logits.grad.numpy(), expected, atol=1e-8)
 
 
+@pytest.mark.usefixtures("pieces")
+def test_the_gradient_is_that_of_the_table_too() -> None:
+    """Through the softmax alone a constant added to log p would not show."""
+    table = torch.randn(ROWS, VOCABULARY, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(entropy, (table,))
+
+
 def test_a_token_that_is_nearly_certain_has_a_finite_gradient() -> None:
     logits = torch.tensor([[500.0, 0.0, -500.0]], requires_grad=True)
     found = entropy(logits.log_softmax(1))

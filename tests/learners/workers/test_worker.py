@@ -39,9 +39,9 @@ def test_a_stage_trains_its_own_queue_and_leaves_the_other_alone(untied_model: P
     nothing = make_tables([])
     metrics = worker.train("grpo", *nothing)
     assert metrics["grpo/sequences"] == 4 and metrics["grpo/queued"] == 0
-    assert (worker.sft.steps, worker.grpo.steps, worker.policy.steps) == (1, 1, 2)
-    assert worker.train("mixed", *nothing)["trained_tokens"] == 0
-    assert worker.policy.steps == 2
+    assert (worker.sft.steps, worker.grpo.steps, worker.policy.steps) == (0, 1, 1)
+    assert worker.train("grpo", *nothing)["trained_tokens"] == 0
+    assert worker.policy.steps == 1
 
 
 def test_a_mixed_step_trains_both_objectives_at_once(untied_model: Path) -> None:
@@ -70,7 +70,9 @@ def test_schedules_follow_the_steps_of_their_own_learner(untied_model: Path) -> 
     fading = SFTSettings(
         weight=RampSettings(start=1.0, end=0.0, steps=4), lr_scale=RampSettings(start=1.0, end=0.5, steps=1)
     )
-    worker = LearnerWorker(learner_settings(untied_model, sft=fading))
+    config = learner_settings(untied_model, sft=fading)
+    through = config.optimizer.model_copy(update={"restart_at_stage": False})
+    worker = LearnerWorker(config.model_copy(update={"optimizer": through}))
     tables = make_tables(make_sequences(6))
     stages = ("sft", "grpo", "sft", "mixed")
     log = [worker.train(stage, *tables) for stage in stages]
