@@ -33,7 +33,7 @@ def run_evaluation(
     load_tokenizer(model, config.rollout.prompt)
     panel = load_panel(panel_name, *config.opening(panel_name))
     make_environment(panel.environment, *config.opening(panel_name)).close()  # whatever is missing is told now
-    sampling = Sampling(samples, config.schedule.temperature.end, config.seed, config.evaluation.max_turns)
+    sampling = Sampling(samples, config.schedule.temperature.end, config.seed, config.eval_turns)
     with ray_cluster(config.placement):
         result = asyncio.run(_evaluate(config, model, panel, limit, sampling, console))
     write_evaluations(out, (result,))

@@ -60,9 +60,8 @@ def _played(config: RunSettings) -> tuple[Any, ...]:
     """How a run is evaluated: panels, or the environments whose held-out panels are; how much of them; and how."""
     evaluation = config.evaluation
     panels = config.tasks if evaluation.panels is None else evaluation.panels
-    max_turns = evaluation.max_turns or config.rollout.max_turns
     sampling = (evaluation.samples, config.schedule.temperature.end) if evaluation.samples else ()
-    return panels, evaluation.limit, sampling, max_turns, config.environments
+    return panels, evaluation.limit, sampling, config.eval_turns, config.environments
 
 
 def load_matrix(path: Path) -> MatrixSettings:

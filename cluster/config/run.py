@@ -54,6 +54,11 @@ class RunSettings(Settings):
         environment = name.partition("/")[0]
         return self.data.get(environment), getattr(self.environments, environment, None)
 
+    @property
+    def eval_turns(self) -> int:
+        """Turns after which an episode of an evaluation is cut off."""
+        return self.evaluation.max_turns or self.rollout.max_turns
+
     @field_validator("tasks", mode="before")
     @classmethod
     def _one_or_several(cls, tasks: Any) -> Any:

@@ -32,6 +32,7 @@ class Measure(Frozen):
     play: Literal["greedy", "sampled"]
     temperature: float
     limit: int | None
+    max_turns: int | None
     panels: dict[str, str]
 
 
@@ -65,6 +66,7 @@ def figures(name: str, results: Sequence[Evaluation]) -> Best:
         play="greedy" if first.sampled is None else "sampled",
         temperature=played[first.panel].temperature,
         limit=first.limit,
+        max_turns=first.max_turns,
         panels={result.panel: result.panel_hash for result in results},
     )
     by_panel = {panel: outcome.success for panel, outcome in played.items()}

@@ -71,6 +71,7 @@ class Evaluation(Frozen):
         panel_hash: hash of the whole panel, so that two results can prove that they played the same games.
         options: the environment's options that make other tasks of the same ids, where they are not the defaults.
         limit: only the first so many tasks were played; None means all.
+        max_turns: turns after which an episode was cut off; None where nobody said.
         version: version of the weights; None for a model taken as it is.
         sampled: None where no samples were asked for.
         seconds: that it took.
@@ -81,6 +82,7 @@ class Evaluation(Frozen):
     panel_hash: str
     options: Mapping[str, Any] = Field(default_factory=dict)
     limit: int | None
+    max_turns: int | None = None
     seed: int
     version: int | None
     greedy: Outcome
@@ -88,9 +90,9 @@ class Evaluation(Frozen):
     seconds: float = 0.0
 
     @property
-    def panel_key(self) -> tuple[str, str, int | None]:
-        """Equal for evaluations that played the same tasks."""
-        return self.panel, self.panel_hash, self.limit
+    def panel_key(self) -> tuple[str, str, int | None, int | None]:
+        """Equal for evaluations that played the same tasks, as long."""
+        return self.panel, self.panel_hash, self.limit, self.max_turns
 
     @property
     def outcomes(self) -> dict[str, Outcome]:
@@ -180,6 +182,7 @@ async def evaluate_panel(
         panel_hash=panel.hash,
         options=panel.options,
         limit=limit,
+        max_turns=sampling.max_turns,
         seed=sampling.seed,
         version=subject.version,
         greedy=greedy,

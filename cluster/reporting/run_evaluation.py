@@ -40,7 +40,7 @@ class RunEvaluation:
         result = await evaluate_panel(
             self.fleet,
             panel,
-            Sampling(settings.samples, self.config.schedule.temperature.end, self.config.seed, settings.max_turns),
+            Sampling(settings.samples, self.config.schedule.temperature.end, self.config.seed, self.config.eval_turns),
             Subject(self.config.policy.model, self.fleet.version),
             settings.limit,
             progress=lambda done, total: self.observer.activity(f"eval {title}", done, total),

@@ -1,4 +1,4 @@
-"""The smallest thing to learn: say the letter that was asked for. One letter is a bandit, three are an episode."""
+"""The smallest thing to learn: type the letter that was asked for. One letter is a bandit, three are an episode."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from envs.base import Observation, StepResult
 from learners.tiny.build import build_model, save_checkpoint, train_tokenizer
 
-LETTERS = "ABCD"
+LETTERS, TYPE, COPY = "ABCD", "Type", "Copy"
 WORDS = {length: tuple("".join(word) for word in product(LETTERS, repeat=length)) for length in (1, 3)}
 
 
@@ -46,7 +46,7 @@ class Spelling:
         return Speller()
 
     def _asked(self) -> Observation:
-        return Observation(f"Say {self._word[len(self._said)]}.", tuple(LETTERS))
+        return Observation(f"{TYPE} {self._word[len(self._said)]}.", tuple(LETTERS))
 
 
 class Speller:
@@ -58,25 +58,27 @@ class Speller:
         return observation.text[-2]
 
 
-def conversation(word: str, said: str) -> list[dict[str, str]]:
+def conversation(word: str, said: str, verb: str) -> list[dict[str, str]]:
     """Question and answer, letter by letter."""
     turns = [
-        [{"role": "user", "content": f"Say {asked}."}, {"role": "assistant", "content": answer}]
+        [{"role": "user", "content": f"{verb} {asked}."}, {"role": "assistant", "content": answer}]
         for asked, answer in zip(word, said, strict=True)
     ]
     return [message for turn in turns for message in turn]
 
 
-def save_guesser(folder: Path, knows: float = 0.15, steps: int = 250) -> Path:
-    """A small model that answers with a letter: the right one `knows` of the time, else any of the four."""
-    texts = [f"Say {letter}.{letter}" for letter in LETTERS] + ["Done."]
-    tokenizer = train_tokenizer(texts, vocab_size=270, max_length=128)
+def save_guesser(folder: Path, steps: int = 400) -> Path:
+    """A small model that knows how to copy a letter, but when it is told to type one answers with any of the four."""
+    tokenizer = train_tokenizer([LETTERS], vocab_size=260, max_length=128)  # bytes and markers
     model, draw = build_model(tokenizer, hidden_size=64, layers=2), random.Random(0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+
+    def drawn() -> list[dict[str, str]]:
+        word, other = draw.choice(WORDS[3]), draw.choice(WORDS[3])
+        return conversation(word, word, COPY) if draw.random() < 0.75 else conversation(word, other, TYPE)
+
     for _ in range(steps):
-        words = [draw.choice(WORDS[3]) for _ in range(32)]
-        said = ["".join(a if draw.random() < knows else draw.choice(LETTERS) for a in word) for word in words]
-        tokens, answers = _batch(tokenizer, words, said)
+        tokens, answers = _batch(tokenizer, [drawn() for _ in range(32)])
         logits = model(tokens).logits[:, :-1]
         loss = F.cross_entropy(logits[answers[:, 1:]], tokens[:, 1:][answers[:, 1:]])
         loss.backward()
@@ -86,12 +88,11 @@ def save_guesser(folder: Path, knows: float = 0.15, steps: int = 250) -> Path:
     return folder
 
 
-def _batch(tokenizer: PreTrainedTokenizerFast, words: list[str], said: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+def _batch(
+    tokenizer: PreTrainedTokenizerFast, conversations: list[list[dict[str, str]]]
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids [B, T], and which of them are an answer's: the letter and the end of its turn."""
-    texts = [
-        tokenizer.apply_chat_template(conversation(word, answer), tokenize=False)
-        for word, answer in zip(words, said, strict=True)
-    ]
+    texts = [tokenizer.apply_chat_template(each, tokenize=False) for each in conversations]
     tokens = torch.tensor(tokenizer(texts, add_special_tokens=False)["input_ids"])
     assistant = tokens == tokenizer.convert_tokens_to_ids("<|assistant|>")
     answers = torch.zeros_like(assistant)
