@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 from envs.alfworld.explorer import Explorer
 from envs.alfworld.library import GameLibrary
+from envs.alfworld.native.engine import NativeEngine, NativeGame
+from envs.alfworld.progress import covered_way, met_conditions
 from envs.alfworld.settings import AlfworldSettings
 from envs.base import Observation, StepResult
 from trajectories.errors import UserError
@@ -43,7 +45,7 @@ class GameEngine(Protocol):
 
 def open_environment(data: str | Path | None = None, settings: AlfworldSettings = DEFAULTS) -> AlfworldEnvironment:
     """What `envs.make_environment("alfworld", ...)` calls. Raises UserError."""
-    return AlfworldEnvironment.open(data, settings.engine)
+    return AlfworldEnvironment.open(data, settings)
 
 
 def open_tasks(data: str | Path | None = None, settings: AlfworldSettings = DEFAULTS) -> GameLibrary:
@@ -56,8 +58,9 @@ class AlfworldEnvironment:
 
     Rewards of one step:
         success: 1.0 on the step that solves the task, else 0.0.
-        progress: change in the share of goal conditions that are met; sums up to the share at the end of the episode
-            minus the share at its start. (Stock TextWorld knows only solved or not.)
+        progress: change in the share of goal conditions that are met, or of the way to the goal that is covered, by
+            `AlfworldSettings.progress`; sums up to the share at the end of the episode minus the share at its start.
+            (Stock TextWorld knows only solved or not.)
         format: 1.0 if the action is one non-empty line, else 0.0.
         action_validity: 1.0 if the action was admissible, else 0.0.
         efficiency: on the step that solves the task after t turns, max(0, 1 - (t - 1) / 50), else 0.0.
@@ -65,23 +68,29 @@ class AlfworldEnvironment:
 
     reward_names = ("success", "progress", "format", "action_validity", "efficiency")
 
-    def __init__(self, library: GameLibrary, engine: str = "native") -> None:
-        """Play the games of `library` with the "native" engine or with stock "textworld" (the extra `reference`).
+    def __init__(self, library: GameLibrary, settings: AlfworldSettings = DEFAULTS) -> None:
+        """Play the games of `library`.
 
         Raises:
-            UserError: no such engine, or TextWorld is not installed.
+            UserError: TextWorld is not installed, or asked for distances.
         """
-        self._game_type, engine_type = _load_engine(engine)
+        if settings.progress == "distance" and settings.engine != "native":
+            raise UserError(
+                f"engine {settings.engine!r} knows no distances: leave environments.alfworld.progress at conditions, "
+                "or the engine at native"
+            )
+        self._game_type, engine_type = _load_engine(settings.engine)
+        self._come = covered_way if settings.progress == "distance" else met_conditions
         self._library = library
         self._engine: GameEngine = engine_type()
         self._turns = 0
         self._playing = False
 
     @classmethod
-    def open(cls, data: str | Path | None = None, engine: str = "native") -> AlfworldEnvironment:
+    def open(cls, data: str | Path | None = None, settings: AlfworldSettings = DEFAULTS) -> AlfworldEnvironment:
         """On the games that `GameLibrary.open(data)` finds, shared with the process's other environments. Raises
         UserError."""
-        return cls(GameLibrary.shared(data), engine)
+        return cls(GameLibrary.shared(data), settings)
 
     def reset(self, task_id: str, seed: int = 0) -> Observation:
         """Start a game. The games know no chance: `seed` changes nothing.
@@ -99,14 +108,14 @@ class AlfworldEnvironment:
             raise RuntimeError("the episode is over or has not begun: call reset(task_id) first")
         command = action.strip()
         valid = command in self._engine.admissible_commands
-        before = self._engine.goal_progress
+        before = self._come(self._engine)
         text = self._engine.step(command)
         self._turns += 1
         won = self._engine.won
         self._playing = not won
         rewards = {
             "success": float(won),
-            "progress": self._engine.goal_progress - before,
+            "progress": self._come(self._engine) - before,
             "format": float(bool(command) and len(command.splitlines()) == 1),
             "action_validity": float(valid),
             "efficiency": max(0.0, 1.0 - (self._turns - 1) / EFFICIENCY_TURNS) if won else 0.0,
@@ -133,13 +142,9 @@ def _compiled(library: GameLibrary, game_type: Any, task_id: str) -> Any:
 
 
 def _load_engine(name: str) -> tuple[Any, Any]:
-    """The classes (compiled game, engine); imported here, so that TextWorld is needed only where it is asked for."""
-    if name == "native":
-        from envs.alfworld.native.engine import NativeEngine, NativeGame
-
-        return NativeGame, NativeEngine
+    """The classes (compiled game, engine). TextWorld is imported only where it is asked for."""
     if name == "textworld":
         from envs.alfworld.textworld_engine import TextWorldEngine, TextWorldGame
 
         return TextWorldGame, TextWorldEngine
-    raise UserError(f"no ALFWorld engine {name!r}; choose 'native' or 'textworld'")
+    return NativeGame, NativeEngine

@@ -147,6 +147,11 @@ class NativeEngine:
         return self.game.facts.spell(self._state)
 
     @property
+    def facts(self) -> int:
+        """The present state, a bit for each of the game's facts."""
+        return self._state
+
+    @property
     def state_hash(self) -> int:
         """63-bit hash of the state; equal for equal states, in every process."""
         return self._hash

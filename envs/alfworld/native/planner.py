@@ -11,6 +11,8 @@ from __future__ import annotations
 import heapq
 import time
 from collections.abc import Iterable
+from dataclasses import replace
+from functools import lru_cache
 from itertools import count, product
 
 from envs.alfworld.native.engine import NativeGame
@@ -22,6 +24,8 @@ IMPOSSIBLE = -1
 
 
 UNSEEN = 1 << 30
+KNOWN_DISTANCES = 1 << 16
+"""States whose distance a process remembers: members of a group meet the same ones."""
 
 
 class Unsolvable(Exception):
@@ -47,6 +51,16 @@ def shortest_plan(game: NativeGame, time_limit_s: float) -> list[str]:
         if plan is not None:
             return plan
     raise Unsolvable("no sequence of commands wins this game")
+
+
+@lru_cache(maxsize=KNOWN_DISTANCES)
+def distance_to_goal(game: NativeGame, facts: int, time_limit_s: float) -> int | None:
+    """Commands of a shortest plan from the state with these facts; None where the time limit ends the search, or where
+    no plan exists."""
+    try:
+        return len(shortest_plan(replace(game, initial=facts), time_limit_s))
+    except (Unsolvable, PlannerTimeout):
+        return None
 
 
 def _reachable_operators(game: NativeGame, deadline: float) -> list[Operator]:

@@ -40,7 +40,7 @@ def shop(*more: str):
         ("environments.webshop.observation_mode=html", "does not fit: input should be 'text' or 'text_rich'"),
         ("environments.webshop.human_goals=perhaps", "environments.webshop.human_goals='perhaps' does not fit"),
         ("environments.alfworld.engine=fast", "input should be 'native' or 'textworld'"),
-        ("environments.alfworld.motor=native", "Did you mean 'environments.alfworld.engine'?"),
+        ("environments.alfworld.egine=native", "Did you mean 'environments.alfworld.engine'?"),
         ("environments.alfwrld.engine=native", "Did you mean 'environments.alfworld.engine'?"),
         ("rollout.prompt.chat_template_kwargs=off", "should be a valid dictionary"),
     ],

@@ -74,11 +74,27 @@ def test_equal_states_have_equal_hashes(task_id: str) -> None:
     assert hashes[0] == repeated and before != after == again
 
 
-def test_unknown_tasks_and_engines_are_refused() -> None:
+def test_progress_by_distance_is_the_share_of_the_way_that_a_step_covers(task_id: str) -> None:
+    environment = make_environment("alfworld", settings=AlfworldSettings(progress="distance"))
+    environment.reset(task_id)
+    plan = GameLibrary.open().read(task_id).walkthrough
+    steps = [environment.step(command).rewards["progress"] for command in plan]
+    assert steps == pytest.approx([1 / len(plan)] * len(plan))
+    environment.reset(task_id)
+    goes, idles = environment.step(plan[0]).rewards["progress"], environment.step("inventory").rewards["progress"]
+    away = environment.step(next(go for go in _goes(environment) if go != plan[0])).rewards["progress"]
+    assert goes > 0 and idles == 0 and away <= 0
+
+
+def _goes(environment: AlfworldEnvironment) -> list[str]:
+    return [action for action in environment._engine.admissible_commands if action.startswith("go to")]
+
+
+def test_unknown_tasks_are_refused_and_distances_that_textworld_does_not_know() -> None:
     with pytest.raises(UserError, match="not among the games"):
         make_environment("alfworld").reset("generated/train/nothing/here")
-    with pytest.raises(UserError, match="'native' or 'textworld'"):
-        AlfworldEnvironment.open(engine="fast")
+    with pytest.raises(UserError, match="knows no distances"):
+        AlfworldEnvironment.open(settings=AlfworldSettings(engine="textworld", progress="distance"))
 
 
 def test_stepping_before_reset_is_an_error() -> None:
