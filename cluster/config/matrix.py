@@ -61,7 +61,8 @@ def _played(config: RunSettings) -> tuple[Any, ...]:
     evaluation = config.evaluation
     panels = config.tasks if evaluation.panels is None else evaluation.panels
     sampling = (evaluation.samples, config.schedule.temperature.end) if evaluation.samples else ()
-    return panels, evaluation.limit, sampling, config.eval_turns, config.environments
+    tasks = [options.task_options() for _, options in config.environments]
+    return panels, evaluation.limit, sampling, config.eval_turns, tasks
 
 
 def load_matrix(path: Path) -> MatrixSettings:
