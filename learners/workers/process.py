@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+from typing import Any
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Parameters of mallopt(3)."""
@@ -35,12 +36,12 @@ def multiply_with_onednn() -> bool:
     """
     import torch  # here, because it takes seconds that only a worker's process should pay
 
-    before = torch.backends.mkldnn.matmul.fp32_precision
-    torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+    products: Any = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]
+    before, products.fp32_precision = products.fp32_precision, "bf16"
     draw = torch.Generator().manual_seed(0)
     left, right = torch.randn(256, 256, generator=draw), torch.randn(256, 256, generator=draw)
     product = left.double() @ right.double()
     exact = bool((left @ right - product).abs().max() <= EXACT * product.abs().max())
     if not exact:
-        torch.backends.mkldnn.matmul.fp32_precision = before
+        products.fp32_precision = before
     return exact

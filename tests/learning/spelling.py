@@ -6,13 +6,14 @@ import hashlib
 import random
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from transformers import PreTrainedTokenizerFast
 
 from envs.base import Observation, StepResult
-from learners.tiny.build import build_model, save_checkpoint, train_tokenizer
+from learners.tiny.build import ASSISTANT, build_model, save_checkpoint, train_tokenizer
 
 LETTERS, TYPE, COPY = "ABCD", "Type", "Copy"
 WORDS = {length: tuple("".join(word) for word in product(LETTERS, repeat=length)) for length in (1, 3)}
@@ -92,9 +93,9 @@ def _batch(
     tokenizer: PreTrainedTokenizerFast, conversations: list[list[dict[str, str]]]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids [B, T], and which of them are an answer's: the letter and the end of its turn."""
-    texts = [tokenizer.apply_chat_template(each, tokenize=False) for each in conversations]
+    texts: Any = [tokenizer.apply_chat_template(each, tokenize=False) for each in conversations]
     tokens = torch.tensor(tokenizer(texts, add_special_tokens=False)["input_ids"])
-    assistant = tokens == tokenizer.convert_tokens_to_ids("<|assistant|>")
+    assistant = tokens.eq(int(tokenizer.vocab[ASSISTANT]))
     answers = torch.zeros_like(assistant)
     answers[:, 1:] |= assistant[:, :-1]
     answers[:, 2:] |= assistant[:, :-2]
