@@ -60,15 +60,19 @@ class EnvironmentHost:
             self._discard(place)
             raise
 
-    def step(self, place: Place, action: str) -> StepResult:
-        """One action. A slot whose environment raised is emptied; a step in an empty slot is an EnvironmentFailure."""
+    def step_all(self, steps: Sequence[tuple[Place, str]]) -> list[StepResult | EnvironmentFailure]:
+        """An action in each of several slots, one after the other; an action that failed has its failure in place of a
+        result. A slot whose environment raised is emptied; a step in an empty slot fails."""
+        return [self._step(place, action) for place, action in steps]
+
+    def _step(self, place: Place, action: str) -> StepResult | EnvironmentFailure:
         if place not in self._environments:
-            raise EnvironmentFailure(f"no episode in slot {place[0]}: its process was restarted")
+            return EnvironmentFailure(f"no episode in slot {place[0]}: its process was restarted")
         try:
             return self._environments[place].step(action)
-        except Exception:
+        except Exception as error:
             self._discard(place)
-            raise
+            return EnvironmentFailure(f"step {action!r}: {_in_a_line(error)}")
 
     def _discard(self, place: Place) -> None:
         self._environments.pop(place).close()
@@ -84,9 +88,55 @@ def start_environment_host(openers: Openers, options: Mapping[str, Any]) -> Acto
     return cast(ActorHandle, ray.remote(EnvironmentHost).options(max_restarts=-1, **options).remote(openers))
 
 
+class _HostLine:
+    """The way from a rollout actor to one host.
+
+    Steps that episodes ask for in the same turn of the event loop travel as one call: an engine answers many episodes
+    at once, and a call costs both sides more than a step of a game does.
+    """
+
+    def __init__(self, host: ActorHandle, timeout_s: float) -> None:
+        self._host, self._timeout_s = host, timeout_s
+        self._waiting: list[tuple[Place, str, asyncio.Future[StepResult]]] = []
+        self._under_way: set[asyncio.Task[None]] = set()
+
+    async def reset(self, place: Place, task_id: str, seed: int) -> Observation:
+        # A reset may be repeated, so Ray sends it again when the host is being restarted.
+        call = self._host.reset.options(max_task_retries=-1).remote(place, task_id, seed)
+        return await _bounded(f"reset to {task_id}", self._host, call, self._timeout_s)
+
+    async def step(self, place: Place, action: str) -> StepResult:
+        loop = asyncio.get_running_loop()
+        if not self._waiting:
+            loop.call_soon(self._send)
+        answer: asyncio.Future[StepResult] = loop.create_future()
+        self._waiting.append((place, action, answer))
+        return await answer
+
+    def _send(self) -> None:
+        steps, self._waiting = self._waiting, []
+        task = asyncio.create_task(self._answer(steps))
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+
+    async def _answer(self, steps: Sequence[tuple[Place, str, asyncio.Future[StepResult]]]) -> None:
+        call = self._host.step_all.remote([(place, action) for place, action, _ in steps])
+        try:
+            results = await _bounded(f"a step of {len(steps)} episodes", self._host, call, self._timeout_s)
+        except EnvironmentFailure as failure:
+            results = [EnvironmentFailure(str(failure)) for _ in steps]
+        for (_, _, answer), result in zip(steps, results, strict=True):
+            if answer.cancelled():
+                continue
+            if isinstance(result, EnvironmentFailure):
+                answer.set_exception(result)
+            else:
+                answer.set_result(result)
+
+
 @dataclass(frozen=True, slots=True)
 class _Slot:
-    host: ActorHandle
+    line: _HostLine
     name: str
 
 
@@ -102,10 +152,10 @@ class EnvironmentPool:
         reward_names: Mapping[str, tuple[str, ...]],
     ) -> None:
         self.reward_names = reward_names
-        self._timeout_s = timeout_s
+        lines = [_HostLine(host, timeout_s) for host in hosts]
         self._free: asyncio.Queue[_Slot] = asyncio.Queue()
         for index in range(slots):
-            self._free.put_nowait(_Slot(hosts[index % len(hosts)], f"{owner}/{index}"))
+            self._free.put_nowait(_Slot(lines[index % len(lines)], f"{owner}/{index}"))
 
     @classmethod
     async def open(cls, hosts: Sequence[ActorHandle], owner: str, slots: int, timeout_s: float) -> EnvironmentPool:
@@ -125,26 +175,22 @@ class EnvironmentPool:
         slot = await self._free.get()
         try:
             place = (slot.name, environment)
-            yield _HostedSession(slot.host, place, self.reward_names[environment], self._timeout_s)
+            yield _HostedSession(slot.line, place, self.reward_names[environment])
         finally:
             self._free.put_nowait(slot)
 
 
 @dataclass(frozen=True, slots=True)
 class _HostedSession:
-    host: ActorHandle
+    line: _HostLine
     place: Place
     reward_names: tuple[str, ...]
-    timeout_s: float
 
     async def reset(self, task_id: str, seed: int) -> Observation:
-        # A reset may be repeated, so Ray sends it again when the host is being restarted.
-        call = self.host.reset.options(max_task_retries=-1).remote(self.place, task_id, seed)
-        return await _bounded(f"reset to {task_id}", self.host, call, self.timeout_s)
+        return await self.line.reset(self.place, task_id, seed)
 
     async def step(self, action: str) -> StepResult:
-        call = self.host.step.remote(self.place, action)
-        return await _bounded(f"step {action!r}", self.host, call, self.timeout_s)
+        return await self.line.step(self.place, action)
 
 
 async def _bounded(what: str, host: ActorHandle, call: Awaitable[Any], timeout_s: float) -> Any:
@@ -158,4 +204,8 @@ async def _bounded(what: str, host: ActorHandle, call: Awaitable[Any], timeout_s
     except (UserError, EnvironmentFailure):
         raise
     except Exception as error:
-        raise EnvironmentFailure(f"{what}: {' '.join(str(error).split())[-500:]}") from error
+        raise EnvironmentFailure(f"{what}: {_in_a_line(error)}") from error
+
+
+def _in_a_line(error: Exception) -> str:
+    return " ".join(str(error).split())[-500:]

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+from typing import Any
 
 import pytest
 import ray
@@ -65,6 +66,23 @@ async def test_slots_do_not_disturb_each_other(host):
         await asyncio.gather(first.reset("3", 0), second.reset("9", 0))
         steps = await asyncio.gather(first.step("down"), second.step("down"))
         assert [step.info["state_hash"] for step in steps] == [2, 8]
+
+
+async def test_steps_of_the_same_moment_travel_together_and_fail_apart(host, monkeypatch):
+    pool = await open_pool(host, slots=4)
+    calls = []
+    original = type(host.step_all).remote
+    monkeypatch.setattr(type(host.step_all), "remote", lambda *call: calls.append(call) or original(*call))
+    async with pool.lease("countdown") as first, pool.lease("countdown") as second, pool.lease("echo") as third:
+        for session in (first, second, third):
+            await session.reset("3", 0)
+        calls.clear()
+        sessions = ((first, "down"), (second, "crash"), (third, "hello"))
+        steps = (session.step(action) for session, action in sessions)
+        results: list[Any] = await asyncio.gather(*steps, return_exceptions=True)
+        assert len(calls) == 1 and results[0].info["state_hash"] == 2 and results[2].observation.text == "hello"
+        assert isinstance(results[1], EnvironmentFailure) and "step 'crash': the game is broken" in str(results[1])
+        assert (await first.step("down")).info["state_hash"] == 1 and len(calls) == 2
 
 
 async def test_one_slot_plays_every_kind_of_environment(host):
