@@ -109,10 +109,9 @@ class School:
 
         async def nothing(name: str) -> None: ...
 
-        panel = Panel("spelling/train", tuple(f"train/{word}" for word in WORDS[length]), "")
         programme = Programme(
             seed=settings.seed,
-            tasks=TaskMixture((panel,)),
+            tasks=TaskMixture((words(length),)),
             demonstrations=range(len(WORDS[1])),
             compared=("success",),
             schedule=schedule,
@@ -133,6 +132,11 @@ class School:
         pool: Any = InlinePool(settings)
         learner = RayLearner(pool, PlainRouting(router, NothingToRead(), table), PlainTraining(pool, None))
         return learner, ParitySequences.put(table)
+
+
+def words(length: int) -> Panel:
+    """All words of this length."""
+    return Panel("spelling/train", tuple(f"train/{word}" for word in WORDS[length]), "")
 
 
 def demonstrations(model: Path) -> pa.Table:
@@ -156,9 +160,11 @@ def spelling_host(ray_session: None) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def opened(model: Path, folder: Path, engine: EngineSettings, name: str) -> AsyncIterator[School]:
+async def opened(
+    model: Path, folder: Path, engine: EngineSettings, name: str, turn_reward: TurnRewardSettings = TURN_REWARD
+) -> AsyncIterator[School]:
     rollout = RolloutSettings(
-        engine=engine, episodes=EPISODES, max_turns=3, max_response_tokens=2, turn_reward=TURN_REWARD
+        engine=engine, episodes=EPISODES, max_turns=3, max_response_tokens=2, turn_reward=turn_reward
     )
     options = {"name": f"concerto:learning:{name}", "num_cpus": 0.5}
     actor = start_rollout_actor(rollout, str(model), (HOST,), options)
