@@ -41,8 +41,9 @@ class EngineSettings(Settings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Precision of weights and KV cache; `auto` is the checkpoint's. Tuning: parity within 1e-3 needs float32."""
     max_model_len: PositiveInt = 2048
-    """Tokens of prompt and response together. Episodes whose next prompt would not fit end with `length_limit`. Tuning:
-    above the longest episode; windowed prompts need far less."""
+    """Tokens of prompt and response together. A response may take what its prompt leaves; an episode ends with
+    `length_limit` where that is not enough, or fewer than 8 tokens. Tuning: above the longest episode; windowed prompts
+    need far less."""
     max_num_seqs: PositiveInt = 64
     """Requests in one forward pass; more wait. Tuning: at least the episodes that run at once."""
     gpu_memory_utilization: PositiveFloat = Field(default=0.85, le=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 from pydantic import Field
@@ -20,6 +20,10 @@ Result = TypeVar("Result")
 
 PER_ACTION_REWARDS = ("format", "action_validity")
 """Rewards that judge single actions: an episode earns their mean over its turns. It earns the sum of all others."""
+
+
+SHORTEST_RESPONSE = 8
+"""Tokens of context below which nothing is asked for any more: hardly an action is shorter."""
 
 
 class EnvironmentFailure(ConcertoError):
@@ -89,7 +93,10 @@ class TurnRewardSettings(Settings):
 @dataclass(frozen=True, slots=True)
 class Rules:
     """What holds beside the environment's own rules: an episode ends after so many turns, and before a prompt that
-    would be so many tokens with its response; and what a turn is rewarded with."""
+    would be so many tokens with its response; and what a turn is rewarded with.
+
+    A response may take what its prompt leaves of the context. One that would have needed more is not played, and ends
+    the episode, as does a prompt that leaves less than `SHORTEST_RESPONSE`."""
 
     max_turns: int
     max_model_len: int
@@ -139,11 +146,15 @@ async def play(
     builder.begin(await clock.playing(session.reset(task.task_id, task.environment_seed)))
     while turns < rules.max_turns:
         prompt = builder.prompt()
-        if len(prompt) + sampling.max_tokens > rules.max_model_len:
+        room = min(sampling.max_tokens, rules.max_model_len - len(prompt))
+        if room < min(sampling.max_tokens, SHORTEST_RESPONSE):
             stop = StopReason.LENGTH_LIMIT
             break
         seed = _sampling_seed(task.seed, turns)
-        response = await clock.generating(engine.generate(prompt, sampling, seed))
+        response = await clock.generating(engine.generate(prompt, replace(sampling, max_tokens=room), seed))
+        if room < sampling.max_tokens and not response.finished:  # half an action may be another action
+            stop = StopReason.LENGTH_LIMIT
+            break
         versions.add(response.version)
         action = builder.add_response(response.token_ids, response.logprobs, response.version, response.finished)
         step = await clock.playing(session.step(action))

@@ -66,7 +66,7 @@ def load_panel(name: str, data: Data = None, settings: EnvironmentSettings | Non
     """The fixed task list of one split, for example `alfworld/valid_seen` or `alfworld/generated/heldout`.
 
     Raises:
-        UserError: unknown environment or split, or the data are missing or damaged.
+        UserError: unknown environment or split, a split without tasks, or the data are missing or damaged.
     """
     environment, _, split = name.partition("/")
     tasks = _module(environment).open_tasks(*_arguments(data, settings))

@@ -6,7 +6,9 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
+
+from trajectories.errors import UserError
 
 
 class TaskSource(Protocol):
@@ -28,11 +30,21 @@ class TaskSource(Protocol):
         ...
 
     def task_ids(self, split: str) -> tuple[str, ...]:
-        """All tasks of a split, in their fixed order. Raises UserError if there is no such split."""
+        """All tasks of a split, in their fixed order; none where the data have none. Raises UserError if there is no
+        such split."""
         ...
 
     def content_hash(self, task_id: str) -> str:
         """Changes whenever the task would play differently; equal on all machines and in all processes."""
+        ...
+
+
+@runtime_checkable
+class Explaining(Protocol):
+    """A `TaskSource` that knows why its data leave a split without tasks; no source has to."""
+
+    def why_empty(self, split: str) -> str:
+        """What was left out, how often and why, and what to do about it: the second half of a sentence."""
         ...
 
 
@@ -65,12 +77,16 @@ class Panel:
 
 
 def make_panel(environment: str, split: str, tasks: TaskSource, options: Mapping[str, Any] | None = None) -> Panel:
-    """The panel of a whole split; `options` as in `Panel`.
+    """The panel of a whole split, of one task or more; `options` as in `Panel`.
 
     Raises:
-        UserError: there is no such split, or a task is damaged.
+        UserError: there is no such split, it has no tasks, or a task is damaged.
     """
     task_ids = tasks.task_ids(split)
+    if not task_ids:
+        other = f"name another panel, or other data with data.{environment}=PATH"
+        why = tasks.why_empty(split) if isinstance(tasks, Explaining) else other
+        raise UserError(f"{environment}/{split} has no tasks: {why}")
     digest = hashlib.sha256()
     for part in (environment, split, *(f"{task_id}\0{tasks.content_hash(task_id)}" for task_id in task_ids)):
         digest.update(part.encode() + b"\n")

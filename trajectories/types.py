@@ -18,7 +18,7 @@ class StopReason(StrEnum):
     TURN_LIMIT = "turn_limit"
     """The agent used all its turns."""
     LENGTH_LIMIT = "length_limit"
-    """The next prompt would not fit the model's context."""
+    """The next prompt, or the response to it, does not fit the model's context."""
     ERROR = "error"
     """Environment or engine failed; `Episode.error` says how. Such an episode has no training value."""
 

@@ -17,7 +17,8 @@ from cluster.loop.coordinator import Coordinator
 from cluster.reporting.best import ONLY_TEST_PANELS, choosing_panels
 from cluster.reporting.curve import write_learning_curve
 from cluster.reporting.entropy import EntropyWatch
-from cluster.reporting.metrics import MetricsWriter
+from cluster.reporting.lessons import lessons
+from cluster.reporting.metrics import MetricsWriter, read_metrics
 from cluster.reporting.progress import RunObserver
 from cluster.runtime.assembly import assembled
 from cluster.runtime.session import check_resources, ray_cluster
@@ -61,6 +62,8 @@ async def _train(plan: Plan, console: Console) -> None:
                 await assembly.coordinator.run()
             await assembly.learner.save_pretrained(plan.run_dir / "model")
     write_learning_curve(plan.run_dir)
+    for line in lessons(read_metrics(plan.run_dir)):
+        console.print(line, markup=False, highlight=False)
 
 
 @contextmanager

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import ValidationError
@@ -100,13 +101,58 @@ def _parse_override(override: str) -> dict[str, Any]:
         raise UserError(
             f"--set {override} is no assignment: write it as --set section.key=value, e.g. learner.lr=1e-5."
         )
-    try:
-        value: Any = yaml.safe_load(text)
-    except yaml.YAMLError:
-        value = text
-    for name in reversed(path.split(".")):
+    names = path.split(".")
+    value = _read_value(_annotation(names), text)
+    for name in reversed(names):
         value = {name: value}
     return value
+
+
+def _annotation(names: Iterable[str]) -> Any:
+    """The type of the setting at this path; None where there is no such setting, or it may be anything."""
+    annotation: Any = RunSettings
+    for name in names:
+        section = section_of(annotation)
+        if section is not None:
+            field = section.model_fields.get(name)
+            annotation = field.annotation if field is not None else None
+        else:  # a mapping, as in data.webshop=DIR
+            annotation = get_args(annotation)[1] if _is_a(annotation, Mapping) else None
+    return annotation
+
+
+def _read_value(annotation: Any, text: str) -> Any:
+    """The value that `text` means for a setting of this type: itself where the setting is text, else YAML. YAML alone
+    would read `no`, `2024`, `a: b` and `# a` as a truth, a number, a mapping and nothing.
+
+    >>> _read_value(str, "no"), _read_value(str | None, "null"), _read_value(tuple[str, ...], "[no, 2024]")
+    ('no', None, ['no', '2024'])
+    """
+    kinds = get_args(annotation) if NoneType in get_args(annotation) else (annotation,)
+    if NoneType in kinds and text in ("", "null"):
+        return None
+    if any(map(_is_text, kinds)):
+        return text
+    loader = yaml.BaseLoader if any(map(_holds_text, kinds)) else yaml.SafeLoader
+    try:
+        return yaml.load(text, loader)
+    except yaml.YAMLError:
+        return text
+
+
+def _is_text(kind: Any) -> bool:
+    return kind is str or (get_origin(kind) is Literal and all(isinstance(word, str) for word in get_args(kind)))
+
+
+def _holds_text(kind: Any) -> bool:
+    """A list of texts, or a mapping to texts."""
+    parts = get_args(kind)[1:] if _is_a(kind, Mapping) else get_args(kind)[:1] if _is_a(kind, tuple) else ()
+    return any(map(_is_text, parts))
+
+
+def _is_a(kind: Any, base: type) -> bool:
+    origin = get_origin(kind)
+    return isinstance(origin, type) and issubclass(origin, base)
 
 
 def section_of(annotation: Any) -> type[Settings] | None:
@@ -131,6 +177,8 @@ def _explain(error: ValidationError) -> str:
         inside = [name for name in keys() if name.startswith(f"{key}.")]
         return f"{key} is a section: set its keys one by one, e.g. --set {inside[0]}=VALUE."
     message = problem["msg"].removeprefix("Value error, ").rstrip(".?") + ("?" if problem["msg"].endswith("?") else ".")
+    if problem["type"] == "string_type" and isinstance(problem["input"], (bool, int, float)):
+        message = f"{message} In a YAML file, put it in quotes."
     if isinstance(problem["input"], Mapping):  # several keys do not go together, and the message names them
         return f"{key}: {message}" if key else message
     return f"{key}={problem['input']!r} does not fit: {message[0].lower()}{message[1:]}"

@@ -18,7 +18,10 @@ Every setting of a run, with its type, its default and its unit. Made of the doc
 
 A run takes its settings from a preset (`--preset local`, `gpu` or `cluster`: `cluster/config/presets/`), then from a
 YAML file (`--config FILE`), then from `--set section.key=value`, the last one winning. `RUN/config.yaml` holds the
-outcome. A value is written in YAML: `--set tasks=[alfworld,webshop]`, `--set evaluation.limit=null`.
+outcome. Where a setting is text, it is what stands behind the `=`, without quotes of its own: `--set policy.model=off`,
+`--set "rollout.prompt.system=Answer: one action"`; where it may be null as well, `null` and nothing at all are null.
+All other values are written in YAML: `--set tasks=[alfworld,webshop]`, `--set evaluation.limit=null`. In a file
+everything is YAML, so a text such as `no`, `2024` or `a: b` needs quotes there.
 """
 TABLE = "| key | type | default | meaning and unit | tuning |\n| --- | --- | --- | --- | --- |"
 BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}

@@ -98,6 +98,9 @@ class ScheduleSettings(Settings):
     max_skipped: PositiveInt = 32
     """Groups that dynamic sampling skips for one batch; after that it takes what comes, so that a step always ends.
     Tuning: two to four times groups_per_step; less where hardly anything is solved yet."""
+    max_idle: PositiveInt = 10
+    """Steps in a row without a trained token after which the run stops. The first such step is told, with its reason.
+    Tuning: more where success is so rare that groups that differ come far apart."""
     max_staleness: int = Field(default=1, ge=0)
     """Learner steps by which training data may be older than the weights; 0 waits for every batch, 1 overlaps. Tuning:
     1, unless a method must be strictly on-policy."""

@@ -106,7 +106,13 @@ def _eval_panels(config: RunSettings, tasks: TaskMixture) -> tuple[Panel, ...]:
     if config.evaluation.panels is not None:
         return tuple(load_panel(name, *config.opening(name)) for name in config.evaluation.panels)
     environments = dict.fromkeys(panel.environment for panel in tasks.panels)
-    return tuple(heldout_panel(name, *config.opening(name)) for name in environments)
+    try:
+        return tuple(heldout_panel(name, *config.opening(name)) for name in environments)
+    except UserError as error:  # nobody asked for this panel
+        raise UserError(
+            f"{error}. It would be evaluated by default: name others with evaluation.panels=[PANEL], or leave "
+            "evaluation out with evaluation.panels=[]."
+        ) from None
 
 
 def _check_same_run(config: RunSettings, run_dir: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from cluster.config.sections import Stage
 from cluster.loop.checkpoint import LEARNER, READY, Frontier, Manifest, load_manifest, save_checkpoint
 from cluster.loop.frontier import GroupFrontier
+from cluster.loop.idle import IdleWatch
 from cluster.loop.ports import FinishedGroup, Parts
 from cluster.loop.programme import Programme
 from cluster.loop.recording import Recording
@@ -40,6 +41,7 @@ class Coordinator:
         self.manifest = manifest
         self._run_dir, self._programme, self._parts = run_dir, programme, parts
         self._recording = Recording(parts.recorder)
+        self._idle = IdleWatch(programme.schedule.max_idle)
         self._stop = asyncio.Event()
         self._stream: GroupStream | None = None
         self._published, self._parity_error = -1, 0.0
@@ -110,6 +112,8 @@ class Coordinator:
         self._parts.observer.step(self.manifest.step, stage.name, metrics)
         if self.manifest.step % self._programme.checkpoint.every == 0:
             await self._save()
+        if line := self._idle.observe(metrics):
+            self._parts.observer.say(f"  step {self.manifest.step}: {line}")
         await self._evaluate_if_due()
 
     async def _next_groups(self) -> list[FinishedGroup]:
@@ -203,7 +207,7 @@ class Coordinator:
 
 
 def group_metrics(groups: Sequence[FinishedGroup], frontier: GroupFrontier) -> dict[str, float]:
-    """Success, in all and by environment, turns and failures of a batch, what was skipped for it, and the gate's
+    """Size, success (in all and by environment), turns and failures of a batch, what was skipped for it, and the gate's
     counters."""
     gate = frontier.gate
     members = sum(group.members for group in groups)
@@ -213,11 +217,14 @@ def group_metrics(groups: Sequence[FinishedGroup], frontier: GroupFrontier) -> d
         for environment in sorted({group.environment for group in groups})
     }
     return {
+        "groups": float(len(groups)),
+        "episodes": float(members),
         "success": _success(groups),
         **{f"success/{environment}": _success(played) for environment, played in by_environment.items()},
         "turns": sum(group.turns for group in groups) / members,
         "failed_episodes": float(sum(group.failed for group in groups)),
         "truncated": sum(group.truncated for group in groups) / members,
+        "length_limited": sum(group.length_limited for group in groups) / members,
         "informative_groups": informative / len(groups),
         "skipped_turns": float(frontier.batch_skipped_turns),
         "groups_submitted": float(gate.submitted),

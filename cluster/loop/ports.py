@@ -50,6 +50,7 @@ class FinishedGroup:
         members: episodes that ended properly; `successes` of them solved the task.
         failed: episodes that the environment or the engine ended, after all retries.
         truncated: members that a limit on turns or tokens cut off.
+        length_limited: those of them for which the model's context was too short.
         oldest_version: oldest weights that sampled any of its tokens.
         turns: turns of all members together.
         rewards: mean of each named reward over the members; empty without members.
@@ -62,6 +63,7 @@ class FinishedGroup:
     successes: int
     failed: int
     truncated: int
+    length_limited: int
     oldest_version: int
     turns: int
     rewards: Mapping[str, float]
@@ -87,6 +89,7 @@ def finished_group(episodes: pa.Table, data: Any) -> FinishedGroup:
         successes=sum(row.success for row in members),
         failed=len(rows) - len(members),
         truncated=sum(row.stop_reason.truncated for row in members),
+        length_limited=sum(row.stop_reason is StopReason.LENGTH_LIMIT for row in members),
         oldest_version=min((row.version_min for row in members), default=0),
         turns=sum(row.turns for row in members),
         rewards={name: sum(values) / len(values) for name, values in by_name.items()},
@@ -106,6 +109,7 @@ class Trained:
     """What came of a learner step.
 
     Attributes:
+        metrics: `trained_tokens` is among them.
         assignments: route, weights and advantages of every sequence of its groups; None for a step without groups.
     """
 

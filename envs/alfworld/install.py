@@ -12,6 +12,7 @@ from pathlib import Path
 from envs.alfworld.games import GAME_FILE
 from envs.alfworld.sources import ROOT, open_source
 from envs.download import Progress, data_folder, download_file
+from trajectories.errors import UserError
 from trajectories.files import written_aside
 
 OFFICIAL_ARCHIVE = "https://github.com/alfworld/alfworld/releases/download/0.4.0/json_2.1.2_tw-pddl.zip"
@@ -49,6 +50,8 @@ def install(source: str | Path, folder: Path | None = None) -> InstallReport:
     games = open_source(Path(source).expanduser())
     counts = {}
     with written_aside(folder / ROOT) as aside:
+        if not any(map(games.task_ids, games.splits())):
+            raise UserError(f"no game to install: {games.why_empty(*games.splits())}")
         for split in games.splits():
             task_ids = games.task_ids(split)
             counts[split] = len(task_ids)

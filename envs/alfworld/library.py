@@ -21,6 +21,10 @@ class GameSource(Protocol):
 
     def task_ids(self, split: str) -> tuple[str, ...]: ...
 
+    def why_empty(self, *splits: str) -> str:
+        """Why these splits have no game that can be played, and what to do about it."""
+        ...
+
     def read(self, task_id: str) -> Game | None:
         """The game, or None if it is not here."""
         ...
@@ -67,10 +71,11 @@ class GameLibrary:
         Raises:
             UserError: the split is not in this library.
         """
-        for source in self._sources:
-            if split in source.splits():
-                return source.task_ids(split)
-        raise UserError(self._missing_split(split))
+        return self._source_of(split).task_ids(split)
+
+    def why_empty(self, split: str) -> str:
+        """How many games of the split are not playable, and why."""
+        return self._source_of(split).why_empty(split)
 
     def content_hash(self, task_id: str) -> str:
         """SHA-256 of a game's content. Raises like `read`."""
@@ -94,6 +99,12 @@ class GameLibrary:
             f"unknown ALFWorld task {task_id!r}: not among the games of {split!r}; "
             f"load_panel('alfworld/{split}', data=...) lists the valid ids"
         )
+
+    def _source_of(self, split: str) -> GameSource:
+        for source in self._sources:
+            if split in source.splits():
+                return source
+        raise UserError(self._missing_split(split))
 
     def _missing_split(self, split: str) -> str:
         known = ", ".join(self.splits())

@@ -33,6 +33,10 @@ class PackSource:
         """In the order of generation: task types and room sizes take turns, so any prefix is a fair sample."""
         return tuple(task_id for task_id in _load(PACK_FILE)[1] if split_of(task_id) == split)
 
+    def why_empty(self, *splits: str) -> str:
+        """Whatever was generated can be played, so the file itself has none."""
+        return f"the embedded games at {PACK_FILE} are damaged; reinstall concerto"
+
     def read(self, task_id: str) -> Game | None:
         if not task_id.startswith("generated/"):
             return None

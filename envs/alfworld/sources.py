@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import lzma
 import tarfile
 import zipfile
@@ -14,8 +15,12 @@ from pathlib import Path, PurePosixPath
 from envs.alfworld.games import GAME_FILE, Game, is_playable, parse_game, split_of
 from trajectories.errors import UserError, first_line
 
+logger = logging.getLogger(__name__)
+
 ROOT = "json_2.1.1"
 FETCH = "pass the official archive, the folder json_2.1.1 or the one above it, or run `concerto data alfworld`"
+OTHER_TYPE = "of another task type, or with a movable receptacle or a sliced object"
+NOT_SOLVABLE = "whose file does not say `solvable: true`"
 
 
 def open_source(path: Path) -> OfficialGames:
@@ -44,14 +49,26 @@ class OfficialGames(ABC):
         self._playable: dict[str, tuple[str, ...]] = {}
 
     def splits(self) -> tuple[str, ...]:
-        return tuple(self._ids_by_split)
+        """All splits that have game files, playable or not."""
+        return tuple(self._names_by_split)
 
     def task_ids(self, split: str) -> tuple[str, ...]:
         """Sorted ids of the playable games: reads each file of the split once, for its `solvable` flag."""
         if split not in self._playable:
-            candidates = self._ids_by_split.get(split, ())
-            self._playable[split] = tuple(task_id for task_id in candidates if self.read(task_id) is not None)
+            named = list(filter(is_playable, self._names_by_split.get(split, ())))
+            solvable = self._playable[split] = tuple(task_id for task_id in named if self.read(task_id) is not None)
+            if missing := len(named) - len(solvable):
+                logger.warning("left out %d of %d games of %s: those %s", missing, len(named), split, NOT_SOLVABLE)
         return self._playable[split]
+
+    def why_empty(self, *splits: str) -> str:
+        """How many games of these splits are not playable, and why; reads like `task_ids`."""
+        names = [name for split in splits for name in self._names_by_split.get(split, ())]
+        named = sum(map(is_playable, names))
+        solvable = sum(len(self.task_ids(split)) for split in splits)
+        counts = {OTHER_TYPE: len(names) - named, NOT_SOLVABLE: named - solvable}
+        left_out = " and ".join(f"{count} {reason}" for reason, count in counts.items() if count)
+        return f"left out were games in {self._path}, {left_out}; {FETCH}"
 
     def read(self, task_id: str) -> Game | None:
         split = split_of(task_id)
@@ -60,15 +77,15 @@ class OfficialGames(ABC):
         return parse_game(task_id, self.content(task_id), f"{self._path}/{task_id}/{GAME_FILE}")
 
     @cached_property
-    def _ids_by_split(self) -> dict[str, tuple[str, ...]]:
+    def _names_by_split(self) -> dict[str, list[str]]:
         by_split: dict[str, list[str]] = {}
-        for task_id in sorted(filter(is_playable, self._names())):
+        for task_id in sorted(self._names()):
             by_split.setdefault(split_of(task_id) or "", []).append(task_id)
-        return {split: tuple(ids) for split, ids in by_split.items()}
+        return by_split
 
     @cached_property
     def _known_ids(self) -> frozenset[str]:
-        return frozenset(task_id for ids in self._ids_by_split.values() for task_id in ids)
+        return frozenset(filter(is_playable, self._names()))
 
     @abstractmethod
     def _names(self) -> Iterable[str]:

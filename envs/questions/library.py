@@ -69,10 +69,20 @@ class QuestionLibrary:
         return _read(tuple(places), states)
 
     def task_ids(self, split: str) -> tuple[str, ...]:
-        """All tasks of a split, in their fixed order. Raises UserError if there is no such split."""
-        if split not in self._splits:
+        """All tasks of a split, in their fixed order; none where no file has any. Raises UserError if there is no such
+        split."""
+        if split not in SPLITS and split not in self._splits:
             raise UserError(f"no split {split!r} in these questions; choose one of {', '.join(sorted(self._splits))}")
-        return tuple(self._splits[split])
+        return tuple(self._splits.get(split, ()))
+
+    def why_empty(self, split: str) -> str:
+        """What there is instead, and how many rows were left out."""
+        found = ", ".join(f"{len(questions)} in {name}" for name, questions in sorted(self._splits.items()))
+        left_out = f" (rows left out: {len(self.refused)}, the first: {self.refused[0]})" if self.refused else ""
+        return (
+            f"these questions are {found}{left_out}; give a folder that has a file with {split} in its name, or name "
+            "another split"
+        )
 
     def content_hash(self, task_id: str) -> str:
         return self.question(task_id).content_hash

@@ -10,7 +10,7 @@ from typing import ClassVar, get_args
 from envs.base import Observation, StepResult
 from envs.webshop.catalogue import Catalogue, open_catalogue
 from envs.webshop.expert import OracleExpert
-from envs.webshop.goals import GOAL_KINDS, Goal, GoalKind, split_range
+from envs.webshop.goals import GOAL_KINDS, SPLIT_STARTS, Goal, GoalKind, split_range
 from envs.webshop.nouns import Tagger
 from envs.webshop.pages import (
     Node,
@@ -199,6 +199,14 @@ class WebShopTasks:
     def task_ids(self, split: str) -> tuple[str, ...]:
         """Task ids in canonical order. Raises UserError if there is no such split."""
         return tuple(map(str, split_range(split, self.catalogue.goal_count(self.goals))))
+
+    def why_empty(self, split: str) -> str:
+        """A small catalogue has too few goals for all splits."""
+        count, first = self.catalogue.goal_count(self.goals), SPLIT_STARTS[split]
+        return (
+            f"its goals begin with number {first}, but a catalogue of {len(self.catalogue)} gives {count} {self.goals} "
+            f"goals: give products with more than {first}, as `concerto data webshop` does, or name another split"
+        )
 
     def content_hash(self, task_id: str) -> str:
         """Of all products and the frozen prices: any product can change what a search finds."""

@@ -26,9 +26,11 @@ GoalKind = Literal["synthetic", "human"]
 GOAL_KINDS: tuple[GoalKind, ...] = get_args(GoalKind)
 GOAL_RECORD = np.dtype([("product", np.int32), ("variant", np.int32), ("price_upper", np.float64)])
 SHUFFLE_SEED = 233
-SPLITS = ("test", "dev", "train")
 DEV_START = 500
 TRAIN_START = 1500
+SPLIT_STARTS = {"test": 0, "dev": DEV_START, "train": TRAIN_START}
+"""Split → its first goal."""
+SPLITS = tuple(SPLIT_STARTS)
 MAX_VARIANTS = 1_000_000
 """A product with more combinations of option values would fill the memory, in the original as well."""
 GoalOption = tuple[str, str] | str
@@ -59,14 +61,11 @@ class Goal:
 
 def split_range(split: str, count: int) -> range:
     """Indices of a split among `count` goals: test 0-499, dev 500-1499, train from 1500. Raises UserError."""
-    ranges = {
-        "test": range(min(DEV_START, count)),
-        "dev": range(min(DEV_START, count), min(TRAIN_START, count)),
-        "train": range(min(TRAIN_START, count), count),
-    }
-    if split not in ranges:
+    if split not in SPLIT_STARTS:
         raise UserError(f"WebShop has no split {split!r}; choose one of {', '.join(SPLITS)}")
-    return ranges[split]
+    start = SPLIT_STARTS[split]
+    end = min((other for other in SPLIT_STARTS.values() if other > start), default=count)
+    return range(min(start, count), min(end, count))
 
 
 def goal_records(kind: GoalKind, row: int, product: Product, prices: ProductPrices) -> npt.NDArray[np.void]:

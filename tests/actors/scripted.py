@@ -97,7 +97,8 @@ class LocalEnvironments:
 
 
 class ScriptedEngine:
-    """Says the next of its responses, each after so many seconds; the last one for ever."""
+    """Says the next of its responses, or what the budget leaves of it, each after so many seconds; the last one for
+    ever."""
 
     def __init__(self, encode: Callable[[str], list[int]], responses: Iterable[str], seconds: float = 0.0) -> None:
         self._encode = encode
@@ -112,8 +113,9 @@ class ScriptedEngine:
         self.seeds.append(seed)
         await asyncio.sleep(self._seconds)
         text = self._responses.pop(0) if len(self._responses) > 1 else self._responses[0]
-        ids = np.asarray(self._encode(text), np.int32)
-        return Generation(ids, np.full(len(ids), -0.5, np.float32), self.version, finished=True)
+        whole = np.asarray(self._encode(text), np.int32)
+        ids = whole[: sampling.max_tokens]
+        return Generation(ids, np.full(len(ids), -0.5, np.float32), self.version, finished=len(ids) == len(whole))
 
     async def score_logprobs(self, sequences: object, temperature: float = 1.0) -> list[np.ndarray]:
         raise NotImplementedError

@@ -78,8 +78,36 @@ async def test_the_context_limit_ends_an_episode_before_its_prompt_is_too_long(p
     assert all(len(sequence.token_ids) <= 100 for sequence in trajectory.sequences)
 
 
+async def test_short_answers_use_all_of_the_context_whatever_a_response_may_take(play, engine):
+    """The issue's case: a budget of 300 in a context of 512, and answers of a few tokens."""
+    long = {"max_turns": 99, "engine": EngineSettings(max_model_len=512)}
+    (few, _), _ = await play(engine("wait"), settings=SETTINGS.model_copy(update=long | {"max_response_tokens": 24}))
+    (many, _), _ = await play(engine("wait"), settings=SETTINGS.model_copy(update=long | {"max_response_tokens": 300}))
+    assert many.episode.turns == few.episode.turns > 10
+    assert (many.episode.stop_reason, few.episode.stop_reason) == (StopReason.LENGTH_LIMIT, StopReason.LENGTH_LIMIT)
+    (sequence,) = many.sequences
+    assert 512 - 40 < len(sequence.token_ids) <= 512
+
+
+async def test_an_answer_that_the_context_cuts_off_is_not_played(play, engine, chat):
+    answer = "down " * 99
+    assert len(chat.encode_response(answer)) > 120
+    settings = SETTINGS.model_copy(update={"engine": EngineSettings(max_model_len=120), "max_response_tokens": 100})
+    request = replace(REQUEST, seeds=(5,))
+    (trajectory,), _ = await play(engine("wait", answer), settings=settings, request=request)
+    assert (trajectory.episode.stop_reason, trajectory.episode.turns) == (StopReason.LENGTH_LIMIT, 1)
+    (sequence,) = trajectory.sequences
+    assert sequence.token_ids[sequence.trained].tolist() == chat.encode_response("wait")
+
+
+async def test_an_answer_that_its_own_budget_cuts_off_is_played(play, engine):
+    settings = SETTINGS.model_copy(update={"max_response_tokens": 3})
+    (trajectory, _), _ = await play(engine("wait for a long time"), settings=settings)
+    assert (trajectory.episode.stop_reason, trajectory.episode.turns) == (StopReason.TURN_LIMIT, 10)
+
+
 async def test_a_task_that_does_not_fit_at_all_gives_an_episode_without_sequences(play, engine):
-    settings = SETTINGS.model_copy(update={"engine": EngineSettings(max_model_len=30)})
+    settings = SETTINGS.model_copy(update={"engine": EngineSettings(max_model_len=20)})
     scripted = engine("wait")
     scripted.version = 5
     (trajectory, _), _ = await play(scripted, settings=settings)

@@ -122,6 +122,7 @@ class SimulatedLearner:
     staleness: list[int] = field(default_factory=list)
     steps: int = 0
     base_version: int = 0
+    tokens: float = 8.0
 
     async def train(self, stage: str, groups: Sequence[Any], demonstrations: Sequence[int]) -> Trained:
         await asyncio.sleep(self.slowness_s)
@@ -131,7 +132,7 @@ class SimulatedLearner:
             self.staleness.append(self.steps - min(episodes["version_min"].to_pylist()))
         self.rows.extend(demonstrations)
         self.steps += 1
-        return Trained({"loss": 1.0 / self.steps})
+        return Trained({"loss": 1.0 / self.steps, "trained_tokens": self.tokens})
 
     async def score(self, sequences: Any) -> Scores:
         return [np.zeros(len(ids), np.float32) for ids in sequences["token_ids"]]

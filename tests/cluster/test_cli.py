@@ -15,9 +15,10 @@ import pytest
 
 from cluster.cli import main
 from cluster.config.loading import load_config
+from cluster.inputs.run_plan import plan_run
 from router.tables import MEASURED
 from tests.envs.webshop.rows import annotation, product_row, write_data
-from trajectories.errors import ConcertoError
+from trajectories.errors import ConcertoError, UserError
 
 REPO = Path(__file__).parents[2]
 
@@ -96,6 +97,41 @@ def test_wrong_input_to_train(concerto, tmp_path, tiny_model_dir, arguments, par
     defaults = ["--set", f"policy.model={tiny_model_dir}"]
     assert_user_error(concerto("train", "--out", str(tmp_path / "run"), *defaults, *arguments), *parts)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("split", ["train", "dev"])
+def test_a_panel_without_tasks_is_refused_by_every_command_before_anything_starts(
+    concerto, tmp_path, monkeypatch, tiny_model_dir, split
+):
+    monkeypatch.setenv("CONCERTO_CACHE", str(tmp_path / "cache"))
+    data = write_data(tmp_path / "data", [product_row()], {"B000000001": annotation()})
+    reason = f"webshop/{split} has no tasks", "a catalogue of 1 gives 2 synthetic goals"
+    evaluated = ["--model", str(tiny_model_dir), "--panel", f"webshop/{split}", "--out", str(tmp_path / "x.json")]
+    trained = [
+        "--out",
+        str(tmp_path / "run"),
+        "--set",
+        f"policy.model={tiny_model_dir}",
+        "--set",
+        f"data.webshop={data}",
+    ]
+    assert_user_error(concerto("tasks", f"webshop/{split}", "--data", str(data)), *reason)
+    assert_user_error(concerto("eval", *evaluated, "--data", str(data)), *reason)
+    assert_user_error(concerto("train", *trained, "--set", f"tasks=webshop/{split}"), *reason)
+    assert_user_error(concerto("train", *trained, "--set", f"evaluation.panels=[webshop/{split}]"), *reason)
+    assert not (tmp_path / "run").exists() and not (tmp_path / "x.json").exists()
+
+
+def test_a_default_panel_that_the_data_lack_can_be_left_out(concerto, tmp_path, tiny_model_dir):
+    file = tmp_path / "train.jsonl"
+    file.write_text('{"question": "Which?", "answer": "x"}\n')
+    settings = [f"policy.model={tiny_model_dir}", "tasks=questions", f"data.questions={file}"]
+    config = load_config("local", None, settings)
+    reason = r"^questions/test has no tasks: these questions are 1 in train; .* out with evaluation\.panels=\[\]\.$"
+    with pytest.raises(UserError, match=reason):
+        plan_run(config, tmp_path / "run", resume=False)
+    config = load_config("local", None, [*settings, "evaluation.panels=[]"])
+    assert plan_run(config, tmp_path / "run", resume=False).eval_panels == ()
 
 
 def test_wrong_input_to_probe_and_route(concerto, tmp_path, tiny_model_dir):

@@ -48,6 +48,18 @@ def test_the_hash_covers_name_split_order_and_content(environment: str, split: s
     assert make_panel("env", "test", BASE, {}) == panel
 
 
+def test_an_empty_split_is_refused_with_its_reason_where_the_source_knows_it() -> None:
+    with pytest.raises(UserError, match=r"^env/test has no tasks: name another panel, or other data with data\.env="):
+        make_panel("env", "test", Tasks(()))
+
+    class Explained(Tasks):
+        def why_empty(self, split: str) -> str:
+            return f"three of {split} were left out; mend them"
+
+    with pytest.raises(UserError, match=r"^env/test has no tasks: three of test were left out; mend them$"):
+        make_panel("env", "test", Explained(()))
+
+
 def test_a_panel_tells_whether_results_are_reported_on_it() -> None:
     assert make_panel("env", "test", BASE).test and not make_panel("env", "train", BASE).test
     panels = {f"webshop/{split}": split != "train" for split in ("train", "dev", "test")}

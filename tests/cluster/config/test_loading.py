@@ -2,6 +2,8 @@
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cluster.config.loading import PRESETS, check_config, keys, load_config, merge
 from envs import ENVIRONMENTS
@@ -67,6 +69,56 @@ def test_a_wrong_override_is_one_line_that_names_the_fix(override, message):
         load_config("local", None, [override])
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["Answer: one action", "no", "", "# hash", "2024", "off", "null", "[a", '"q"', "a=b"])
+def test_a_text_is_taken_as_it_stands(text):
+    config = load_config(
+        "local", None, [f"rollout.prompt.system={text}", f"data.webshop={text}", f"policy.model={text}"]
+    )
+    assert (config.rollout.prompt.system, config.data["webshop"], config.policy.model) == (text, text, text)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.text())
+def test_no_text_is_refused(text):
+    assert load_config("local", None, [f"rollout.prompt.system={text}"]).rollout.prompt.system == text
+
+
+@pytest.mark.parametrize(("text", "value"), [("null", None), ("", None), ("no", "no"), ("1: 2", "1: 2"), ("~", "~")])
+def test_a_text_that_may_be_missing_is_null_or_as_it_stands(text, value):
+    assert load_config("local", None, [f"schedule.demonstrations_file={text}"]).schedule.demonstrations_file == value
+
+
+def test_lists_and_mappings_of_texts_hold_texts():
+    overrides = ["evaluation.panels=[webshop/no,2024]", "data={webshop: 2024}", "reward.channels=[success]"]
+    config = load_config("local", None, overrides)
+    assert (config.evaluation.panels, config.data) == (("webshop/no", "2024"), {"webshop": "2024"})
+    assert config.reward.channels == ("success",)
+    assert load_config("local", None, ["evaluation.panels=null"]).evaluation.panels is None
+
+
+def test_what_is_no_text_is_yaml():
+    overrides = ["schedule.dynamic_sampling=yes", "evaluation.limit=null", "reward.weights.success=2"]
+    overrides += ["rollout.prompt.chat_template_kwargs.enable_thinking=false"]
+    config = load_config("local", None, overrides)
+    assert config.schedule.dynamic_sampling is True and config.evaluation.limit is None
+    assert config.rollout.prompt.chat_template_kwargs == {"enable_thinking": False}
+    assert config.reward.weights == {"success": 2.0}
+
+
+def test_a_choice_that_is_wrong_is_named_as_it_was_written():
+    with pytest.raises(UserError, match=r"^router\.policy='off' does not fit: input should be 'none', 'median_split'"):
+        load_config("local", None, ["router.policy=off"])
+
+
+def test_a_file_that_lacks_quotes_says_so(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("rollout: {prompt: {system: no}}\n")
+    with pytest.raises(UserError, match=r"^rollout\.prompt\.system=False does not fit: .* put it in quotes\.$"):
+        load_config("local", file)
+    file.write_text("rollout: {prompt: {system: 'no'}}\n")
+    assert load_config("local", file).rollout.prompt.system == "no"
 
 
 def test_an_advantage_that_would_have_no_say_is_refused():

@@ -31,6 +31,7 @@ def finished(members: int = 4, oldest_version: int = 0, varied: Sequence[str] = 
         successes=0,
         failed=4 - members,
         truncated=0,
+        length_limited=0,
         oldest_version=oldest_version,
         turns=5 * members,
         rewards=rewards,

@@ -46,7 +46,8 @@ def test_a_group_whose_episodes_all_failed_has_no_rewards():
 
 def test_members_that_a_limit_cut_off_are_counted():
     ends = [StopReason.TURN_LIMIT, StopReason.DONE, StopReason.LENGTH_LIMIT, StopReason.ERROR]
-    assert summed(*(member(at, end, success=0.0) for at, end in enumerate(ends))).truncated == 2
+    group = summed(*(member(at, end, success=0.0) for at, end in enumerate([*ends, StopReason.TURN_LIMIT])))
+    assert (group.truncated, group.length_limited) == (3, 1)
 
 
 @given(st.lists(st.sampled_from([0.0, 0.25, 0.25 + 1e-9, 1.0]), min_size=2, max_size=6))

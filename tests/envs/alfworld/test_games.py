@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import tarfile
 import zipfile
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from envs import load_panel
 from envs.alfworld.games import TASK_TYPES, is_playable, parse_game, player_walkthrough
+from envs.alfworld.install import install
 from envs.alfworld.library import GameLibrary
 from tests.data import ALFWORLD_MINI, require
 from trajectories.errors import UserError
@@ -77,6 +80,31 @@ def test_unsolvable_movable_and_sliced_games_are_left_out(tmp_path: Path) -> Non
     write_games(tmp_path, "train/pick_heat_then_place_in_recep-AppleSliced-None-Fridge-1/trial_4")
     assert GameLibrary.open(tmp_path).task_ids("train") == (TASK,)
     assert not is_playable("train/pick_and_place_with_movable_recep-Pen-Bowl-Desk-301/trial_3")
+
+
+def test_a_game_that_does_not_say_that_it_is_solvable_is_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_games(tmp_path, TASK)
+    file = write_games(tmp_path, f"{TASK}0") / "json_2.1.1" / f"{TASK}0" / "game.tw-pddl"
+    file.write_text(json.dumps({key: value for key, value in CONTENT.items() if key != "solvable"}))
+    with caplog.at_level(logging.WARNING):
+        assert load_panel("alfworld/train", tmp_path).task_ids == (TASK,)
+    assert "left out 1 of 2 games of train: those whose file does not say `solvable: true`" in caplog.text
+
+
+def test_a_split_without_a_playable_game_is_refused_with_counts(tmp_path: Path) -> None:
+    write_games(tmp_path, TASK, f"{TASK}0", solvable=None)
+    write_games(tmp_path, "train/pick_and_place_with_movable_recep-Pen-Bowl-Desk-301/trial_3")
+    message = (
+        "left out were games in .*, 1 of another task type, or with a movable receptacle or a sliced object and 2 "
+        "whose file does not say `solvable: true`; pass the official archive"
+    )
+    with pytest.raises(UserError, match=f"^alfworld/train has no tasks: {message}"):
+        load_panel("alfworld/train", tmp_path)
+    with pytest.raises(UserError, match=f"^no game to install: {message}"):
+        install(tmp_path, tmp_path / "installed")
+    assert not (tmp_path / "installed" / "json_2.1.1").exists()
 
 
 def one_line(error: pytest.ExceptionInfo[UserError], *parts: str) -> None:

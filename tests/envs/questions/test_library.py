@@ -72,8 +72,15 @@ def test_blind_test_sets_are_left_out(tmp_path: Path) -> None:
     write_lines(tmp_path / "dev.jsonl", {**row, "sentence": "B _ .", "answer": "1"})
     library = QuestionLibrary.open(tmp_path)
     assert library.refused == ("test.jsonl row 1: label is missing or empty",)
-    with pytest.raises(UserError, match=r"no split 'test' in these questions; choose one of dev$"):
-        library.task_ids("test")
+    with pytest.raises(
+        UserError,
+        match=r"^questions/test has no tasks: these questions are 1 in dev \(rows left out: 1, the first: test\.jsonl "
+        r"row 1: label is missing or empty\); give a folder that has a file with test in its name, or name another "
+        r"split$",
+    ):
+        load_panel("questions/test", tmp_path)
+    with pytest.raises(UserError, match=r"^no split 'tset' in these questions; choose one of dev$"):
+        load_panel("questions/tset", tmp_path)
 
 
 def test_no_training_question_is_in_an_evaluated_split(tmp_path: Path) -> None:

@@ -112,6 +112,19 @@ def test_unknown_splits_are_named() -> None:
         load_panel("webshop/valid")
 
 
+def test_a_small_catalogue_says_how_many_goals_a_split_needs(tmp_path: Path) -> None:
+    asins = [f"B{number:09}" for number in range(20)]
+    data = write_data(tmp_path, [product_row(asin) for asin in asins], dict.fromkeys(asins, annotation()))
+    assert len(load_panel("webshop/test", data).task_ids) == 40
+    for split, first in (("dev", 500), ("train", 1500)):
+        with pytest.raises(
+            UserError,
+            match=f"^webshop/{split} has no tasks: its goals begin with number {first}, but a catalogue of 20 gives 40 "
+            f"synthetic goals: give products with more than {first}",
+        ):
+            load_panel(f"webshop/{split}", data)
+
+
 def test_panels_hold_the_published_ranges(shop: WebShopEnvironment) -> None:
     test, dev, train = (load_panel(f"webshop/{split}") for split in SPLITS)
     assert test.task_ids == tuple(map(str, range(500)))

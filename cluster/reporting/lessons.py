@@ -1,0 +1,36 @@
+"""What a run has learned from, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+
+def lessons(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """One line a stage, from the records of `RUN/metrics.jsonl`: tokens, and episodes, truncated ones, and groups that
+    had something to compare where it played.
+
+    Ten GRPO steps on 2 groups of 4, of which half were informative, give "grpo learned from 5,120 tokens in 10 steps:
+    80 episodes, 20% of them truncated, in 20 groups, 10 of them informative".
+    """
+    steps = [record for record in records if "trained_tokens" in record]
+    for stage in dict.fromkeys(record["stage"] for record in steps):
+        yield _lesson(stage, [record for record in steps if record["stage"] == stage])
+
+
+def _lesson(stage: str, steps: Sequence[Mapping[str, Any]]) -> str:
+    idle = sum(not record["trained_tokens"] for record in steps)
+    tokens = sum(record["trained_tokens"] for record in steps)
+    line = f"{stage} learned from {tokens:,.0f} tokens in {len(steps)} steps"
+    if idle:
+        line += f", {idle} of which trained nothing"
+    played = [record for record in steps if "episodes" in record]
+    episodes = sum(record["episodes"] for record in played)
+    if episodes:
+        truncated = sum(record["truncated"] * record["episodes"] for record in played)
+        informative = sum(record["informative_groups"] * record["groups"] for record in played)
+        line += (
+            f": {episodes:,.0f} episodes, {truncated / episodes:.0%} of them truncated, in "
+            f"{sum(record['groups'] for record in played):,.0f} groups, {informative:,.0f} of them informative"
+        )
+    return line

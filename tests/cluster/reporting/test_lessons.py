@@ -1,0 +1,21 @@
+"""What a run says of its lessons at its end."""
+
+from __future__ import annotations
+
+from cluster.reporting.lessons import lessons
+
+
+def test_every_stage_says_what_it_learned_from() -> None:
+    routing = {"stage": "routing", "router/sft": 4.0}
+    imitated = {"stage": "sft", "trained_tokens": 1500.0}
+    played = {"stage": "grpo", "episodes": 8.0, "groups": 2.0, "truncated": 0.25, "informative_groups": 0.5}
+    steps = [played | {"trained_tokens": tokens} for tokens in (300.0, 0.0, 340.0)]
+    assert list(lessons([routing, imitated, imitated, *steps])) == [
+        "sft learned from 3,000 tokens in 2 steps",
+        "grpo learned from 640 tokens in 3 steps, 1 of which trained nothing: 24 episodes, 25% of them truncated, in 6 "
+        "groups, 3 of them informative",
+    ]
+
+
+def test_a_run_without_steps_has_no_lessons() -> None:
+    assert list(lessons([])) == []
