@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from trajectories.errors import ConcertoError
+from trajectories.errors import ConcertoError, UserError
 
 app = typer.Typer(
     help="Concerto trains LLM agents on a Ray cluster.",
@@ -247,6 +247,11 @@ def _exit_code() -> int:
         message = str(getattr(error, "cause", error))  # what an actor raised has Ray's report around it
         print(f"concerto: {message}; {error.fix}" if error.fix else f"concerto: {message}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        if error.filename is None:
+            raise  # no file that a user could look at: a fault of ours, or of the network
+        print(f"concerto: {error.filename}: {error.strerror}; check the path, and its permissions", file=sys.stderr)
+        return UserError.exit_code
     except (asyncio.CancelledError, KeyboardInterrupt):
         print("concerto: interrupted", file=sys.stderr)
         return INTERRUPTED

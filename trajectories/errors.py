@@ -33,6 +33,12 @@ class RunError(ConcertoError):
     """The run cannot go on: a bounded wait ended, a budget is spent, a check failed. The message says which."""
 
 
+class StorageError(RunError):
+    """A file or folder could not be written: the disk is full, read-only or gone. The message names it."""
+
+    fix = "free some room or mend the disk, and give the command again"
+
+
 class WorkersLost(RunError):
     """Learner workers or the Conductor died, or did not answer in time, and with them what they had learned since the
     last checkpoint. The message holds their own words."""

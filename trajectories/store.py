@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet as pq
 
-from trajectories.files import written_aside
+from trajectories.errors import UserError, first_line
+from trajectories.files import in_words, storing, written_aside
 
 EPISODES_FILE, SEQUENCES_FILE, ASSIGNMENTS_FILE = "episodes.parquet", "sequences.parquet", "assignments.parquet"
 
@@ -76,11 +78,23 @@ def write_parquet(path: Path, table: pa.Table) -> None:
         pq.write_table(table, aside, compression="zstd")
 
 
+def read_cache(path: Path, say: Callable[[str], None]) -> pa.Table | None:
+    """A table that can be made again, as `write_parquet` wrote it. None where there is none, or, said in one line,
+    where the file is damaged. Raises UserError when the disk does not let it be read."""
+    try:
+        return pq.read_table(path) if path.exists() else None
+    except (OSError, pa.ArrowException) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise UserError(f"cannot read {path} ({in_words(error)}): mend the disk or its permissions.") from error
+        say(f"{path} is damaged ({first_line(error)}) and is made again")
+        return None
+
+
 def write_group(folder: Path, position: int, episodes: pa.Table, sequences: pa.Table) -> None:
     """Write one group as it travels, without compression: it is read once, on resume."""
     folder.mkdir(parents=True, exist_ok=True)
     for table, path in zip((episodes, sequences), _group_files(folder, position), strict=True):
-        with pa.ipc.new_file(path, table.schema) as writer:
+        with storing(path), pa.ipc.new_file(path, table.schema) as writer:
             writer.write_table(table)
 
 

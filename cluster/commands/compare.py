@@ -17,13 +17,14 @@ from pathlib import Path
 import yaml
 from rich.console import Console
 
-from cluster.config.loading import check_config
 from cluster.config.matrix import load_matrix
 from cluster.config.run import RunSettings
+from cluster.inputs.run_folder import saved_config
 from cluster.loop.checkpoint import has_checkpoint
 from cluster.reporting.charts import write_charts
 from cluster.reporting.summary import Comparison, RunSummary, compare_runs, markdown, summarise_run
 from trajectories.errors import RunError, UserError
+from trajectories.files import check_writable, storing
 
 INTERRUPTED = 130
 
@@ -40,6 +41,7 @@ def run_compare(matrix_file: Path, out: Path, console: Console) -> Comparison:
     runs = matrix.runs()
     for name, config in runs.items():
         _check_same(out / "runs" / name, config, matrix_file)
+    check_writable(out)
     summaries: dict[str, RunSummary] = {}
     for number, (name, config) in enumerate(runs.items(), start=1):
         run_dir = out / "runs" / name
@@ -50,9 +52,10 @@ def run_compare(matrix_file: Path, out: Path, console: Console) -> Comparison:
             console.print(f"  took {time.monotonic() - started:.0f} s", highlight=False)
         summaries[name] = summarise_run(run_dir)
     comparison = compare_runs(summaries, list(matrix.arms), matrix.seeds, matrix.reference)
-    (out / "table.md").write_text(markdown(comparison), encoding="utf-8")
-    (out / "comparison.json").write_text(comparison.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    write_charts(comparison, out)
+    with storing(out / "table.md"):
+        (out / "table.md").write_text(markdown(comparison), encoding="utf-8")
+        (out / "comparison.json").write_text(comparison.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        write_charts(comparison, out)
     return comparison
 
 
@@ -98,6 +101,6 @@ def _finished(run_dir: Path) -> bool:
 
 
 def _check_same(run_dir: Path, config: RunSettings, matrix_file: Path) -> None:
-    file = run_dir / "config.yaml"
-    if file.exists() and check_config(yaml.safe_load(file.read_text(encoding="utf-8"))) != config:
+    learned = has_checkpoint(run_dir) or _finished(run_dir)  # else it is begun anew
+    if learned and saved_config(run_dir) != config:
         raise UserError(f"{run_dir} was trained by other settings than those of {matrix_file}: name another --out.")

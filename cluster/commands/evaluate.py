@@ -11,6 +11,7 @@ from rich.progress import Progress
 from cluster.config.run import RunSettings
 from cluster.inputs.models import load_tokenizer, resolve_model
 from cluster.reporting.evaluation import Evaluation, Sampling, Subject, evaluate_panel, write_evaluations
+from cluster.reporting.kept_rollouts import KeptRollouts
 from cluster.runtime.session import (
     check_resources,
     open_fleet,
@@ -18,6 +19,7 @@ from cluster.runtime.session import (
 )
 from envs import Panel, load_panel, make_environment
 from trajectories.errors import UserError
+from trajectories.files import check_writable, remove
 
 
 def run_evaluation(
@@ -25,31 +27,36 @@ def run_evaluation(
 ) -> Evaluation:
     """Play a panel greedily, and `samples` times at the temperature of training, and write the result to `out`.
 
+    Until then every task lies in `<out>.played.jsonl` as soon as it is played, and stays there when the rest fails.
+
     Raises UserError for wrong input, before anything is started.
     """
     if out.is_dir():
         raise UserError(f"{out} is a directory: name a JSON file with --out.")
-    model = resolve_model(config.policy.model)
-    load_tokenizer(model, config.rollout.prompt)
+    check_writable(out)
+    load_tokenizer(resolve_model(config.policy.model), config.rollout.prompt)
     panel = load_panel(panel_name, *config.opening(panel_name))
     make_environment(panel.environment, *config.opening(panel_name)).close()  # whatever is missing is told now
     sampling = Sampling(samples, config.schedule.temperature.end, config.seed, config.eval_turns)
+    played = out.with_name(f"{out.name}.played.jsonl")
+    remove(played)
     with ray_cluster(config.placement):
-        result = asyncio.run(_evaluate(config, model, panel, limit, sampling, console))
+        result = asyncio.run(_evaluate(config, panel, limit, sampling, played, console))
     write_evaluations(out, (result,))
+    remove(played)
     return result
 
 
 async def _evaluate(
-    config: RunSettings, model: str, panel: Panel, limit: int | None, sampling: Sampling, console: Console
+    config: RunSettings, panel: Panel, limit: int | None, sampling: Sampling, played: Path, console: Console
 ) -> Evaluation:
     await check_resources(config.placement, with_learner=False, say=console.print)
     console.print("starting the engine")
-    async with open_fleet(config, model, [panel.environment], "eval") as fleet:
+    async with open_fleet(config, resolve_model(config.policy.model), [panel.environment], "eval") as fleet:
         with Progress(console=console, disable=not console.is_terminal) as progress:
             bar = progress.add_task("episodes", total=None)
             return await evaluate_panel(
-                fleet,
+                KeptRollouts(fleet, played),
                 panel,
                 sampling,
                 Subject(config.policy.model),

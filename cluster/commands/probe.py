@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,9 @@ from router import tables
 from router.geometry import CONCENTRATION
 from router.router_settings import Metric
 from trajectories.errors import UserError, first_line
+from trajectories.files import check_writable, reading, written_aside
 from trajectories.schema import SEQUENCES, sequences_from_table
-from trajectories.store import write_parquet
+from trajectories.store import read_cache, write_parquet
 
 METRIC = b"metric"
 """Schema metadata key of a scores table: the statistic that made its column `score`."""
@@ -73,14 +75,16 @@ def run_probe(model: str, corpus: Path, metric: Metric, out: Path, workers: Work
             gradient that is zero or not finite.
     """
     check_free(out)
+    check_writable(out)
     job = ProbeJob(resolve_model(model), str(corpus.resolve()), check_corpus(corpus))
     parts = _open_parts(out, job)
-    done = sum(pq.read_metadata(part).num_rows for part in parts.glob("*.parquet"))
+    say = partial(console.print, highlight=False, markup=False)
+    done = _drop_damaged(parts, say)
     if done < job.rows:
         with ray_cluster(PlacementSettings(address=workers.address)), Progress(console=console) as progress:
             task = progress.add_task(f"probe {corpus.name}", total=job.rows, completed=done)
             for part in _probe_rest(job, parts, workers):
-                write_parquet(parts / f"{len(list(parts.glob('*.parquet'))):06d}.parquet", part)
+                write_parquet(_free_part(parts), part)
                 progress.advance(task, part.num_rows)
     scores = _scored(_read_parts(parts), metric)
     write_parquet(out, scores)
@@ -167,14 +171,37 @@ def _scored(probed: pa.Table, metric: Metric) -> pa.Table:
 
 
 def _open_parts(out: Path, job: ProbeJob) -> Path:
-    """The folder of finished parts. Raises UserError when it belongs to another probe."""
+    """The folder of finished parts; one without parts belongs to no probe yet.
+
+    Raises UserError when it holds parts of another probe, or of one that it cannot name.
+    """
     folder = out.with_name(f"{out.name}.parts")
     file = folder / "job.json"
-    if file.exists() and json.loads(file.read_text(encoding="utf-8")) != asdict(job):
-        raise UserError(f"{folder} holds parts of another probe: remove it, or name another --out.")
-    folder.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(asdict(job)), encoding="utf-8")
+    if file.exists() and any(folder.glob("*.parquet")):
+        with reading(file, f"remove {folder}, or name another --out."):
+            same = json.loads(file.read_text(encoding="utf-8")) == asdict(job)
+        if not same:
+            raise UserError(f"{folder} holds parts of another probe: remove it, or name another --out.")
+    with written_aside(file) as aside:
+        aside.write_text(json.dumps(asdict(job)), encoding="utf-8")
     return folder
+
+
+def _free_part(folder: Path) -> Path:
+    """The first that is not there: parts that were damaged leave gaps."""
+    return next(path for number in count() if not (path := folder / f"{number:06d}.parquet").exists())
+
+
+def _drop_damaged(folder: Path, say: Callable[[str], None]) -> int:
+    """Remove the parts that cannot be read, which are probed again; how many rows the others hold."""
+    rows = 0
+    for path in sorted(folder.glob("*.parquet")):
+        part = read_cache(path, say)
+        if part is None:
+            path.unlink()
+        else:
+            rows += part.num_rows
+    return rows
 
 
 def _read_parts(folder: Path) -> pa.Table:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
-import yaml
 from rich.console import Console
 
+from cluster.inputs.run_folder import held, save_config
 from cluster.inputs.run_plan import Plan, plan_run
 from cluster.loop.coordinator import Coordinator
 from cluster.reporting.best import ONLY_TEST_PANELS, choosing_panels
@@ -23,6 +23,7 @@ from cluster.reporting.progress import RunObserver
 from cluster.runtime.assembly import assembled
 from cluster.runtime.session import check_resources, ray_cluster
 from trajectories.errors import WorkersLost, last_line
+from trajectories.files import remove, storing
 
 MAX_DEATHS = 3
 """Deaths of learner workers at one step after which the run ends: what is at fault would only happen again."""
@@ -33,6 +34,7 @@ def run_training(plan: Plan, console: Console) -> None:
 
     Raises:
         Interrupted: after a stop by SIGINT or SIGTERM, checkpoint written.
+        StorageError: the disk of the run directory is full or read-only; the last checkpoint is good.
         WorkersLost: workers died `MAX_DEATHS` times without a new checkpoint in between.
     """
     with ray_cluster(plan.config.placement):
@@ -40,22 +42,38 @@ def run_training(plan: Plan, console: Console) -> None:
         asyncio.run(check_resources(plan.config.placement, with_learner=True, say=say))
         if plan.eval_panels and not choosing_panels(plan.eval_panels):
             say(ONLY_TEST_PANELS)
-        plan.run_dir.mkdir(parents=True, exist_ok=True)
-        (plan.run_dir / "config.yaml").write_text(yaml.safe_dump(plan.config.model_dump(mode="json"), sort_keys=False))
-        deaths = 0
-        while True:
-            try:
-                return asyncio.run(_train(plan, console))
-            except WorkersLost as error:
-                before, plan = plan, plan_run(plan.config, plan.run_dir, resume=True)
-                deaths = 1 if plan.manifest.step > before.manifest.step else deaths + 1
-                if deaths == MAX_DEATHS:
-                    raise
-                say(f"{last_line(error)}\nGoing on from step {plan.manifest.step}.")
+        with storing(plan.run_dir):
+            plan.run_dir.mkdir(parents=True, exist_ok=True)
+        with held(plan.run_dir):
+            _begin(plan, say)
+            _train_through_deaths(plan, console, say)
+
+
+def _begin(plan: Plan, say: Callable[[str], None]) -> None:
+    """Clear what an earlier start left, and write down what this run is."""
+    if plan.start.again:
+        say(f"the start before in {plan.run_dir} reached no checkpoint: the run begins anew")
+    for path in plan.start.stale:
+        remove(path)
+    save_config(plan.config, plan.run_dir)
+
+
+def _train_through_deaths(plan: Plan, console: Console, say: Callable[[str], None]) -> None:
+    deaths = 0
+    while True:
+        try:
+            return asyncio.run(_train(plan, console))
+        except WorkersLost as error:
+            before, plan = plan, plan_run(plan.config, plan.run_dir, resume=True)  # a full disk ends the run here
+            deaths = 1 if plan.manifest.step > before.manifest.step else deaths + 1
+            if deaths == MAX_DEATHS:
+                raise
+            say(f"{last_line(error)}\nGoing on from step {plan.manifest.step}.")
 
 
 async def _train(plan: Plan, console: Console) -> None:
-    writer = MetricsWriter(plan.run_dir, from_step=plan.manifest.step + 1, ray_metrics=True)
+    say = partial(console.print, markup=False, highlight=False)
+    writer = MetricsWriter(plan.run_dir, plan.manifest.step + 1, ray_metrics=True, say=say)
     with RunObserver(console, writer, EntropyWatch(plan.config.grpo.entropy_floor)) as observer:
         async with assembled(plan, observer) as assembly:
             with _stop_on_signal(assembly.coordinator, observer):

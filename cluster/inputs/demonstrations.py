@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cluster.loop.tasks import TaskMixture, index_at
 from envs import EnvironmentSettings, Panel, make_environment
@@ -19,7 +18,7 @@ from trajectories.chat import ChatTokenizer
 from trajectories.errors import UserError
 from trajectories.ids import PREFIX
 from trajectories.schema import sequences_to_table
-from trajectories.store import write_parquet
+from trajectories.store import read_cache, write_parquet
 from trajectories.types import Sequence
 
 FILE = "demonstrations.parquet"
@@ -85,16 +84,21 @@ class ExpertPlay:
 
 
 def load_demonstrations(
-    run_dir: Path, play: ExpertPlay, transcriber: Transcriber, progress: Callable[[int, int], None]
+    run_dir: Path,
+    play: ExpertPlay,
+    transcriber: Transcriber,
+    progress: Callable[[int, int], None],
+    say: Callable[[str], None] = lambda line: None,
 ) -> pa.Table:
-    """Won demonstrations as a sequences table: from the run directory, or played by the experts now.
+    """Won demonstrations as a sequences table: from the run directory, or played by the experts now, also
+    where the file is damaged, which `say` is told.
 
     Demonstrations that the expert lost, or that the engines would refuse for their length, are left out. Raises
     UserError when none remains of a panel.
     """
     path = run_dir / FILE
-    if path.exists():
-        return pq.read_table(path)
+    if (kept := read_cache(path, say)) is not None:
+        return kept
     found: list[Demonstrated] = []
     for number, panel in enumerate(play.tasks.panels):
         told = partial(_told, progress, len(found), play.count)

@@ -30,7 +30,7 @@ from router.scores import Candidates
 from trajectories.errors import UserError, first_line
 from trajectories.ids import demonstrated_task
 from trajectories.schema import sequences_from_table
-from trajectories.store import write_parquet
+from trajectories.store import read_cache, write_parquet
 from trajectories.types import Route
 
 MEASURED_FILE, ROUTES_FILE = "measured.parquet", "routes.parquet"
@@ -97,6 +97,7 @@ class CorpusRouter:
         programme: what the run would do with all of the corpus; its seed is that of the random routes and of the
             episodes that `pass_rate` plays.
         progress: is told what is going on, how much of it is done, and how much there is.
+        say: is told a line.
     """
 
     run_dir: Path
@@ -105,17 +106,19 @@ class CorpusRouter:
     learner: Prober
     rollouts: Rollouts
     progress: Callable[[str, int, int], None]
+    say: Callable[[str], None] = lambda line: None
 
     async def route(self, demonstrations: pa.Table) -> Routing:
-        """Read the routes of the run, or decide them by the weights that the learner holds now: the base model's.
+        """Read the routes of the run, or decide them by the weights that the learner holds now: the base model's, also
+        where a run goes on.
 
         Raises:
             UserError: the corpus cannot be measured or split; nothing is written.
             UserError: a stage is left without data.
         """
         path, metrics = self.run_dir / ROUTES_FILE, {}
-        if path.exists():
-            routes = pq.read_table(path)
+        if (kept := read_cache(path, self.say)) is not None:
+            routes = kept
         elif self.router.routes is not None:
             routes = read_routes(Path(self.router.routes))
             write_parquet(path, routes)

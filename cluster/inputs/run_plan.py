@@ -6,29 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import yaml
 
-from cluster.config.loading import check_config
 from cluster.config.run import RunSettings
 from cluster.inputs.demonstrations import Transcriber
 from cluster.inputs.models import load_tokenizer, resolve_model
 from cluster.inputs.recorded import read_recorded
 from cluster.inputs.reward_channels import reward_channels
 from cluster.inputs.routed_corpus import check_router
-from cluster.loop.checkpoint import Manifest, has_checkpoint, latest_checkpoint, load_manifest
+from cluster.inputs.run_folder import Start, check_room, find_start
+from cluster.loop.checkpoint import Manifest, load_manifest
 from cluster.loop.tasks import TaskMixture
 from envs import Panel, heldout_panel, load_panel, training_panel
 from trajectories.errors import UserError
-
-FREE_TO_CHANGE = {
-    "placement": True,
-    "evaluation": True,
-    "checkpoint": True,
-    "data": True,
-    "reward": {"constant_limit": True},
-}
-"""What a resumed run may change: none of it decides what is trained, and the panels' hashes tell whether the data
-elsewhere are the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +26,7 @@ class Plan:
 
     Attributes:
         channels: reward channels that advantages are made of.
+        start: whether it begins, and what an earlier start left.
     """
 
     config: RunSettings
@@ -45,8 +35,13 @@ class Plan:
     tasks: TaskMixture
     channels: tuple[str, ...]
     eval_panels: tuple[Panel, ...]
-    checkpoint: Path | None
+    start: Start
     manifest: Manifest
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """What the run goes on from; None where it begins."""
+        return self.start.checkpoint
 
     @property
     def environments(self) -> tuple[str, ...]:
@@ -67,7 +62,7 @@ class Plan:
 
 
 def plan_run(config: RunSettings, run_dir: Path, resume: bool) -> Plan:
-    """Check model, data and run directory. Raises UserError."""
+    """Check model, data and run directory, and that this can be written. Raises UserError."""
     if not config.schedule.stages:
         raise UserError(
             "the schedule has no steps: set schedule.sft_steps, schedule.mixed_steps or schedule.grpo_steps."
@@ -79,25 +74,19 @@ def plan_run(config: RunSettings, run_dir: Path, resume: bool) -> Plan:
     panels = {panel.name: panel.hash for panel in tasks.panels}
     if len(panels) < len(tasks.panels):
         raise UserError(f"tasks={','.join(config.tasks)} names a panel twice: shares are equal, so name each once.")
-    checkpoint, manifest = None, Manifest(panels=panels)
-    if resume:
-        _check_same_run(config, run_dir)
-    if resume and has_checkpoint(run_dir):
-        checkpoint = latest_checkpoint(run_dir)
-        manifest = load_manifest(checkpoint)
+    start, manifest = find_start(config, run_dir, resume), Manifest(panels=panels)
+    if start.checkpoint is not None:
+        manifest = load_manifest(start.checkpoint)
         for panel in tasks.panels:
             if manifest.panels.get(panel.name) != panel.hash:
                 raise UserError(
                     f"{panel.name} no longer holds the tasks that {run_dir} was trained on: name the same data with "
                     f"--set data.{panel.environment}=PATH."
                 )
-    if run_dir.exists() and not run_dir.is_dir():
-        raise UserError(f"{run_dir} is a file: name a directory with --out.")
-    if not resume and (run_dir / "config.yaml").exists():
-        raise UserError(f"{run_dir} already holds a run: add --resume to go on with it, or name another --out.")
+    check_room(run_dir, model)
     channels = reward_channels(config, tasks)
-    plan = Plan(config, run_dir, model, tasks, channels, _eval_panels(config, tasks), checkpoint, manifest)
-    if config.schedule.demonstrations_file and not resume:
+    plan = Plan(config, run_dir, model, tasks, channels, _eval_panels(config, tasks), start, manifest)
+    if config.schedule.demonstrations_file and start.checkpoint is None:
         plan.recorded()
     return plan
 
@@ -113,18 +102,3 @@ def _eval_panels(config: RunSettings, tasks: TaskMixture) -> tuple[Panel, ...]:
             f"{error}. It would be evaluated by default: name others with evaluation.panels=[PANEL], or leave "
             "evaluation out with evaluation.panels=[]."
         ) from None
-
-
-def _check_same_run(config: RunSettings, run_dir: Path) -> None:
-    """Raises UserError when a resumed run would train something else."""
-    file = run_dir / "config.yaml"
-    if not file.exists():
-        raise UserError(f"{run_dir} holds no run to resume: leave out --resume, or name another --out.")
-    saved = check_config(yaml.safe_load(file.read_text()))
-    before, now = (one.model_dump(exclude=FREE_TO_CHANGE) for one in (saved, config))
-    for name in now:
-        if before[name] != now[name]:
-            raise UserError(
-                f"the section {name!r} differs from that of the run in {run_dir}: resume with --config {file}, "
-                "or start a new run with another --out."
-            )

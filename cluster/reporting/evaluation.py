@@ -21,7 +21,7 @@ from cluster.loop.tasks import member_seeds
 from cluster.reporting.estimators import Frozen, Rate, clustered_rate, pass_at_k, powers_of_two
 from envs.panels import Panel
 from trajectories.errors import ConcertoError
-from trajectories.files import written_aside
+from trajectories.files import reading, written_aside
 
 
 class TaskResult(Frozen):
@@ -219,7 +219,9 @@ def write_evaluations(path: Path, evaluations: tuple[Evaluation, ...]) -> None:
 
 
 def read_evaluations(path: Path) -> tuple[Evaluation, ...]:
-    return EvaluationFile.model_validate_json(path.read_text(encoding="utf-8")).evaluations
+    """What `write_evaluations` wrote. Raises UserError when it cannot be read."""
+    with reading(path, "evaluate again, or move the file away."):
+        return EvaluationFile.model_validate_json(path.read_text(encoding="utf-8")).evaluations
 
 
 def evaluation_file(run_dir: Path, name: str) -> Path:

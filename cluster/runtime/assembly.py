@@ -45,7 +45,7 @@ from learners.rewards.scalarisers import ADVANTAGES
 from learners.workers.pool import LearnerPool
 from router.arbitration import make_arbiter
 from router.online import OnlineRouter
-from trajectories.store import write_parquet
+from trajectories.store import read_cache, write_parquet
 
 PARITY_SEQUENCES = 2
 
@@ -92,7 +92,7 @@ async def _programme(
     whole = Programme(config.seed, plan.tasks, rows, compared, config.schedule, config.evaluation, config.checkpoint)
     if not router.active or router.online:
         return whole
-    corpus_router = CorpusRouter(plan.run_dir, router, whole, learner, fleet, observer.activity)
+    corpus_router = CorpusRouter(plan.run_dir, router, whole, learner, fleet, observer.activity, observer.say)
     routing = await corpus_router.route(demonstrations)
     if routing.metrics:
         observer.record("routing", routing.metrics)
@@ -103,12 +103,13 @@ async def _programme(
 
 def _demonstrations(plan: Plan, observer: RunObserver) -> pa.Table:
     config = plan.config
-    if config.schedule.demonstrations_file and not (plan.run_dir / FILE).exists():
+    if config.schedule.demonstrations_file and read_cache(plan.run_dir / FILE, observer.say) is None:
         write_parquet(plan.run_dir / FILE, plan.recorded())
     wanted = config.router.active or config.schedule.demonstrates
     count = config.schedule.demonstrations if wanted else PARITY_SEQUENCES
     play = ExpertPlay(plan.tasks, config.opening, count, config.rollout.max_turns, config.seed)
-    return load_demonstrations(plan.run_dir, play, plan.transcriber, partial(observer.activity, "demonstrations"))
+    progress = partial(observer.activity, "demonstrations")
+    return load_demonstrations(plan.run_dir, play, plan.transcriber, progress, observer.say)
 
 
 @asynccontextmanager

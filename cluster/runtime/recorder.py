@@ -13,7 +13,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from actors.group_references import GroupReferences
 from cluster.loop.ports import FinishedGroup, finished_group
 from cluster.loop.stream import RunError
-from trajectories.errors import last_line
+from trajectories.errors import StorageError, last_line
 
 TIMEOUT_S = 600.0
 """Seconds that a call may take, those before it included: a disk that is slower has stopped."""
@@ -22,7 +22,8 @@ TIMEOUT_S = 600.0
 class RayRecorder:
     """Hands references to the recorder actor; every wait is bounded.
 
-    All methods raise RunError when the recorder fails, with its own words, or does not answer in time.
+    All methods raise StorageError when the disk does not take what is to be written, and RunError when the recorder
+    fails otherwise, with its own words, or does not answer in time.
     """
 
     def __init__(self, actor: Any, timeout_s: float = TIMEOUT_S) -> None:
@@ -48,6 +49,8 @@ class RayRecorder:
         try:
             return await asyncio.wait_for(reference, self._timeout_s)
         except (RayTaskError, RayActorError) as error:
+            if isinstance(cause := getattr(error, "cause", None), StorageError):
+                raise cause from None
             raise RunError(f"the recorder could not {what}: {last_line(error)}") from error
         except TimeoutError:
             raise RunError(

@@ -18,7 +18,7 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
-from trajectories.errors import UserError
+from trajectories.errors import StorageError, UserError
 from trajectories.files import written_aside
 
 logger = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ def build_once(target: Path, build: Callable[[Path], None], timeout_s: float = B
             with written_aside(target) as aside:
                 aside.mkdir()
                 build(aside)
-    except OSError as error:
+    except (OSError, StorageError) as error:
         raise UserError(
             f"cannot build in {target.parent} ({error}); set {CACHE_VARIABLE} to a folder with room"
         ) from error

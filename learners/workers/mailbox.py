@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from trajectories.errors import ConcertoError
+
 POLL_SECONDS = 10.0
 """A worker asks for its next command at least this often; only bounds how long one request stays open."""
 
@@ -24,10 +26,10 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a command: one reference a rank, or what went wrong."""
+    """What came of a command: one reference a rank, or what went wrong; an error of ours as it was raised."""
 
     results: list[Any] = field(default_factory=list)
-    error: str | None = None
+    error: str | ConcertoError | None = None
 
 
 class Mailbox:
@@ -38,7 +40,7 @@ class Mailbox:
         self._joined: set[int] = set()
         self._command: Command | None = None
         self._replies: dict[int, Any] = {}
-        self._error: str | None = None
+        self._error: str | ConcertoError | None = None
         self._ended: str | None = None
         self._stopping = False
         self._changed = asyncio.Condition()
@@ -60,8 +62,8 @@ class Mailbox:
 
         return await self._wait(news, POLL_SECONDS)
 
-    async def reply(self, number: int, rank: int, result: list[Any], error: str | None) -> None:
-        """A rank's answer: a list with one reference, or the error's text."""
+    async def reply(self, number: int, rank: int, result: list[Any], error: str | ConcertoError | None) -> None:
+        """A rank's answer: a list with one reference, or the error: its text, or an error of ours."""
         async with self._changed:
             if self._command and self._command.number == number:  # else it comes after the call's time was up
                 self._error = self._error or error

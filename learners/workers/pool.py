@@ -25,7 +25,7 @@ from ray.train.torch import TorchTrainer
 from learners.learner_settings import LearnerSettings
 from learners.workers.mailbox import Command, Mailbox, Outcome
 from learners.workers.process import keep_freed_memory, multiply_with_onednn
-from trajectories.errors import WorkersLost
+from trajectories.errors import ConcertoError, WorkersLost
 
 STOP_TIMEOUT_S = 60.0
 
@@ -97,12 +97,15 @@ class LearnerPool:
 
         Raises:
             WorkersLost: a worker raised, died or did not answer in time.
+            ConcertoError: what a worker raised of ours, as StorageError; the workers have ended then too.
         """
         return await asyncio.gather(*await self.call_refs(method, *arguments, timeout_s=timeout_s))
 
     async def call_refs(self, method: str, *arguments: Any, timeout_s: float = 1800.0) -> list[ray.ObjectRef]:
         """Like `call`, but the results stay in the object store: for weights."""
         outcome: Outcome = await self._mailbox.call.remote(method, arguments, timeout_s)
+        if isinstance(outcome.error, ConcertoError):
+            raise outcome.error
         if outcome.error:
             raise WorkersLost(f"{method}: {outcome.error}")
         return outcome.results
@@ -155,9 +158,9 @@ def _serve(loop_config: dict[str, Any]) -> None:
             return
         try:
             result = getattr(worker, command.method)(*map(_resolved, command.arguments))
-        except Exception:
+        except Exception as raised:
             # The others may be waiting for this rank inside a collective: report, then end them all.
-            error = f"rank {rank}: {traceback.format_exc()}"
+            error = raised if isinstance(raised, ConcertoError) else f"rank {rank}: {traceback.format_exc()}"
             ray.get(mailbox.reply.remote(command.number, rank, [], error))
             raise
         ray.get(mailbox.reply.remote(command.number, rank, [ray.put(result)], None))

@@ -27,6 +27,7 @@ from learners.rewards.weigher import Weighed, Weigher
 from learners.workers.process import cores_of_worker
 from router.probe import ProbeResult, batched_share, check, concatenated
 from trajectories import schema
+from trajectories.files import storing
 from trajectories.packing import split_over_workers
 from trajectories.types import Route
 
@@ -154,14 +155,18 @@ class LearnerWorker:
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write a Hugging Face model directory (adapters merged) with its tokenizer."""
-        self.policy.save_pretrained(Path(directory))
+        with storing(Path(directory)):
+            self.policy.save_pretrained(Path(directory))
 
     def save(self, directory: str | Path) -> None:
         """Write everything that the next step depends on, queues included; aside, then renamed.
 
-        Workers on several nodes need a directory that all of them see.
+        Workers on several nodes need a directory that all of them see. Raises StorageError where the disk is at fault.
         """
-        directory = Path(directory)
+        with storing(Path(directory)):
+            self._save(Path(directory))
+
+    def _save(self, directory: Path) -> None:
         aside = directory.with_name(f".{directory.name}.writing")
         if distributed.rank() == 0:
             shutil.rmtree(aside, ignore_errors=True)

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
+import os
 import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
+import ray
+import yaml
 
 from cluster.cli import main
 from cluster.config.loading import load_config
 from cluster.inputs.run_plan import plan_run
 from router.tables import MEASURED
 from tests.envs.webshop.rows import annotation, product_row, write_data
+from tests.learners.samples import make_sequences
 from trajectories.errors import ConcertoError, UserError
+from trajectories.schema import sequences_to_table
 
 REPO = Path(__file__).parents[2]
 
@@ -240,6 +247,7 @@ def test_the_local_plan_fits_this_machine():
 
 def test_a_run_directory_that_is_taken(concerto, tmp_path, tiny_model_dir):
     (tmp_path / "config.yaml").write_text("seed: 3\n")
+    (tmp_path / "checkpoints" / "step-000001").mkdir(parents=True)
     model = ["--set", f"policy.model={tiny_model_dir}"]
     assert_user_error(concerto("train", "--out", str(tmp_path), *model), "already holds a run", "--resume")
     assert_user_error(concerto("train", "--out", str(tmp_path), *model, "--resume"), "'seed' differs")
@@ -275,3 +283,53 @@ def test_an_error_ends_the_command_with_its_own_exit_code_and_one_line(concerto,
     monkeypatch.setattr("envs.load_panel", end)
     result = concerto("tasks", "alfworld/generated/heldout")
     assert (result.returncode, result.stderr) == (code, said)
+
+
+@pytest.fixture
+def commands(tmp_path, tiny_model_dir) -> dict[str, list[str]]:
+    """Every command that writes what takes long to make, all but its --out."""
+    corpus, matrix = tmp_path / "corpus.parquet", tmp_path / "matrix.yaml"
+    pq.write_table(sequences_to_table(make_sequences(2)), corpus)
+    matrix.write_text(yaml.safe_dump({"preset": "local", "seeds": [0], "arms": {"one": {}}}))
+    model = ["--model", str(tiny_model_dir)]
+    return {
+        "train": ["train", "--set", f"policy.model={tiny_model_dir}"],
+        "eval": ["eval", *model, "--panel", "alfworld/generated/heldout"],
+        "probe": ["probe", *model, "--corpus", str(corpus)],
+        "compare": ["compare", str(matrix)],
+        "import": ["data", "import", str(tmp_path / "none.jsonl"), "--environment", "webshop"],
+    }
+
+
+@pytest.mark.parametrize("command", ["train", "eval", "probe", "compare", "import"])
+def test_a_disk_that_takes_nothing_is_told_before_anything_starts(concerto, commands, tmp_path, monkeypatch, command):
+    def start(*arguments: object, **options: object) -> None:
+        raise AssertionError("Ray was started")
+
+    monkeypatch.setattr(ray, "init", start)
+    monkeypatch.setattr("cluster.commands.compare.run_process", start)
+    arguments, before = commands[command], sorted(tmp_path.iterdir())
+    nowhere = "/proc/concerto/out"  # the kernel takes no folder there, from root neither
+    assert_user_error(concerto(*arguments, "--out", nowhere), f"cannot write {nowhere}", "name another --out")
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=2**20))
+    assert_user_error(concerto(*arguments, "--out", str(tmp_path / "out")), "no room for", "1 MiB are free")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+def test_a_file_that_the_system_refuses_is_one_line(concerto, monkeypatch, number):
+    def refuse(*arguments: object) -> None:
+        raise OSError(number, os.strerror(number), "/data/games")
+
+    monkeypatch.setattr("envs.load_panel", refuse)
+    assert_user_error(concerto("tasks", "alfworld/generated/heldout"), f"/data/games: {os.strerror(number)}", "check")
+
+
+def test_an_error_of_the_system_that_names_no_file_keeps_its_traceback(monkeypatch):
+    def refuse(*arguments: object) -> None:
+        raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+
+    monkeypatch.setattr("envs.load_panel", refuse)
+    monkeypatch.setattr(sys, "argv", ["concerto", "tasks", "alfworld/generated/heldout"])
+    with pytest.raises(ConnectionResetError):
+        main()

@@ -1,10 +1,25 @@
 """Errors: what is made of other libraries' words."""
 
-from trajectories.errors import ConcertoError, RunError, UserError, WorkersLost, did_you_mean, first_line, last_line
+from trajectories.errors import (
+    ConcertoError,
+    RunError,
+    StorageError,
+    UserError,
+    WorkersLost,
+    did_you_mean,
+    first_line,
+    last_line,
+)
 
 
 def test_every_class_carries_its_exit_code():
-    assert [kind.exit_code for kind in (ConcertoError, RunError, WorkersLost, UserError)] == [1, 1, 1, 2]
+    assert [kind.exit_code for kind in (ConcertoError, RunError, StorageError, WorkersLost, UserError)] == [
+        1,
+        1,
+        1,
+        1,
+        2,
+    ]
     assert "--resume" in WorkersLost.fix
 
 

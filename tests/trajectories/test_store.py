@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 
 from tests.trajectories import samples
 from trajectories import schema
-from trajectories.store import TrajectoryStore, read_group, write_group
+from trajectories.errors import UserError
+from trajectories.store import TrajectoryStore, read_cache, read_group, write_group, write_parquet
 from trajectories.types import Assignment, Route, Trajectory
 
 
@@ -80,3 +83,26 @@ def test_a_writer_killed_in_the_middle_leaves_no_part(tmp_path: Path, monkeypatc
     assert len(store) == 0
     store.write(0, *schema.to_tables([]))
     assert len(store) == 1
+
+
+def test_a_damaged_table_is_made_again_and_a_missing_one_needs_no_word(tmp_path):
+    path, said = tmp_path / "table.parquet", []
+    assert read_cache(path, said.append) is None and not said
+    table = pa.table({"x": list(range(100))})
+    write_parquet(path, table)
+    assert read_cache(path, said.append) == table and not said
+    whole = path.read_bytes()
+    for length in (0, 3, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        assert read_cache(path, said.append) is None
+    assert len(said) == 4 and all(line.endswith("and is made again") and str(path) in line for line in said)
+
+
+def test_a_table_that_the_disk_does_not_give_is_not_made_again(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    (tmp_path / "table.parquet").touch()
+    monkeypatch.setattr(pq, "read_table", refuse)
+    with pytest.raises(UserError, match=r"cannot read .*table.parquet .*: mend the disk"):
+        read_cache(tmp_path / "table.parquet", print)

@@ -88,6 +88,31 @@ def test_a_probe_whose_gradient_is_broken_writes_no_scores(tmp_path):
 
 
 def test_parts_of_another_probe_are_refused(tmp_path, corpus, tiny_model_dir):
-    probe._open_parts(tmp_path / "scores.parquet", probe.ProbeJob("other", str(corpus), 7))
+    folder = probe._open_parts(tmp_path / "scores.parquet", probe.ProbeJob("other", str(corpus), 7))
+    pq.write_table(pa.table({"sequence_id": ["a"]}), folder / "000000.parquet")
     with pytest.raises(UserError, match="holds parts of another probe: remove it"):
         probe.run_probe(str(tiny_model_dir), corpus, "gini", tmp_path / "scores.parquet", probe.Workers(), CONSOLE)
+
+
+def test_a_damaged_part_is_probed_again_and_the_others_stay(tmp_path):
+    table, said = pa.table({"sequence_id": ["a", "b"]}), []
+    for number in range(3):
+        pq.write_table(table, tmp_path / f"{number:06d}.parquet")
+    middle = tmp_path / "000001.parquet"
+    middle.write_bytes(middle.read_bytes()[:-20])
+    assert probe._drop_damaged(tmp_path, said.append) == 4
+    assert len(said) == 1 and str(middle) in said[0]
+    assert probe._free_part(tmp_path) == middle, "no part that is there is written over"
+    pq.write_table(table, middle)
+    assert probe._free_part(tmp_path).name == "000003.parquet"
+
+
+def test_a_probe_that_failed_before_its_first_part_blocks_nothing(tmp_path):
+    out, other = tmp_path / "scores.parquet", probe.ProbeJob("other", "corpus", 7)
+    folder = probe._open_parts(out, probe.ProbeJob("model", "corpus", 7))
+    assert probe._open_parts(out, other) == folder
+    pq.write_table(pa.table({"sequence_id": ["a"]}), folder / "000000.parquet")
+    assert probe._open_parts(out, other) == folder
+    (folder / "job.json").write_text('{"model": "oth')
+    with pytest.raises(UserError, match=r"cannot read .*job\.json .*: remove .*scores\.parquet\.parts"):
+        probe._open_parts(out, other)

@@ -200,3 +200,12 @@ def test_a_stage_without_data_is_named(tmp_path):
 def test_what_does_not_go_together_is_said_before_anything_starts(settings, schedule, message):
     with pytest.raises(UserError, match=message):
         check_router(RouterSettings.model_validate(settings), ScheduleSettings.model_validate(schedule))
+
+
+def test_damaged_routes_are_decided_again_by_the_same_weights(tmp_path):
+    routing = route(tmp_path, "median_split", corpus(), SimulatedProber())
+    path = tmp_path / ROUTES_FILE
+    routes, again = pq.read_table(path), SimulatedProber()
+    path.write_bytes(path.read_bytes()[:-20])
+    assert route(tmp_path, "median_split", corpus(), again).programme == routing.programme
+    assert again.calls == 1 and pq.read_table(path) == routes

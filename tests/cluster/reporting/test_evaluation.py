@@ -9,14 +9,18 @@ from cluster.reporting.estimators import pass_at_k
 from cluster.reporting.evaluation import (
     Sampling,
     Subject,
+    TaskResult,
     evaluate_panel,
     read_evaluations,
     task_type,
     write_evaluations,
 )
 from cluster.reporting.evaluation_tables import evaluation_tables
+from cluster.reporting.kept_rollouts import KeptRollouts
 from envs.panels import Panel
 from tests.cluster.simulation import SimulatedRollouts
+from trajectories.errors import RunError, UserError
+from trajectories.files import read_lines
 
 PANEL = Panel("mock/valid", tuple(f"valid/pick_{at % 2}-Mug/trial_{at}" for at in range(10)), "c0ffee")
 
@@ -102,3 +106,25 @@ def test_an_empty_panel_says_nothing():
     result = asyncio.run(evaluate_panel(SimulatedRollouts(), Panel("mock/x", (), "0"), Sampling(2), Subject("m")))
     assert result.sampled and result.sampled.pass_at == {} and result.sampled.success.high == 1.0
     assert len(evaluation_tables({"base": (result,)})) == 1
+
+
+def test_what_was_played_is_on_disk_before_the_evaluation_ends(tmp_path):
+    class Dying(SimulatedRollouts):
+        async def run_group(self, task):
+            if task.task_id == PANEL.task_ids[-1]:
+                raise RunError("the engine is gone")
+            return await super().run_group(task)
+
+    path = tmp_path / "new" / "out.json.played.jsonl"
+    with pytest.raises(RunError, match="the engine is gone"):
+        asyncio.run(evaluate_panel(KeptRollouts(Dying(concurrency=1), path), PANEL, Sampling(), Subject("m")))
+    lines, _ = read_lines(path)
+    whole = asyncio.run(evaluate_panel(SimulatedRollouts(), PANEL, Sampling(), Subject("m"))).greedy.tasks
+    assert [line.pop("temperature") for line in lines] == [0.0] * 9
+    assert [TaskResult.model_validate(line) for line in lines] == list(whole[:9])
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    (tmp_path / "base.json").write_text('{"evaluations": [')
+    with pytest.raises(UserError, match=r"cannot read .*base\.json .*: evaluate again"):
+        read_evaluations(tmp_path / "base.json")

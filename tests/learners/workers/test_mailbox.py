@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from learners.workers import mailbox
 from learners.workers.mailbox import Command, Mailbox, Outcome
+from learners.workers.pool import LearnerPool
+from tests.learners.samples import learner_settings
+from trajectories.errors import StorageError
 
 
 async def serve(box: Mailbox, rank: int, *answers: Any) -> list[Command]:
@@ -83,3 +88,13 @@ async def test_a_rank_asks_again_when_there_is_no_command_for_a_while(monkeypatc
     monkeypatch.setattr(mailbox, "POLL_SECONDS", 0.02)
     box = Mailbox(workers=1)
     assert await box.next(after=0) is None
+
+
+async def test_an_error_of_ours_ends_a_call_as_it_was_raised(untied_model: Path, tmp_path: Path) -> None:
+    async def call(*arguments: Any) -> Outcome:
+        return Outcome(error=StorageError("cannot write learner (no space)"))
+
+    pool = LearnerPool(learner_settings(untied_model), run_name="run", storage=tmp_path)
+    pool._mailbox = SimpleNamespace(call=SimpleNamespace(remote=call))
+    with pytest.raises(StorageError, match="cannot write learner"):
+        await pool.call("save", "learner")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from learners.workers.worker import LearnerWorker
 from router.probe import sequential
 from tests.learners.samples import learner_settings, make_sequences, make_tables
 from trajectories import schema
-from trajectories.errors import UserError
+from trajectories.errors import StorageError, UserError
 from trajectories.types import Assignment, Route
 
 PUBLISHED: dict[str, dict[str, Any]] = {
@@ -186,3 +187,17 @@ def test_a_directory_without_checkpoint_is_refused(untied_model: Path, tmp_path:
 def test_a_band_without_one_is_refused() -> None:
     with pytest.raises(ValueError, match="icepop_band"):
         GRPOSettings(icepop_band=(2.0, 3.0))
+
+
+def test_a_full_disk_is_told_as_such_and_the_checkpoint_before_stays(tmp_path: Path, untied_model: Path, monkeypatch):
+    worker = LearnerWorker(learner_settings(untied_model))
+    worker.save(tmp_path / "learner")
+
+    def full(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(StorageError, match=r"cannot write .*learner .*No space left on device"):
+        worker.save(tmp_path / "learner")
+    monkeypatch.undo()
+    worker.restore(tmp_path / "learner")
