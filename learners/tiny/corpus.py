@@ -65,6 +65,9 @@ class FreshGames:
     def task_ids(self, split: str) -> tuple[str, ...]:
         return ()
 
+    def why_empty(self, *splits: str) -> str:
+        return "these games are in no split; read them by their seed"
+
     def read(self, task_id: str) -> Game:
         seed = int(task_id)
         size = SIZES[seed // len(TASK_TYPES) % len(SIZES)]
