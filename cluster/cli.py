@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from trajectories.errors import ConcertoError, UserError
+from trajectories.files import check_writable
 
 app = typer.Typer(
     help="Concerto trains LLM agents on a Ray cluster.",
@@ -44,6 +45,7 @@ def train(
     from cluster.config.loading import load_config
 
     run_config = load_config(preset, config, set_ or [])  # before the imports that take seconds
+    check_writable(out)
     from cluster.commands.train import run_training
     from cluster.inputs.run_plan import plan_run
     from cluster.reporting.best import FOLDER
@@ -75,6 +77,7 @@ def evaluate(
 
     settings = _with_data([f"policy.model={model}", *(set_ or [])], panel.partition("/")[0], data)
     run_config = load_config(preset, config, settings)
+    check_writable(out)
     from cluster.commands.evaluate import run_evaluation
     from cluster.reporting.evaluation_tables import type_tables
 
@@ -98,6 +101,7 @@ def probe(
     from cluster.config.loading import check_router_settings
 
     settings = check_router_settings(metric=metric)
+    check_writable(out)
     from cluster.commands.probe import Workers, run_probe
 
     scores = run_probe(model, corpus, settings.metric, out, Workers(workers, token_budget, address), CONSOLE)
@@ -115,6 +119,7 @@ def route(
     from cluster.config.loading import check_router_settings
 
     settings = check_router_settings(policy=policy)
+    check_writable(out)
     from cluster.commands.route import run_route
 
     routes = run_route(scores, settings.policy, seed, out)["route"].to_pylist()
@@ -127,6 +132,7 @@ def compare(
     out: Annotated[Path, typer.Option(help="Folder of the runs and the results; the same command goes on with it.")],
 ) -> None:
     """Train every arm of a matrix with every seed, and write one table with intervals, seconds and speed-up."""
+    check_writable(out)
     from cluster.commands.compare import run_compare
     from cluster.reporting.summary import markdown
 
@@ -211,6 +217,7 @@ def data_import(
     from cluster.config.loading import load_config
 
     run_config = load_config(preset, config, _with_data(set_, environment, data))
+    check_writable(out)
     from cluster.inputs.recorded import import_demonstrations
 
     import_demonstrations(run_config, environment, recordings, out, CONSOLE)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -24,6 +25,9 @@ FULL = MEBIBYTE
 """Bytes: a disk with less has no room, whatever the library says that failed to write there."""
 FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG})
 """What an OSError says when the disk is at fault, not the code."""
+
+NO_ROOM = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS))
+"""The system's words for it, which safetensors hands on in an error of its own."""
 
 
 @contextmanager
@@ -119,7 +123,7 @@ def read_lines(path: Path) -> tuple[list[dict[str, Any]], bool]:
 
 def in_words(error: Exception) -> str:
     """What an error says of a file, without the file's name."""
-    return (isinstance(error, OSError) and error.filename and error.strerror) or first_line(error)
+    return (isinstance(error, OSError) and error.strerror) or first_line(error)
 
 
 def remove(path: Path, ignore_errors: bool = False) -> None:
@@ -132,8 +136,10 @@ def remove(path: Path, ignore_errors: bool = False) -> None:
 
 def _fault(error: Exception, target: Path) -> str | None:
     """What is wrong with the disk of `target`; None where it is not at fault."""
-    if isinstance(error, OSError) and error.errno in FAULTS and _concerns(error.filename, target):
-        return in_words(error)
+    if isinstance(error, OSError) and error.errno in FAULTS:
+        return in_words(error) if _concerns(error.filename, target) else None
+    if words := [words for words in NO_ROOM if words in str(error)]:
+        return words[0]
     folder = target.parent
     return "no room is left on the disk" if folder.is_dir() and shutil.disk_usage(folder).free < FULL else None
 

@@ -19,7 +19,7 @@ from cluster.runtime.session import (
 )
 from envs import Panel, load_panel, make_environment
 from trajectories.errors import UserError
-from trajectories.files import check_writable, remove
+from trajectories.files import remove
 
 
 def run_evaluation(
@@ -33,7 +33,6 @@ def run_evaluation(
     """
     if out.is_dir():
         raise UserError(f"{out} is a directory: name a JSON file with --out.")
-    check_writable(out)
     load_tokenizer(resolve_model(config.policy.model), config.rollout.prompt)
     panel = load_panel(panel_name, *config.opening(panel_name))
     make_environment(panel.environment, *config.opening(panel_name)).close()  # whatever is missing is told now

@@ -33,7 +33,7 @@ from router import tables
 from router.geometry import CONCENTRATION
 from router.router_settings import Metric
 from trajectories.errors import UserError, first_line
-from trajectories.files import check_writable, reading, written_aside
+from trajectories.files import reading, written_aside
 from trajectories.schema import SEQUENCES, sequences_from_table
 from trajectories.store import read_cache, write_parquet
 
@@ -75,7 +75,6 @@ def run_probe(model: str, corpus: Path, metric: Metric, out: Path, workers: Work
             gradient that is zero or not finite.
     """
     check_free(out)
-    check_writable(out)
     job = ProbeJob(resolve_model(model), str(corpus.resolve()), check_corpus(corpus))
     parts = _open_parts(out, job)
     say = partial(console.print, highlight=False, markup=False)

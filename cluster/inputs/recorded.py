@@ -20,7 +20,6 @@ from cluster.inputs.models import load_tokenizer, resolve_model
 from envs import Panel
 from envs.recordings import import_recordings
 from trajectories.errors import UserError, first_line
-from trajectories.files import check_writable
 from trajectories.ids import demonstrated_task
 from trajectories.schema import SEQUENCES, sequences_to_table
 from trajectories.store import write_parquet
@@ -35,7 +34,6 @@ def import_demonstrations(config: RunSettings, environment: str, source: Path, o
         UserError: the file or the environment's data cannot be read, there is no model, or nothing that can be
             imitated; nothing is written.
     """
-    check_writable(out)
     model, rollout = resolve_model(config.policy.model), config.rollout
     transcriber = Transcriber(load_tokenizer(model, rollout.prompt), rollout.prompt, rollout.engine.max_model_len)
     data, settings = config.opening(environment)

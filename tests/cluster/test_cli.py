@@ -297,11 +297,12 @@ def commands(tmp_path, tiny_model_dir) -> dict[str, list[str]]:
         "eval": ["eval", *model, "--panel", "alfworld/generated/heldout"],
         "probe": ["probe", *model, "--corpus", str(corpus)],
         "compare": ["compare", str(matrix)],
+        "route": ["route", "--scores", str(corpus)],
         "import": ["data", "import", str(tmp_path / "none.jsonl"), "--environment", "webshop"],
     }
 
 
-@pytest.mark.parametrize("command", ["train", "eval", "probe", "compare", "import"])
+@pytest.mark.parametrize("command", ["train", "eval", "probe", "route", "compare", "import"])
 def test_a_disk_that_takes_nothing_is_told_before_anything_starts(concerto, commands, tmp_path, monkeypatch, command):
     def start(*arguments: object, **options: object) -> None:
         raise AssertionError("Ray was started")

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import shutil
 import tempfile
 from collections import namedtuple
@@ -77,9 +78,18 @@ def test_an_error_of_a_library_counts_as_the_disk_s_only_while_the_disk_is_full(
     assert not list(tmp_path.iterdir())
 
 
+def test_the_system_s_words_in_an_error_of_a_library_name_the_disk_s_fault(tmp_path):
+    with (
+        pytest.raises(StorageError, match=r"cannot write .*model .No space left on device"),
+        storing(tmp_path / "model"),
+    ):
+        raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+
 def test_an_error_about_another_file_is_not_blamed_on_what_is_written(tmp_path):
-    with pytest.raises(PermissionError), storing(tmp_path / "new" / "copy"):
-        raise PermissionError(errno.EACCES, "Permission denied", "/elsewhere/source")
+    for number in (errno.EACCES, errno.EROFS):
+        with pytest.raises(OSError, match=r"/elsewhere/source"), storing(tmp_path / "new" / "copy"):
+            raise OSError(number, os.strerror(number), "/elsewhere/source")
     for named in (tmp_path, tmp_path / "new" / ".copy.part"):
         with pytest.raises(StorageError, match=r"copy .Permission denied"), storing(tmp_path / "new" / "copy"):
             raise PermissionError(errno.EACCES, "Permission denied", str(named))

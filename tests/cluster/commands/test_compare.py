@@ -21,7 +21,9 @@ from rich.console import Console
 
 from cluster.commands import compare
 from cluster.commands.compare import run_compare
+from cluster.config.loading import load_config
 from cluster.config.matrix import load_matrix
+from cluster.inputs.run_folder import save_config
 from cluster.reporting.estimators import wilson_rate
 from cluster.reporting.evaluation import evaluation_file, write_evaluations
 from cluster.reporting.summary import RunSummary, compare_runs, markdown, summarise_run
@@ -213,3 +215,13 @@ def test_a_committed_matrix_gives_every_arm_as_many_learner_steps(name, steps, a
     matrix = load_matrix(REPO / "benchmarks" / f"{name}.yaml")
     taken = [config.schedule.sft_steps + config.schedule.grpo_steps for config in matrix.runs().values()]
     assert taken == [steps] * 3 * arms
+
+
+def test_a_start_that_failed_does_not_hold_its_folder_against_a_corrected_matrix(tmp_path):
+    wrong, corrected = (load_config("local", None, [f"learner.lr={rate}"]) for rate in (1, 2))
+    save_config(wrong, tmp_path)
+    compare._check_same(tmp_path, corrected, tmp_path / "m.yaml")
+    (tmp_path / "checkpoints" / "step-000001").mkdir(parents=True)
+    compare._check_same(tmp_path, wrong, tmp_path / "m.yaml")
+    with pytest.raises(UserError, match="was trained by other settings"):
+        compare._check_same(tmp_path, corrected, tmp_path / "m.yaml")
