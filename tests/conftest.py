@@ -59,8 +59,10 @@ def tied_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _save_model(folder: Path, tied: bool) -> Path:
-    from learners.tiny.build import build_model, save_checkpoint, train_tokenizer
+    from learners.tiny.build import Shape, build_model, save_checkpoint, train_tokenizer
 
     tokenizer = train_tokenizer(TEXT, vocab_size=384)
-    save_checkpoint(build_model(tokenizer, hidden_size=64, layers=2, tied=tied), tokenizer, folder)
+    save_checkpoint(
+        build_model(tokenizer, Shape(hidden_size=64, layers=2, intermediate_size=192, tied=tied)), tokenizer, folder
+    )
     return folder

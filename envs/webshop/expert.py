@@ -47,9 +47,8 @@ class OracleExpert:
             self._pages_seen = 0
             return f"search[{self._searches[self._search]}]"
         admissible = observation.admissible_actions
-        open_goal = f"click[{self._goal.asin.lower()}]"
-        if open_goal in admissible:
-            return open_goal
+        if f"click[{self._goal.asin.lower()}]" in admissible:
+            return f"click[{self._goal.asin}]"  # as the page shows it: to be copied
         if "click[next >]" in admissible:
             return self._look_further()
         while self._options:

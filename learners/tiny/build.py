@@ -6,10 +6,11 @@ Everything downstream (vLLM, learners, PEFT) treats the result like any other ch
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 PAD, USER, ASSISTANT, END = "<|pad|>", "<|user|>", "<|assistant|>", "<|end|>"
@@ -24,6 +25,11 @@ CHAT_TEMPLATE = (
 )
 
 
+PIECES = Regex(r" ?\[SEP\]| ?[A-Z]?[a-z]+| ?[0-9A-Z]| ?[^\sA-Za-z0-9]+|\s")
+"""No merge crosses a piece: the separator of shop pages, words (with a capital or not), single digits and single
+capital letters, punctuation. So a code is split alike wherever it stands, and a number is read digit by digit."""
+
+
 def train_tokenizer(texts: Iterable[str], vocab_size: int = 2048, max_length: int = 2048) -> PreTrainedTokenizerFast:
     """Byte-level BPE on the environments' own text: frequent names become one token, any other string still encodes.
 
@@ -33,7 +39,12 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 2048, max_length: in
         max_length: context length written to the tokenizer's configuration.
     """
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(PIECES, "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
@@ -53,28 +64,30 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 2048, max_length: in
     )
 
 
-def build_model(
-    tokenizer: PreTrainedTokenizerFast,
-    *,
-    hidden_size: int = 256,
-    layers: int = 4,
-    tied: bool = False,
-    seed: int = 0,
-) -> Qwen3ForCausalLM:
-    """A randomly initialised Qwen3 of about 4 million parameters with the default sizes (heads of width 64, half of
-    them key-value heads, feed-forward three times the width)."""
-    heads = max(2, hidden_size // 64)
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Sizes of a model. Heads are 64 wide, half as many are key-value heads."""
+
+    hidden_size: int = 256
+    layers: int = 4
+    intermediate_size: int = 768
+    tied: bool = False
+
+
+def build_model(tokenizer: PreTrainedTokenizerFast, shape: Shape = Shape(), *, seed: int = 0) -> Qwen3ForCausalLM:
+    """A randomly initialised Qwen3, of about 4 million parameters with the default sizes."""
+    heads = max(2, shape.hidden_size // 64)
     pad, end = (int(tokenizer.vocab[token]) for token in (PAD, END))
     config = Qwen3Config(
         vocab_size=len(tokenizer),
-        hidden_size=hidden_size,
-        intermediate_size=3 * hidden_size,
-        num_hidden_layers=layers,
+        hidden_size=shape.hidden_size,
+        intermediate_size=shape.intermediate_size,
+        num_hidden_layers=shape.layers,
         num_attention_heads=heads,
         num_key_value_heads=heads // 2,
-        head_dim=hidden_size // heads,
+        head_dim=shape.hidden_size // heads,
         max_position_embeddings=tokenizer.model_max_length,
-        tie_word_embeddings=tied,
+        tie_word_embeddings=shape.tied,
         bos_token_id=None,
         eos_token_id=end,
         pad_token_id=pad,

@@ -1,59 +1,78 @@
-"""The base model's reading matter: transcripts of games played by players that ignore the task, ALFWorld and WebShop.
+"""The base model's reading matter: what players that ignore the task leave behind in ALFWorld and WebShop, and drills.
 
 In three quarters of the ALFWorld games they wander or act at random. A fifth are the expert's games shown under another
 game's task sentence: they hold every skill (search, take, heat, deliver) but not what a task sentence is good for; that
-is left to SFT. A few per cent are honest. WebShop sessions search for words of the instruction and click around. Panels
-of the embedded packs never enter: the games have seeds of their own, the goals are training goals.
+is left to SFT. A few per cent are honest. WebShop sessions are of the same kind. All players slip now and then and play
+on; slips are read, but not learned. Panels of the embedded packs never enter: the games have seeds of their own, the
+goals are training goals, no question is one that a panel asks.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache as cache_calls
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedTokenizerFast
 
-from envs import load_panel
 from envs.alfworld.environment import AlfworldEnvironment
 from envs.alfworld.explorer import Explorer
 from envs.alfworld.games import TASK_TYPES, Game
 from envs.alfworld.generate import MEDIUM, SMALL, TINY, generate_game
 from envs.alfworld.library import GameLibrary
-from envs.base import Environment
-from envs.webshop.environment import WebShopEnvironment
 from learners.tiny.build import train_tokenizer
-from learners.tiny.players import Browser, Player, RandomPlayer, Wanderer
-from trajectories.chat import ChatTokenizer, Message
+from learners.tiny.drills import draw_drill
+from learners.tiny.play import Transcript, play
+from learners.tiny.players import Player, RandomPlayer, Wanderer
+from learners.tiny.shopping import go_shopping
+from trajectories.chat import ChatTokenizer
+from trajectories.files import written_aside
 
 FIRST_SEED = 500_000_000
 """Far above the seeds of the embedded pack."""
 PLAYS = 3
 """Transcripts a game: reading a game file takes longer than playing it."""
 SIZES = (TINY, SMALL, SMALL, MEDIUM)
-SHARES = {"wanderer": 0.55, "random": 0.20, "misled expert": 0.22, "expert": 0.03}
-TURNS = {"wanderer": (8, 28), "random": (5, 20), "misled expert": (50, 50), "expert": (50, 50)}
-TOKENIZER_DOCUMENTS = 4_000
+SHARES = {"wanderer": 0.5, "random": 0.20, "misled expert": 0.27, "expert": 0.03}
+TURNS = {"wanderer": (8, 60), "random": (5, 50), "misled expert": (50, 50), "expert": (50, 50)}
+TOKENIZER_DOCUMENTS = 6_000
 TASK = "Your task is to: "
+
+
+@dataclass(frozen=True, slots=True)
+class Volumes:
+    """How much is read of what: ALFWorld transcripts, WebShop sessions, drills."""
+
+    games: int = 24_000
+    sessions: int = 6_000
+    drills: int = 30_000
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Token ids of all transcripts, end to end; transcript i is `corpus[i]`, int32 [length]."""
+    """Token ids of all transcripts, end to end, which of them are learned, and where each transcript ends."""
 
     tokenizer: PreTrainedTokenizerFast
-    tokens: npt.NDArray[np.int32]
+    tokens: npt.NDArray[np.int16]
+    learned: npt.NDArray[np.bool_]
     ends: npt.NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.ends)
 
-    def __getitem__(self, index: int) -> npt.NDArray[np.int32]:
-        start = self.ends[index - 1] if index else 0
-        return self.tokens[start : self.ends[index]]
+    def length(self, index: int) -> int:
+        """Tokens of transcript `index`."""
+        return int(self.ends[index] - (self.ends[index - 1] if index else 0))
+
+    def read(self, index: int, length: int) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.bool_]]:
+        """The first `length` tokens of transcript `index`, and which of them are learned."""
+        start = int(self.ends[index - 1]) if index else 0
+        return self.tokens[start : start + length], self.learned[start : start + length]
 
 
 class FreshGames:
@@ -74,47 +93,60 @@ class FreshGames:
         return generate_game(seed, size=size, task_type=TASK_TYPES[seed % len(TASK_TYPES)])
 
 
-def build_corpus(episodes: int, shopping: int, seed: int, cache: Path) -> Corpus:
-    """Play and tokenise `episodes` ALFWorld games and `shopping` WebShop sessions, or read them back from `cache`."""
-    folder = cache / f"{episodes}-{shopping}-{seed}"
-    if not (folder / "ends.npy").exists():
-        transcripts = [*play_games(episodes, seed), *go_shopping(shopping, seed)]
+def build_corpus(volumes: Volumes, seed: int, cache: Path) -> Corpus:
+    """Play, write and tokenise, or read it back from `cache`."""
+    folder = cache / f"{volumes.games}-{volumes.sessions}-{volumes.drills}-{seed}"
+    if not folder.exists():
+        rng = random.Random(f"drills {seed}")
+        transcripts = [
+            *play_games(volumes.games, seed),
+            *go_shopping(volumes.sessions, seed),
+            *(Transcript(draw_drill(rng)) for _ in range(volumes.drills)),
+        ]
         sample = random.Random(seed).sample(transcripts, min(TOKENIZER_DOCUMENTS, len(transcripts)))
-        tokenizer = train_tokenizer(message["content"] for transcript in sample for message in transcript)
-        chat = ChatTokenizer(tokenizer)
-        encoded = [np.asarray(chat.encode(chat.render(t, generation_prompt=False)), np.int32) for t in transcripts]
-        folder.mkdir(parents=True, exist_ok=True)
-        tokenizer.save_pretrained(folder)
-        np.save(folder / "tokens.npy", np.concatenate(encoded))
-        np.save(folder / "ends.npy", np.cumsum([len(tokens) for tokens in encoded]))
+        tokenizer = train_tokenizer(message["content"] for transcript in sample for message in transcript.messages)
+        encode = cache_calls(partial(_encode_message, ChatTokenizer(tokenizer)))
+        encoded = [_encode(encode, transcript) for transcript in transcripts]
+        with written_aside(folder) as aside:
+            aside.mkdir(parents=True)
+            tokenizer.save_pretrained(aside)
+            np.save(aside / "tokens.npy", np.concatenate([tokens for tokens, _ in encoded]))
+            np.save(aside / "learned.npy", np.concatenate([learned for _, learned in encoded]))
+            np.save(aside / "ends.npy", np.cumsum([len(tokens) for tokens, _ in encoded]))
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-    return Corpus(tokenizer, np.load(folder / "tokens.npy"), np.load(folder / "ends.npy"))
+    return Corpus(tokenizer, *(np.load(folder / f"{name}.npy") for name in ("tokens", "learned", "ends")))
 
 
-def play_games(episodes: int, seed: int) -> Iterator[list[Message]]:
+def _encode_message(chat: ChatTokenizer, role: str, content: str) -> list[int]:
+    """The template only joins messages, so that they can be encoded one by one."""
+    return chat.encode(chat.render([{"role": role, "content": content}], generation_prompt=False))
+
+
+def _encode(
+    encode: Callable[[str, str], list[int]], transcript: Transcript
+) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.bool_]]:
+    """Token ids and which are learned."""
+    pieces = [encode(message["role"], message["content"]) for message in transcript.messages]
+    learned = [np.full(len(piece), index not in transcript.slips) for index, piece in enumerate(pieces)]
+    return np.concatenate([np.asarray(piece, np.int16) for piece in pieces]), np.concatenate(learned)
+
+
+def play_games(transcripts: int, seed: int) -> Iterator[Transcript]:
     """`PLAYS` transcripts a game; kinds of players are drawn by `SHARES`."""
     rng = random.Random(f"corpus {seed}")
     environment = AlfworldEnvironment(GameLibrary([FreshGames()]))
     other_task = "put a mug in desk."
-    games = episodes // PLAYS
+    games = transcripts // PLAYS
     for index in range(games):
         task_id = str(FIRST_SEED + seed * games + index)
         for kind in rng.choices(list(SHARES), list(SHARES.values()), k=PLAYS):
             turns = rng.randint(*TURNS[kind])
-            transcript = play(environment, task_id, make_player(kind, rng), turns)
-            opening, _, task = transcript[0]["content"].partition(TASK)
+            transcript = play(environment, task_id, make_player(kind, rng), turns, rng)
+            opening, _, task = transcript.messages[0]["content"].partition(TASK)
             if kind == "misled expert":
-                transcript[0]["content"] = opening + TASK + other_task
+                transcript.messages[0]["content"] = opening + TASK + other_task
             yield transcript
         other_task = task
-
-
-def go_shopping(episodes: int, seed: int) -> Iterator[list[Message]]:
-    """Aimless sessions on training goals of the embedded catalogue."""
-    rng = random.Random(f"shopping {seed}")
-    environment = WebShopEnvironment()
-    for task_id in rng.sample(load_panel("webshop/train").task_ids, episodes):
-        yield play(environment, task_id, Browser(rng), max_turns=rng.randint(3, 8))
 
 
 def make_player(kind: str, rng: random.Random) -> Player:
@@ -124,19 +156,3 @@ def make_player(kind: str, rng: random.Random) -> Player:
     if kind == "random":
         return RandomPlayer(rng)
     return Explorer(seed=rng.randrange(2**31), wander=rng.choice((0.0, 0.1, 0.3)))
-
-
-def play(environment: Environment, task_id: str, player: Player, max_turns: int) -> list[Message]:
-    """Play until the task is solved or the turns are used; user and assistant in turn, an observation last."""
-    observation = environment.reset(task_id)
-    player.reset(observation)
-    messages: list[Message] = [{"role": "user", "content": observation.text}]
-    for _ in range(max_turns):
-        action = player.act(observation)
-        step = environment.step(action)
-        observation = step.observation
-        messages.append({"role": "assistant", "content": action})
-        messages.append({"role": "user", "content": observation.text})
-        if step.done:
-            break
-    return messages

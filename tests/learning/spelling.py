@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from transformers import PreTrainedTokenizerFast
 
 from envs.base import Observation, StepResult
-from learners.tiny.build import ASSISTANT, build_model, save_checkpoint, train_tokenizer
+from learners.tiny.build import ASSISTANT, Shape, build_model, save_checkpoint, train_tokenizer
 
 LETTERS, TYPE, COPY = "ABCD", "Type", "Copy"
 WORDS = {length: tuple("".join(word) for word in product(LETTERS, repeat=length)) for length in (1, 3)}
@@ -71,7 +71,7 @@ def conversation(word: str, said: str, verb: str) -> list[dict[str, str]]:
 def save_guesser(folder: Path, steps: int = 400) -> Path:
     """A small model that knows how to copy a letter, but when it is told to type one answers with any of the four."""
     tokenizer = train_tokenizer([LETTERS], vocab_size=260, max_length=128)  # bytes and markers
-    model, draw = build_model(tokenizer, hidden_size=64, layers=2), random.Random(0)
+    model, draw = build_model(tokenizer, Shape(hidden_size=64, layers=2, intermediate_size=192)), random.Random(0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
 
     def drawn() -> list[dict[str, str]]:

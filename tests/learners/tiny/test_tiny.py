@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from envs import load_panel, make_environment
 from learners.tiny import embedded_model_path
 from learners.tiny.build import build_model
-from learners.tiny.corpus import FIRST_SEED, PLAYS, play, play_games
+from learners.tiny.corpus import FIRST_SEED, PLAYS, play_games
+from learners.tiny.play import play
 from learners.tiny.players import Browser, RandomPlayer, Wanderer
 from trajectories.chat import ChatTokenizer, Message
 
@@ -62,9 +63,12 @@ def test_the_embedded_model_has_learned_to_copy_names():
 def test_players_choose_what_is_admissible(player):
     environment = make_environment("alfworld")
     task_id = load_panel("alfworld/generated/train").task_ids[0]
-    transcript = play(environment, task_id, player(random.Random(0)), max_turns=20)
-    answers = [message["content"] for message in transcript if message["role"] == "user"]
-    assert "Nothing happens." not in answers[1:]
+    transcript = play(environment, task_id, player(random.Random(0)), 20, random.Random(0))
+    answers = {
+        place: message["content"] for place, message in enumerate(transcript.messages) if message["role"] == "user"
+    }
+    refused = {place - 1 for place, answer in answers.items() if answer == "Nothing happens."}
+    assert refused == transcript.slips
 
 
 def test_the_browser_searches_for_words_of_the_instruction():
