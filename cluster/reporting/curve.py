@@ -17,8 +17,8 @@ COLOURS_OF_PANELS = ("#e15759", "#59a14f", "#f28e2b", "#76b7b2")
 
 
 def write_learning_curve(run_dir: Path) -> Path:
-    """Draw `RUN/learning_curve.svg` over minutes of training: stages as bands, rollout success as a line (rolling mean),
-    evaluations as points with bars."""
+    """Draw `RUN/learning_curve.svg` over minutes of training: stages as bands, rollout success (rolling mean) as
+    a line, evaluations as points with bars."""
     axis = _Minutes(read_metrics(run_dir))
     marks = [_band(stage, axis) for stage in COLOURS] + [_curve(stage, axis) for stage in COLOURS]
     evaluations = [result for results in run_evaluations(run_dir).values() for result in results]
