@@ -155,7 +155,7 @@ def test_the_action_is_the_text_without_blanks_and_special_tokens() -> None:
     builder = TranscriptBuilder(CHATML, PromptSettings())
     builder.begin(Seen("room"))
     ids = CHATML.encode_response(" go to desk 1\n")
-    assert builder.add_response(ids, np.zeros(len(ids)), 0, True) == "go to desk 1"
+    assert builder.add_response(ids, np.zeros(len(ids)), 0, True).action == "go to desk 1"
 
 
 def test_a_response_without_its_logprobs_is_refused() -> None:
