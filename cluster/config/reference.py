@@ -16,7 +16,7 @@ HEAD = """# Configuration
 Every setting of a run, with its type, its default and its unit. Made of the docstrings beside the settings by
 `make docs`; a test fails when this page is stale.
 
-A run takes its settings from a preset (`--preset local`, `gpu` or `cluster`: `cluster/config/presets/`), then from a
+A run takes its settings from a preset (`--preset local`, `instruct`, `gpu` or `cluster`: `cluster/config/presets/`), then from a
 YAML file (`--config FILE`), then from `--set section.key=value`, the last one winning. `RUN/config.yaml` holds the
 outcome. Where a setting is text, it is what stands behind the `=`, without quotes of its own: `--set policy.model=off`,
 `--set "rollout.prompt.system=Answer: one action"`; where it may be null as well, `null` and nothing at all are null.
