@@ -29,8 +29,8 @@ NO_ACTION = ""
 _WRAPPING = " \t\r\f\v\u00a0`*\"'“”>"
 """What models put around an action."""
 _FENCE = re.compile(r"\s*```\w*\s*")
-_LABEL = re.compile(r"^[ \t>*_#]*action[ \t]*\d*[ \t*_]*:[*_]*", re.IGNORECASE | re.MULTILINE)
-_OBSERVATION = re.compile(r"^[ \t>*_#]*observation[ \t]*\d*[ \t*_]*:", re.IGNORECASE | re.MULTILINE)
+_LABEL = re.compile(r"(?:^|(?<=</think>))[ \t>*_#]*action[ \t]*\d*[ \t*_]*:[*_]*", re.IGNORECASE | re.MULTILINE)
+_OBSERVATION = re.compile(r"(?:^|(?<=</think>))[ \t>*_#]*observation[ \t]*\d*[ \t*_]*:", re.IGNORECASE | re.MULTILINE)
 _THINKS, _THOUGHT = re.compile("<think>", re.IGNORECASE), re.compile("</think>", re.IGNORECASE)
 _ACTS = re.compile("<action>", re.IGNORECASE)
 _TAGS = re.compile(r"<action>((?:(?!<action>).)*?)</action>", re.IGNORECASE | re.DOTALL)

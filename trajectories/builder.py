@@ -34,6 +34,9 @@ class Observed(Protocol):
     @property
     def admissible_actions(self) -> tuple[str, ...]: ...
 
+    @property
+    def can_search(self) -> bool: ...
+
 
 class PromptBuilder(Protocol):
     """One episode: `begin`, then per turn `prompt`, `add_response`, `add_observation`; at last `sequences`."""
@@ -203,7 +206,8 @@ class _Builder:
         self._admissible = observation.admissible_actions
         if not self._config.list_actions:
             return observation.text
-        return f"{observation.text}\nAdmissible actions: {self._listed(observation.admissible_actions)}"
+        search = ("search[words]",) if observation.can_search else ()
+        return f"{observation.text}\nAdmissible actions: {self._listed((*search, *observation.admissible_actions))}"
 
     def _listed(self, actions: tuple[str, ...]) -> str:
         """As many as `max_listed_tokens` holds, and how many more there are."""

@@ -43,9 +43,9 @@ def _show_task(config: RunSettings, name: str, tokenizer: ChatTokenizer, console
     builder = make_builder(tokenizer, prompt, instructions(environment, prompt))
     builder.begin(first)
     ids, context = builder.prompt().tolist(), config.rollout.engine.max_model_len
-    console.rule(f"{panel.name} {task}: the first prompt, {len(ids)} of {context} tokens")
+    console.print(f"[bold]{panel.name}, first prompt: {len(ids)} of {context} tokens[/bold]", highlight=False)
     console.print(tokenizer.decode(ids), highlight=False, markup=False)
-    console.rule("how an answer is read")
+    console.print("[bold]An answer, and how it is read[/bold]")
     action = next(iter(first.admissible_actions), "search[words]" if first.can_search else "an action")
     console.print(_example(prompt.format, action), highlight=False, markup=False)
     if context - len(ids) < SHORTEST_RESPONSE:
