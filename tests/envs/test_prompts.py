@@ -65,11 +65,11 @@ def test_a_message_of_ones_own_stands_in_place_of_the_template(tmp_path: Path) -
 
 
 def test_what_cannot_be_told_is_one_line_that_names_the_fix(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="questions has no prompt .*format=react: choose one of action, tagged"):
+    with pytest.raises(UserError, match=r"questions has no prompt .*format=react: choose one of action, tagged"):
         told("questions", format="react")
-    with pytest.raises(UserError, match="guess has no prompt .*: write prompts/react.jinja beside the environment"):
+    with pytest.raises(UserError, match=r"guess has no prompt .*: write prompts/react\.jinja beside the environment"):
         told("guess", format="react")
-    with pytest.raises(UserError, match="cannot read the prompt template .*none.jinja .*: check its path"):
+    with pytest.raises(UserError, match=r"cannot read the prompt template .*none\.jinja .*: check its path"):
         told("alfworld", template=str(tmp_path / "none.jinja"))
     for text in ("{% if %}", "{{ task }}"):
         (tmp_path / "bad.jinja").write_text(text)
