@@ -95,7 +95,8 @@ def test_truncated_episodes_count_in_their_group_and_train_unless_they_are_maske
 def test_truncated_responses_train_unless_they_are_masked() -> None:
     """In a transcript the advantage of the turn is 0; a window that is nothing but such a turn is dropped."""
     batch = [acting("a", "g", (1,), (2,)), acting("b", "g", (1,), (2,), parts=2)]
-    batch[0] = replace(batch[0], episode=replace(batch[0].episode, rewards={"success": 1.0}))
+    won = {**batch[0].episode.rewards, "success": 1.0}
+    batch[0] = replace(batch[0], episode=replace(batch[0].episode, rewards=won))
     for at, played in enumerate(batch):
         *others, last = played.sequences
         turns = (*last.turns[:-1], replace(last.turns[-1], truncated=True))
