@@ -78,7 +78,8 @@ class TurnRewardSettings(Settings):
     invalid_action: float = Field(default=0.0, ge=0)
     """Cost of an action that did nothing. Tuning: 0, or 0.1 as in published stacks."""
     format_violation: float = Field(default=0.0, ge=0)
-    """Cost of a response that is no single action. Tuning: 0, or 0.1 for models that reason before they act."""
+    """Cost of a response that breaks rollout.prompt.format, or, where none is set, is no single action. Tuning: 0, or
+    0.1 for models that reason before they act."""
     turn: float = Field(default=0.0, ge=0)
     """Cost of every turn. Tuning: 0; 0.01 where solved episodes are longer than they need be."""
 
@@ -131,6 +132,7 @@ async def play(
     """Play one episode to its end.
 
     A turn's reward is what the rules say. The episode's rewards are sums over turns, except for `PER_ACTION_REWARDS`.
+    An answer that breaks the format earns `format` 0, whatever the environment makes of the action that is none.
 
     Args:
         waiting_seconds: what the episode spent before it got its environment; only recorded.
@@ -156,14 +158,15 @@ async def play(
             stop = StopReason.LENGTH_LIMIT
             break
         versions.add(response.version)
-        action = builder.add_response(response.token_ids, response.logprobs, response.version, response.finished)
-        step = await clock.playing(session.step(action))
+        answer = builder.add_response(response.token_ids, response.logprobs, response.version, response.finished)
+        step = await clock.playing(session.step(answer.action))
         turns += 1
-        totals = {name: total + step.rewards[name] for name, total in totals.items()}
+        rewards = {**step.rewards, "format": 0.0} if answer.violation else step.rewards
+        totals = {name: total + rewards[name] for name, total in totals.items()}
         valid = step.info.get("action_valid", True)
         builder.add_observation(
             step.observation,
-            reward=rules.turn_reward.of(step.rewards, valid),
+            reward=rules.turn_reward.of(rewards, valid),
             state_hash=step.info.get("state_hash", 0),
             action_valid=valid,
         )

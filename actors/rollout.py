@@ -20,6 +20,7 @@ from ray.actor import ActorHandle
 from actors.engine import Engine, EngineDied, EngineStats
 from actors.environment_host import EnvironmentPool
 from actors.rollout_group import GroupRequest, RolloutSettings, play_group
+from envs.prompts import instructions
 from learners.policy.weight_update import WeightUpdate
 from trajectories.builder import make_builder
 from trajectories.chat import ChatTokenizer
@@ -77,15 +78,15 @@ class RolloutActor:
         The caller owns both objects, so what was finished outlives this actor. Raises as
         `actors.rollout_group.play_group`.
         """
-        parts = await self._ready()
+        parts, prompt = await self._ready(), self._settings.prompt
         with self._dying_with_engine():
             result = await play_group(
                 request,
                 self._settings,
                 parts.engine,
                 parts.environments,
-                partial(make_builder, parts.tokenizer, self._settings.prompt),
-                (parts.tokenizer.turn_end_id,),
+                partial(make_builder, parts.tokenizer, prompt, instructions(request.environment, prompt)),
+                parts.tokenizer.stop_token_ids,
             )
         return result.episodes, result.sequences
 

@@ -169,7 +169,7 @@ async def run(arguments: argparse.Namespace) -> None:
     started = time.perf_counter()
     engine = await VllmEngine.start(arguments.model, settings.engine)
     print(f"engine ready after {time.perf_counter() - started:.1f} s")
-    sampling = SamplingParameters(arguments.temperature, settings.max_response_tokens, (tokenizer.turn_end_id,))
+    sampling = SamplingParameters(arguments.temperature, settings.max_response_tokens, tokenizer.stop_token_ids)
     bench = Bench(engine, pool, environment, tokenizer, settings, sampling, task_ids)
     try:
         await measure(replace(bench, task_ids=task_ids[: settings.episodes]), asynchronous)

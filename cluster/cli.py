@@ -27,7 +27,7 @@ CONSOLE = Console(soft_wrap=True)
 
 INTERRUPTED = 130
 
-Preset = Annotated[str, typer.Option(help="local (no GPU), gpu (one GPU) or cluster (many nodes).")]
+Preset = Annotated[str, typer.Option(help="local or instruct (no GPU), gpu (one GPU) or cluster (many nodes).")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file that changes the preset.")]
 Data = Annotated[Path | None, typer.Option(help="The environment's data; none for what is installed or embedded.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="One setting, e.g. --set learner.lr=1e-5.")]
@@ -147,6 +147,17 @@ def plan(preset: Preset = "cluster", config: ConfigFile = None, set_: Overrides 
     from cluster.config.loading import load_config
 
     show_plan(load_config(preset, config, set_ or []), CONSOLE)
+
+
+@app.command()
+def check(preset: Preset = "local", config: ConfigFile = None, set_: Overrides = None) -> None:
+    """Print the first prompt of each environment as the model will read it, and how an answer to it is read."""
+    from cluster.config.loading import load_config
+
+    run_config = load_config(preset, config, set_ or [])
+    from cluster.commands.check import show_check
+
+    show_check(run_config, CONSOLE)
 
 
 @app.command()

@@ -136,8 +136,9 @@ class GRPOSettings(ObjectiveSettings):
     1 for `gigpo`; about 0.25 without a division, so that success dominates; 0 leaves the episode's advantage."""
     truncated: Literal["train", "mask"] = "train"
     """What becomes of episodes that a limit on turns or tokens cut off. `train`: as all others. `mask`: they count in
-    what their group is compared with, but their tokens do not train (overlong filtering, DAPO). Tuning: `train`, since
-    an agent that runs out of turns has failed; `mask` where the limit is shorter than the tasks need."""
+    what their group is compared with, but their tokens do not train (overlong filtering, DAPO); neither do single
+    responses that reached rollout.max_response_tokens. Tuning: `train`, since an agent that runs out of turns has
+    failed; `mask` where a limit is shorter than the tasks need."""
     betas: Betas | None = None
     """Decay rates of Adam's moments in steps that GRPO leads; null: those of the learner. Tuning: (0.9, 0.999) is usual
     for RL: gradients are scaled by what some 1,000 steps saw instead of 20, so that one large gradient hardly shortens

@@ -7,42 +7,22 @@ was sent before; `align` decides what to do about it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any, Literal, Protocol
+from itertools import accumulate
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
 
+from trajectories.answers import Answer, FormatName, as_admissible, read_answer, write_answer
 from trajectories.chat import ChatTokenizer, Message
-from trajectories.settings import Settings
+from trajectories.prompt_settings import Instructions, PromptSettings
 from trajectories.types import Sequence, Turn, VersionSpan
 
 DEMONSTRATION_VERSION = -1
 """Version of tokens that no policy sampled."""
-
-
-class PromptSettings(Settings):
-    """How observations become prompts."""
-
-    mode: Literal["transcript", "windowed"] = "transcript"
-    """`transcript`: one append-only conversation an episode, one training sequence. `windowed`: one prompt a turn with
-    the last `window` steps, one training sequence a turn; for episodes longer than the model's context. Tuning:
-    `transcript` as long as episodes fit, since it trains an episode in one pass."""
-    system: str = ""
-    """System message; empty leaves it to the chat template. Tuning: say what the actions look like where a model does
-    not know."""
-    window: int = Field(default=2, ge=0)
-    """Steps shown before the current one, in windowed mode. Tuning: 2 as in published baselines; more remember more and
-    cost tokens."""
-    list_actions: bool = False
-    """Write the admissible actions under every observation. Tuning: costs many tokens; large models profit."""
-    chat_template_kwargs: Mapping[str, Any] = Field(default_factory=dict)
-    """What the model's chat template reads besides the messages, as in {enable_thinking: false} for Qwen3. Tuning: a
-    model that reasons before it acts needs a higher rollout.max_response_tokens; switch its reasoning off for one that
-    answers with the bare action."""
 
 
 class Observed(Protocol):
@@ -53,6 +33,9 @@ class Observed(Protocol):
 
     @property
     def admissible_actions(self) -> tuple[str, ...]: ...
+
+    @property
+    def can_search(self) -> bool: ...
 
 
 class PromptBuilder(Protocol):
@@ -66,8 +49,8 @@ class PromptBuilder(Protocol):
         """Token ids to send to the engine now."""
         ...
 
-    def add_response(self, token_ids: npt.ArrayLike, logprobs: npt.ArrayLike, version: int, finished: bool) -> str:
-        """Record exactly these tokens as trained; returns the action.
+    def add_response(self, token_ids: npt.ArrayLike, logprobs: npt.ArrayLike, version: int, finished: bool) -> Answer:
+        """Record exactly these tokens as trained; returns the action for the environment, or why there is none.
 
         Args:
             token_ids: int [n], as sampled; the stop token is among them if `finished`.
@@ -134,6 +117,8 @@ class _Draft:
     logprobs: list[float] = field(default_factory=list)
     turns: list[Turn] = field(default_factory=list)
     spans: list[VersionSpan] = field(default_factory=list)
+    truncated: bool = False
+    """Of the last response."""
     prompt: str = ""
 
     def add_prompt(self, token_ids: list[int]) -> None:
@@ -141,15 +126,17 @@ class _Draft:
         self.trained += [False] * len(token_ids)
         self.logprobs += [0.0] * len(token_ids)
 
-    def add_response(self, token_ids: list[int], logprobs: list[float], version: int) -> None:
+    def add_response(self, token_ids: list[int], logprobs: list[float], version: int, finished: bool) -> None:
         start = len(self.token_ids)
         self.token_ids += token_ids
         self.trained += [True] * len(token_ids)
         self.logprobs += logprobs
         self.spans.append(VersionSpan(start, len(self.token_ids), version))
+        self.truncated = not finished
 
     def close_turn(self, reward: float, state_hash: int, action_valid: bool) -> None:
-        self.turns.append(Turn(self.spans[-1].start, self.spans[-1].end, reward, state_hash, action_valid))
+        span = self.spans[-1]
+        self.turns.append(Turn(span.start, span.end, reward, state_hash, action_valid, self.truncated))
 
     def to_sequence(self, sequence_id: str, episode_id: str, group_id: str, temperature: float) -> Sequence:
         """Cut behind the last closed turn: neither an unanswered prompt nor an action that was never played trains."""
@@ -170,9 +157,13 @@ class _Draft:
 class _Builder:
     """What both modes share: the drafts of an episode and the bookkeeping of responses."""
 
-    def __init__(self, tokenizer: ChatTokenizer, config: PromptSettings) -> None:
+    def __init__(
+        self, tokenizer: ChatTokenizer, config: PromptSettings, instructions: Instructions | None = None
+    ) -> None:
         self._tokenizer = tokenizer
         self._config = config
+        self._instructions = instructions or Instructions(config.system)
+        self._admissible: tuple[str, ...] = ()
         self._drafts = [_Draft()]
 
     def prompt(self) -> npt.NDArray[np.int32]:
@@ -187,33 +178,54 @@ class _Builder:
             for index, draft in enumerate(drafts)
         )
 
-    def _record(self, token_ids: npt.ArrayLike, logprobs: npt.ArrayLike, version: int) -> list[int]:
+    def _record(self, token_ids: npt.ArrayLike, logprobs: npt.ArrayLike, version: int, finished: bool) -> list[int]:
         ids: list[int] = np.asarray(token_ids, np.int64).tolist()
         values: list[float] = np.asarray(logprobs, np.float64).tolist()
         if not ids or len(ids) != len(values):
             raise ValueError(
                 f"a response needs one log-probability a token: got {len(ids)} tokens, {len(values)} values"
             )
-        self._drafts[-1].add_response(ids, values, version)
+        self._drafts[-1].add_response(ids, values, version, finished)
         return ids
+
+    def _answer(self, ids: list[int], finished: bool) -> Answer:
+        if not self._config.format:
+            return Answer(self._tokenizer.action(ids))
+        answer = read_answer(self._config.format, self._tokenizer.decode(ids[:-1] if finished else ids), finished)
+        if answer.violation:
+            return answer
+        return replace(answer, action=as_admissible(answer.action, self._admissible, self._instructions.aliases))
 
     def _render(self, messages: list[Message]) -> str:
         return self._tokenizer.render(messages, options=self._config.chat_template_kwargs)
 
     def _system(self) -> list[Message]:
-        return [{"role": "system", "content": self._config.system}] if self._config.system else []
+        return [{"role": "system", "content": self._instructions.system}] if self._instructions.system else []
 
     def _observation_text(self, observation: Observed) -> str:
+        self._admissible = observation.admissible_actions
         if not self._config.list_actions:
             return observation.text
-        return f"{observation.text}\nAdmissible actions: {', '.join(observation.admissible_actions)}"
+        search = ("search[words]",) if observation.can_search else ()
+        return f"{observation.text}\nAdmissible actions: {self._listed((*search, *observation.admissible_actions))}"
+
+    def _listed(self, actions: tuple[str, ...]) -> str:
+        """As many as `max_listed_tokens` holds, and how many more there are."""
+        room = self._config.max_listed_tokens
+        if len(self._tokenizer.encode(whole := ", ".join(actions))) <= room:
+            return whole
+        ends = accumulate(len(self._tokenizer.encode(f"{action}, ")) for action in actions)
+        shown = sum(end <= room for end in ends)
+        return ", ".join((*actions[:shown], f"and {len(actions) - shown} more"))
 
 
 class TranscriptBuilder(_Builder):
     """One append-only conversation; it forks only where the chat template rewrites the past."""
 
-    def __init__(self, tokenizer: ChatTokenizer, config: PromptSettings) -> None:
-        super().__init__(tokenizer, config)
+    def __init__(
+        self, tokenizer: ChatTokenizer, config: PromptSettings, instructions: Instructions | None = None
+    ) -> None:
+        super().__init__(tokenizer, config, instructions)
         self._messages: list[Message] = []
         self.alignments: list[AlignmentKind] = []
         """One a turn after the first."""
@@ -224,11 +236,11 @@ class TranscriptBuilder(_Builder):
         draft.prompt = self._render(self._messages)
         draft.add_prompt(self._tokenizer.encode(draft.prompt))
 
-    def add_response(self, token_ids: npt.ArrayLike, logprobs: npt.ArrayLike, version: int, finished: bool) -> str:
-        ids = self._record(token_ids, logprobs, version)
+    def add_response(self, token_ids: npt.ArrayLike, logprobs: npt.ArrayLike, version: int, finished: bool) -> Answer:
+        ids = self._record(token_ids, logprobs, version, finished)
         content = self._tokenizer.decode(ids[:-1] if finished else ids)
         self._messages.append({"role": "assistant", "content": content})
-        return self._tokenizer.action(ids)
+        return self._answer(ids, finished)
 
     def add_observation(self, observation: Observed, reward: float, state_hash: int, action_valid: bool) -> None:
         draft = self._drafts[-1]
@@ -248,8 +260,10 @@ class TranscriptBuilder(_Builder):
 class WindowedBuilder(_Builder):
     """One prompt a turn: the first observation (it states the task), the last `window` steps, the current one."""
 
-    def __init__(self, tokenizer: ChatTokenizer, config: PromptSettings) -> None:
-        super().__init__(tokenizer, config)
+    def __init__(
+        self, tokenizer: ChatTokenizer, config: PromptSettings, instructions: Instructions | None = None
+    ) -> None:
+        super().__init__(tokenizer, config, instructions)
         self._observations: list[Observed] = []
         self._actions: list[str] = []
 
@@ -257,10 +271,10 @@ class WindowedBuilder(_Builder):
         self._observations = [observation]
         self._drafts[-1].add_prompt(self._window())
 
-    def add_response(self, token_ids: npt.ArrayLike, logprobs: npt.ArrayLike, version: int, finished: bool) -> str:
-        action = self._tokenizer.action(self._record(token_ids, logprobs, version))
-        self._actions.append(action)
-        return action
+    def add_response(self, token_ids: npt.ArrayLike, logprobs: npt.ArrayLike, version: int, finished: bool) -> Answer:
+        answer = self._answer(self._record(token_ids, logprobs, version, finished), finished)
+        self._actions.append("(no action)" if answer.violation else answer.action)
+        return answer
 
     def add_observation(self, observation: Observed, reward: float, state_hash: int, action_valid: bool) -> None:
         self._drafts[-1].close_turn(reward, state_hash, action_valid)
@@ -281,32 +295,40 @@ class WindowedBuilder(_Builder):
         return self._tokenizer.encode(self._render([*self._system(), user]))
 
 
-def make_builder(tokenizer: ChatTokenizer, config: PromptSettings) -> PromptBuilder:
-    """The builder of one episode."""
+def make_builder(
+    tokenizer: ChatTokenizer, config: PromptSettings, instructions: Instructions | None = None
+) -> PromptBuilder:
+    """The builder of one episode; without instructions the system message is `config.system`."""
     builders: dict[str, Any] = {"transcript": TranscriptBuilder, "windowed": WindowedBuilder}
-    return builders[config.mode](tokenizer, config)
+    return builders[config.mode](tokenizer, config, instructions)
 
 
 @dataclass(frozen=True, slots=True)
 class DemonstratedStep:
-    """One action of an expert and what the environment answered."""
+    """One action of an expert, what the environment answered, and what the expert thought before, if anything."""
 
     action: str
     observation: Observed
     reward: float
     state_hash: int
     action_valid: bool
+    thought: str = ""
 
 
 def add_demonstration(
-    builder: PromptBuilder, tokenizer: ChatTokenizer, first: Observed, steps: Iterable[DemonstratedStep]
+    builder: PromptBuilder,
+    tokenizer: ChatTokenizer,
+    first: Observed,
+    steps: Iterable[DemonstratedStep],
+    format: FormatName = "",
 ) -> None:
-    """Feed an expert's episode to a builder: prompts and turns are exactly what the engine would see.
+    """Feed an expert's episode to a builder: prompts and turns are exactly what the engine would see, answers are
+    written in the format.
 
     The log-probabilities are 0 and the version is `DEMONSTRATION_VERSION`: no policy sampled these tokens.
     """
     builder.begin(first)
     for step in steps:
-        ids = tokenizer.encode_response(step.action)
+        ids = tokenizer.encode_response(write_answer(format, step.action, step.thought))
         builder.add_response(ids, np.zeros(len(ids), np.float32), DEMONSTRATION_VERSION, finished=True)
         builder.add_observation(step.observation, step.reward, step.state_hash, step.action_valid)

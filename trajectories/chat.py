@@ -28,12 +28,15 @@ class ChatTokenizer:
     """Renders conversations with the model's own chat template and encodes them; immutable.
 
     Attributes:
-        turn_end_id: the token with which the template ends an assistant's turn; generation stops at it.
+        turn_end_id: the token with which the template ends an assistant's turn.
+        stop_token_ids: every token at which generation stops: that one first, then the tokenizer's own end and those of
+            the model's generation configuration.
     Raises:
         ValueError: no chat template, or one whose turns end with ordinary text.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, end_ids: Iterable[int] = ()) -> None:
+        """`end_ids`: the end tokens of the model's generation configuration."""
         self._tokenizer = tokenizer
         if not tokenizer.chat_template:
             raise ValueError(
@@ -41,13 +44,15 @@ class ChatTokenizer:
                 "instruction-tuned model or save a chat_template.jinja beside it"
             )
         self.turn_end_id = self._find_turn_end()
+        own_end = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
+        self.stop_token_ids = tuple(dict.fromkeys([self.turn_end_id, *own_end, *end_ids]))
 
     @classmethod
     def from_pretrained(cls, model: str) -> ChatTokenizer:
         """The tokenizer of a model directory or name."""
         from transformers import AutoTokenizer  # seconds to import; not needed by users of ready-made tokenizers
 
-        return cls(AutoTokenizer.from_pretrained(model))
+        return cls(AutoTokenizer.from_pretrained(model), _end_ids(model))
 
     def render(
         self, messages: list[Message], generation_prompt: bool = True, options: Mapping[str, Any] | None = None
@@ -75,7 +80,7 @@ class ChatTokenizer:
         return text
 
     def action(self, token_ids: list[int]) -> str:
-        """The text without special tokens and surrounding blanks: what the environment gets."""
+        """The text without special tokens and surrounding blanks: what the environment gets where no format is set."""
         text = self._tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         assert isinstance(text, str)
         return text.strip()
@@ -108,3 +113,14 @@ class ChatTokenizer:
                 "no special token, so generation would not know where to stop"
             )
         return first[0]
+
+
+def _end_ids(model: str) -> list[int]:
+    """The end tokens that `generation_config.json` declares, one or several; none where there is no such file."""
+    from transformers import GenerationConfig
+
+    try:
+        declared = GenerationConfig.from_pretrained(model).eos_token_id
+    except OSError:
+        return []
+    return [declared] if isinstance(declared, int) else list(declared or [])

@@ -1,7 +1,7 @@
 """The ends of a command that are no bug: every class carries its exit code, and the command prints its one line.
 
 They stand on the lowest floor, so that every package may raise them; `envs` imports nothing else of its neighbour but
-this and `trajectories.settings`. A class of its own is for what somebody catches by its type.
+this and settings. A class of its own is for what somebody catches by its type.
 """
 
 from __future__ import annotations

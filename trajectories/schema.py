@@ -56,6 +56,7 @@ SEQUENCES = pa.schema(
         ("turn_rewards", pa.list_(pa.float64())),
         ("turn_state_hashes", pa.list_(pa.int64())),
         ("turn_actions_valid", pa.list_(pa.bool_())),
+        ("turns_truncated", pa.list_(pa.bool_())),
         ("version_starts", pa.list_(pa.int32())),
         ("version_ends", pa.list_(pa.int32())),
         ("versions", pa.list_(pa.int64())),
@@ -172,6 +173,7 @@ def sequences_to_table(sequences: Iterable[Sequence]) -> pa.Table:
         "turn_rewards": [[turn.reward for turn in row] for row in turns],
         "turn_state_hashes": [[turn.state_hash for turn in row] for row in turns],
         "turn_actions_valid": [[turn.action_valid for turn in row] for row in turns],
+        "turns_truncated": [[turn.truncated for turn in row] for row in turns],
         "version_starts": [[span.start for span in row] for row in spans],
         "version_ends": [[span.end for span in row] for row in spans],
         "versions": [[span.version for span in row] for row in spans],
@@ -200,6 +202,7 @@ def sequences_from_table(table: pa.Table) -> tuple[Sequence, ...]:
                     row["turn_rewards"],
                     row["turn_state_hashes"],
                     row["turn_actions_valid"],
+                    row["turns_truncated"],
                     strict=True,
                 )
             ),

@@ -38,13 +38,15 @@ class Route(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One action of the agent inside a sequence: tokens [start, end) are its trained tokens."""
+    """One response of the agent inside a sequence: tokens [start, end) are its trained tokens. It is `truncated` where
+    its budget cut it off."""
 
     start: int
     end: int
     reward: float
     state_hash: int
     action_valid: bool
+    truncated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from cluster.runtime.session import (
     ray_cluster,
 )
 from envs import Panel, load_panel, make_environment
+from envs.prompts import instructions
 from trajectories.errors import UserError
 from trajectories.files import remove
 
@@ -36,6 +37,7 @@ def run_evaluation(
     load_tokenizer(resolve_model(config.policy.model), config.rollout.prompt)
     panel = load_panel(panel_name, *config.opening(panel_name))
     make_environment(panel.environment, *config.opening(panel_name)).close()  # whatever is missing is told now
+    instructions(panel.environment, config.rollout.prompt)
     sampling = Sampling(samples, config.schedule.temperature.end, config.seed, config.eval_turns)
     played = out.with_name(f"{out.name}.played.jsonl")
     remove(played)

@@ -23,7 +23,7 @@ DEFAULTS = {"policy": {"model": TINY}}
 
 PRESETS: dict[str, dict[str, Any]] = {
     name: yaml.safe_load((Path(__file__).parent / "presets" / f"{name}.yaml").read_text(encoding="utf-8"))
-    for name in ("local", "gpu", "cluster")
+    for name in ("local", "instruct", "gpu", "cluster")
 }
 
 

@@ -20,7 +20,7 @@ class MatrixSettings(Settings):
     """What `concerto compare` reads."""
 
     preset: str = "local"
-    """Preset that every run starts from: local, gpu or cluster."""
+    """Preset that every run starts from: local, instruct, gpu or cluster."""
     settings: dict[str, Any] = Field(default_factory=dict)
     """Settings of every run, on top of the preset: sections as in `--config`."""
     seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)

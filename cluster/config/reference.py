@@ -16,10 +16,11 @@ HEAD = """# Configuration
 Every setting of a run, with its type, its default and its unit. Made of the docstrings beside the settings by
 `make docs`; a test fails when this page is stale.
 
-A run takes its settings from a preset (`--preset local`, `gpu` or `cluster`: `cluster/config/presets/`), then from a
-YAML file (`--config FILE`), then from `--set section.key=value`, the last one winning. `RUN/config.yaml` holds the
-outcome. Where a setting is text, it is what stands behind the `=`, without quotes of its own: `--set policy.model=off`,
-`--set "rollout.prompt.system=Answer: one action"`; where it may be null as well, `null` and nothing at all are null.
+A run takes its settings from a preset (`--preset local`, `instruct`, `gpu` or `cluster`: `cluster/config/presets/`),
+then from a YAML file (`--config FILE`), then from `--set section.key=value`, the last one winning. `RUN/config.yaml`
+holds the outcome. Where a setting is text, it is what stands behind the `=`, without quotes of its own:
+`--set policy.model=off`, `--set "rollout.prompt.system=Answer: one action"`; where it may be null as well, `null` and
+nothing at all are null.
 All other values are written in YAML: `--set tasks=[alfworld,webshop]`, `--set evaluation.limit=null`. In a file
 everything is YAML, so a text such as `no`, `2024` or `a: b` needs quotes there.
 """

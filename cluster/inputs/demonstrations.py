@@ -13,6 +13,7 @@ import pyarrow as pa
 from cluster.loop.tasks import TaskMixture, index_at
 from envs import EnvironmentSettings, Panel, make_environment
 from envs.experts import Demonstration, play_expert
+from envs.prompts import instructions
 from trajectories.builder import DemonstratedStep, PromptSettings, add_demonstration, make_builder
 from trajectories.chat import ChatTokenizer
 from trajectories.errors import UserError
@@ -41,7 +42,8 @@ class Transcriber:
 
     def sequences(self, demonstration: Demonstration, name: str) -> Demonstrated:
         """A demonstration as training sequences. `name` is `environment/task`, and more where a task has several."""
-        builder = make_builder(self.tokenizer, self.prompt)
+        environment = name.partition("/")[0]
+        builder = make_builder(self.tokenizer, self.prompt, instructions(environment, self.prompt))
         steps = [
             DemonstratedStep(
                 action=action,
@@ -52,7 +54,7 @@ class Transcriber:
             )
             for _, action, result in demonstration
         ]
-        add_demonstration(builder, self.tokenizer, demonstration[0][0], steps)
+        add_demonstration(builder, self.tokenizer, demonstration[0][0], steps, self.prompt.format)
         episode_id = PREFIX + name
         return builder.sequences(episode_id, episode_id, episode_id, temperature=1.0)
 

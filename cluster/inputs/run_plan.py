@@ -17,6 +17,7 @@ from cluster.inputs.run_folder import Start, check_room, find_start
 from cluster.loop.checkpoint import Manifest, load_manifest
 from cluster.loop.tasks import TaskMixture
 from envs import Panel, heldout_panel, load_panel, training_panel
+from envs.prompts import instructions
 from trajectories.errors import UserError
 
 
@@ -86,6 +87,8 @@ def plan_run(config: RunSettings, run_dir: Path, resume: bool) -> Plan:
     check_room(run_dir, model)
     channels = reward_channels(config, tasks)
     plan = Plan(config, run_dir, model, tasks, channels, _eval_panels(config, tasks), start, manifest)
+    for environment in plan.environments:
+        instructions(environment, config.rollout.prompt)
     if config.schedule.demonstrations_file and start.checkpoint is None:
         plan.recorded()
     return plan

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from trajectories.errors import UserError
 from trajectories.files import written_aside
 
-FORMAT = 3
+FORMAT = 4
 LEARNER, READY = "learner", "ready"
 """Folders in a checkpoint."""
 STEP_FOLDER = re.compile(r"step-(\d{6,})")

@@ -30,7 +30,8 @@ def scalarised_assignments(
 
     Sequences of a group without variance are routed to `drop` with weight 0: they teach nothing by comparison, and a
     router may still send them to SFT. So are those of episodes that are not in the batch, since they ended in an error,
-    and those of truncated episodes where `config` masks them: their group was compared with them all the same.
+    and, where `config` masks them, those of truncated episodes and of nothing but truncated responses; such a response
+    within a transcript has the advantage 0. Their group was compared with them all the same.
 
     Args:
         batch, scalarised: rewards and advantages of all the step's groups together, so that what is normalised over
@@ -40,8 +41,10 @@ def scalarised_assignments(
     by_sequence = turn_advantages(trained, batch, scalarised, config)
     counts = torch.tensor([float(any(abs(value) > EPSILON for value in values)) for values in by_sequence])
     varied = torch.zeros(len(batch.groups)).index_add(0, batch.groups[members], counts)[batch.groups] > 0
-    masked = batch.truncated if config.truncated == "mask" else frozenset()
-    trains = torch.tensor([sequence.episode_id not in masked for sequence in trained], dtype=torch.bool)
+    trains = torch.ones(len(trained), dtype=torch.bool)
+    if config.truncated == "mask":
+        by_sequence = [_of_complete(*pair) for pair in zip(trained, by_sequence, strict=True)]
+        trains = torch.tensor([_is_complete(sequence, batch) for sequence in trained], dtype=torch.bool)
     return _assignments(sequences, batch, trained, varied[members] & trains, by_sequence, scalarised.version)
 
 
@@ -147,6 +150,14 @@ class _Played:
             torch.tensor(states, dtype=torch.int64),
         )
         return cls(turns, owners, torch.tensor(invalid, dtype=torch.float64))
+
+
+def _is_complete(sequence: Sequence, batch: RewardBatch) -> bool:
+    return sequence.episode_id not in batch.truncated and not all(turn.truncated for turn in sequence.turns)
+
+
+def _of_complete(sequence: Sequence, by_turn: tuple[float, ...]) -> tuple[float, ...]:
+    return tuple(0.0 if turn.truncated else value for turn, value in zip(sequence.turns, by_turn, strict=True))
 
 
 def _trained(sequences: pa.Table, batch: RewardBatch) -> tuple[list[Sequence], Tensor]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from actors.engine import EngineDied, EngineError, EngineSettings
-from actors.episode import EnvironmentFailure
+from actors.episode import EnvironmentFailure, TurnRewardSettings
 from actors.rollout_group import GroupRequest, RolloutSettings, play_group
 from tests.actors.scripted import Countdown, LocalEnvironments, LocalSession, ScriptedEngine
 from trajectories.builder import PromptSettings, make_builder
@@ -222,3 +222,35 @@ async def test_a_dead_engine_is_not_retried(play, engine):
 async def test_a_group_for_newer_weights_is_refused(play, engine):
     with pytest.raises(EngineError, match=r"version 3, but this actor holds version 0.*publish to it first"):
         await play(engine("down"), request=GroupRequest("g", "countdown", "3", (1,), 3, 1.0, "train"))
+
+
+TOLD = PromptSettings(format="tagged", system="Count.")
+
+
+async def test_an_action_is_read_out_of_the_answer_and_its_tokens_stay_as_they_are(play, engine, chat):
+    answer = "<think>One less.</think><action>Down.</action>"
+    settings = SETTINGS.model_copy(update={"max_response_tokens": 64})
+    (trajectory, _), _ = await play(engine(answer), settings=settings, prompt=TOLD)
+    assert (trajectory.episode.stop_reason, trajectory.episode.turns) == (StopReason.DONE, 3)
+    assert trajectory.episode.rewards["format"] == 1.0
+    (sequence,) = trajectory.sequences
+    assert sequence.token_ids[sequence.trained].tolist() == chat.encode_response(answer) * 3
+
+
+async def test_a_violation_earns_no_format_and_does_nothing(play, engine):
+    """The environment of this test gives every text `format` 1; the answer broke it all the same."""
+    turn_reward = TurnRewardSettings(format_violation=0.25)
+    settings = SETTINGS.model_copy(update={"max_turns": 4, "turn_reward": turn_reward})
+    (trajectory, _), _ = await play(engine("down"), settings=settings, prompt=TOLD)
+    episode = trajectory.episode
+    assert (episode.stop_reason, episode.turns, episode.success) == (StopReason.TURN_LIMIT, 4, False)
+    assert (episode.rewards["format"], episode.rewards["action_validity"], episode.rewards["progress"]) == (0, 0, 0)
+    assert [turn.reward for turn in trajectory.sequences[0].turns] == [-0.25] * 4
+
+
+async def test_of_a_response_that_its_budget_cut_off_no_half_action_is_played(play, engine, chat):
+    prompt = PromptSettings(format="action", system="Count.")
+    settings = SETTINGS.model_copy(update={"max_turns": 2, "max_response_tokens": len(chat.encode("down"))})
+    (trajectory, _), _ = await play(engine("down"), settings=settings, prompt=prompt)
+    assert trajectory.episode.rewards["format"] == 0 and trajectory.episode.rewards["progress"] == 0
+    assert [turn.truncated for turn in trajectory.sequences[0].turns] == [True, True]

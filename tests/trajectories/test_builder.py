@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from benchmarks.smollm2 import packaged_gguf
 from tests.trajectories import samples
+from trajectories.answers import Violation, write_answer
 from trajectories.builder import (
     DEMONSTRATION_VERSION,
     Alignment,
@@ -30,6 +32,7 @@ from trajectories.types import Sequence
 class Seen:
     text: str
     admissible_actions: tuple[str, ...] = ()
+    can_search: bool = False
 
 
 CHATML = ChatTokenizer(samples.byte_tokenizer(samples.CHATML))
@@ -155,7 +158,7 @@ def test_the_action_is_the_text_without_blanks_and_special_tokens() -> None:
     builder = TranscriptBuilder(CHATML, PromptSettings())
     builder.begin(Seen("room"))
     ids = CHATML.encode_response(" go to desk 1\n")
-    assert builder.add_response(ids, np.zeros(len(ids)), 0, True) == "go to desk 1"
+    assert builder.add_response(ids, np.zeros(len(ids)), 0, True).action == "go to desk 1"
 
 
 def test_a_response_without_its_logprobs_is_refused() -> None:
@@ -255,3 +258,97 @@ def test_smollm2s_own_template_is_append_only() -> None:
         "<|im_start|>assistant\ntake mug 1<|im_end|>\n<|im_start|>user\nNothing happens 1.<|im_end|>\n"
         "<|im_start|>assistant\nlook<|im_end|>"
     )
+
+
+@pytest.mark.parametrize("mode", ["transcript", "windowed"])
+@pytest.mark.parametrize("format", ["action", "react", "tagged"])
+def test_the_environment_gets_the_action_and_the_sequence_keeps_the_whole_answer(mode: str, format: str) -> None:
+    builder = make_builder(CHATML, PromptSettings.model_validate({"mode": mode, "format": format}))
+    builder.begin(Seen("A room.", ("go to desk 1", "look")))
+    ids = CHATML.encode_response(write_answer(format, "Go to Desk 1.", "" if format == "action" else "A desk."))  # pyright: ignore[reportArgumentType]
+    answer = builder.add_response(ids, np.zeros(len(ids)), 0, True)
+    assert (answer.action, answer.violation) == ("go to desk 1", None)
+    builder.add_observation(Seen("A desk."), 0.0, 0, True)
+    (sequence,) = builder.sequences("e", "e", "g", 1.0)
+    assert sequence.token_ids[sequence.trained].tolist() == ids
+
+
+def test_a_violation_is_no_action_and_the_window_says_so() -> None:
+    builder = WindowedBuilder(CHATML, PromptSettings(mode="windowed", format="tagged"))
+    builder.begin(Seen("A room.", ("look",)))
+    ids = CHATML.encode_response("look")
+    answer = builder.add_response(ids, np.zeros(len(ids)), 0, True)
+    assert (answer.action, answer.violation) == ("", Violation.MISSING_ACTION)
+    builder.add_observation(Seen("Nothing happens."), 0.0, 0, False)
+    assert "> (no action)\nNothing happens." in CHATML.decode(builder.prompt().tolist())
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_response_that_its_budget_cut_off_is_marked(finished: bool) -> None:
+    builder = TranscriptBuilder(CHATML, PromptSettings())
+    play(builder, [CHATML.encode_response("look")] * 2, finished)
+    (sequence,) = builder.sequences("e", "e", "g", 1.0)
+    assert [turn.truncated for turn in sequence.turns] == [not finished] * 2
+
+
+def test_an_end_that_is_not_the_templates_own_forks_into_what_the_template_says() -> None:
+    """The next prompt ends the turn as the template does, and both sequences hold what was sent and sampled."""
+    other = CHATML.encode("<|im_start|>")
+    builder = TranscriptBuilder(CHATML, PromptSettings())
+    calls = play(builder, [[*CHATML.encode("look"), *other]] * 2)
+    assert builder.alignments == [AlignmentKind.FORK] * 2
+    assert answered(builder.sequences("e", "e", "g", 1.0)) == calls
+    assert CHATML.decode(calls[1][0]).endswith(
+        "look<|im_end|>\n<|im_start|>user\nNothing happens 0.<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+@pytest.mark.parametrize("format", ["react", "tagged"])
+def test_a_demonstration_is_written_in_the_format_with_its_thought_if_there_is_one(format: str) -> None:
+    builder = make_builder(CHATML, PromptSettings.model_validate({"format": format}))
+    steps = [
+        DemonstratedStep("look", Seen("A desk."), 0.0, 0, True, thought="What is here?"),
+        DemonstratedStep("go to desk 1", Seen("A mug."), 0.0, 0, True),
+    ]
+    add_demonstration(builder, CHATML, Seen("A room."), steps, format)  # pyright: ignore[reportArgumentType]
+    (sequence,) = builder.sequences("e", "e", "g", 1.0)
+    said = [CHATML.decode(sequence.token_ids[turn.start : turn.end].tolist()) for turn in sequence.turns]
+    expected = {
+        "react": ["Thought: What is here?\nAction: look<|im_end|>", "Action: go to desk 1<|im_end|>"],
+        "tagged": [
+            "<think>What is here?</think>\n<action>look</action><|im_end|>",
+            "<action>go to desk 1</action><|im_end|>",
+        ],
+    }
+    assert said == expected[format]
+
+
+@given(st.integers(1, 120), st.lists(st.sampled_from(["look", "go to desk 1", "take mug 1 from desk 1"]), max_size=12))
+def test_a_list_of_actions_keeps_within_its_tokens_and_counts_the_rest(most: int, actions: list[str]) -> None:
+    builder = TranscriptBuilder(CHATML, PromptSettings(list_actions=True, max_listed_tokens=most))
+    builder.begin(Seen("A room.", tuple(actions)))
+    listed = CHATML.decode(builder.prompt().tolist()).partition("Admissible actions: ")[2].partition("<|im_end|>")[0]
+    if listed == ", ".join(actions):
+        assert len(CHATML.encode(listed)) <= most
+        return
+    kept, _, rest = listed.rpartition("and ")
+    shown = len(actions) - int(rest.split()[0])
+    assert kept == "".join(f"{action}, " for action in actions[:shown]) and shown < len(actions)
+    assert sum(len(CHATML.encode(f"{action}, ")) for action in actions[:shown]) <= most
+
+
+def test_a_search_that_is_possible_is_listed() -> None:
+    builder = TranscriptBuilder(CHATML, PromptSettings(list_actions=True))
+    builder.begin(Seen("A shop.", ("click[back]",), can_search=True))
+    assert "Admissible actions: search[words], click[back]" in CHATML.decode(builder.prompt().tolist())
+
+
+@pytest.mark.parametrize(("declared", "stops"), [([2, 7, 5], (2, 7, 5)), (7, (2, 7)), (None, (2,))])
+def test_generation_stops_at_every_declared_end(
+    tmp_path, declared: list[int] | int | None, stops: tuple[int, ...]
+) -> None:
+    samples.byte_tokenizer(samples.CHATML).save_pretrained(tmp_path)
+    if declared is not None:
+        (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": declared}))
+    tokenizer = ChatTokenizer.from_pretrained(str(tmp_path))
+    assert tokenizer.turn_end_id == 2 and tokenizer.stop_token_ids == stops

@@ -92,6 +92,23 @@ def test_truncated_episodes_count_in_their_group_and_train_unless_they_are_maske
         assert masked[f"{name}-0"] == trained[f"{name}-0"], "compared with all members all the same"
 
 
+def test_truncated_responses_train_unless_they_are_masked() -> None:
+    """In a transcript the advantage of the turn is 0; a window that is nothing but such a turn is dropped."""
+    batch = [acting("a", "g", (1,), (2,)), acting("b", "g", (1,), (2,), parts=2)]
+    won = {**batch[0].episode.rewards, "success": 1.0}
+    batch[0] = replace(batch[0], episode=replace(batch[0].episode, rewards=won))
+    for at, played in enumerate(batch):
+        *others, last = played.sequences
+        turns = (*last.turns[:-1], replace(last.turns[-1], truncated=True))
+        batch[at] = replace(played, sequences=(*others, replace(last, turns=turns)))
+    trained, masked = assign(batch), assign(batch, GRPOSettings(truncated="mask"))
+    assert all(all(row.advantages) and row.rl_weight == 1.0 for row in trained.values())
+    whole, first, second = (row for name, row in sorted(masked.items()))
+    assert whole.advantages[0] == trained[whole.sequence_id].advantages[0] and whole.advantages[1] == 0.0
+    assert first == trained[first.sequence_id]
+    assert (second.route, second.rl_weight) == (Route.DROP, 0.0)
+
+
 def acting(name: str, group: str, *actions: tuple[int, ...], parts: int = 1) -> Trajectory:
     """An episode of these actions, whose prompt tells it apart; in one sequence, or one a turn."""
     prompt = (ord(name[0]),)
