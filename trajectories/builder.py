@@ -1,5 +1,6 @@
 """Prompt builders: they turn observations into prompts and responses into training sequences. Token in, token out.
 
+What an environment shows is text from outside: nothing in it becomes a control token (`trajectories.control_tokens`).
 What the model produced is never tokenised again: a sequence holds exactly the token ids that were sent to the engine
 and exactly the ids that came back. A chat template may render the conversation of the next turn differently from what
 was sent before; `align` decides what to do about it.
@@ -7,6 +8,7 @@ was sent before; `align` decides what to do about it.
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -16,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from trajectories.chat import ChatTokenizer, Message
+from trajectories.chat import CLOCK, DATE, ChatTokenizer, Message
 from trajectories.settings import Settings
 from trajectories.types import Sequence, Turn, VersionSpan
 
@@ -43,6 +45,10 @@ class PromptSettings(Settings):
     """What the model's chat template reads besides the messages, as in {enable_thinking: false} for Qwen3. Tuning: a
     model that reasons before it acts needs a higher rollout.max_response_tokens; switch its reasoning off for one that
     answers with the bare action."""
+    date: dt.date = DATE
+    """The day (at midnight) that a chat template with a clock (`strftime_now`) is told, in every turn of every run, so
+    that the same conversation is always the same prompt. Tuning: set it where tasks ask for the day, and for every run
+    that is compared."""
 
 
 class Observed(Protocol):
@@ -119,7 +125,7 @@ def align(tokenizer: ChatTokenizer, prompt: str, response_ids: list[int], render
         since_ids = tokenizer.encode(rendered[len(prompt) :])
         if since_ids[: len(response_ids)] == response_ids:
             return Alignment(AlignmentKind.CLEAN, since_ids[len(response_ids) :])
-        text = prompt + tokenizer.decode(response_ids)
+        text = prompt + tokenizer.spoken(response_ids)
         if rendered.startswith(text):
             return Alignment(AlignmentKind.REALIGN, tokenizer.encode(rendered[len(text) :]))
     return Alignment(AlignmentKind.FORK, tokenizer.encode(rendered))
@@ -198,7 +204,8 @@ class _Builder:
         return ids
 
     def _render(self, messages: list[Message]) -> str:
-        return self._tokenizer.render(messages, options=self._config.chat_template_kwargs)
+        options = {CLOCK: self._config.date.strftime, **self._config.chat_template_kwargs}
+        return self._tokenizer.render(messages, options=options)
 
     def _system(self) -> list[Message]:
         return [{"role": "system", "content": self._config.system}] if self._config.system else []
@@ -226,7 +233,7 @@ class TranscriptBuilder(_Builder):
 
     def add_response(self, token_ids: npt.ArrayLike, logprobs: npt.ArrayLike, version: int, finished: bool) -> str:
         ids = self._record(token_ids, logprobs, version)
-        content = self._tokenizer.decode(ids[:-1] if finished else ids)
+        content = self._tokenizer.spoken(ids[:-1] if finished else ids)
         self._messages.append({"role": "assistant", "content": content})
         return self._tokenizer.action(ids)
 
