@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from actors.engine import EngineDied, EngineError, EngineSettings
+from actors.engine import EngineDied, EngineError, EngineSettings, SamplingParameters
 from actors.episode import EnvironmentFailure
 from actors.rollout_group import GroupRequest, RolloutSettings, play_group
 from tests.actors.scripted import Countdown, LocalEnvironments, LocalSession, ScriptedEngine
@@ -222,3 +222,10 @@ async def test_a_dead_engine_is_not_retried(play, engine):
 async def test_a_group_for_newer_weights_is_refused(play, engine):
     with pytest.raises(EngineError, match=r"version 3, but this actor holds version 0.*publish to it first"):
         await play(engine("down"), request=GroupRequest("g", "countdown", "3", (1,), 3, 1.0, "train"))
+
+
+@pytest.mark.parametrize("temperature", [0.001, 0.0099, 2.1, -1.0, float("nan")])
+def test_a_temperature_that_the_engine_would_change_is_refused(temperature):
+    with pytest.raises(EngineError, match=r"take 0 \(greedy\), or one from 0\.01 to 2"):
+        SamplingParameters(temperature=temperature)
+    assert [SamplingParameters(temperature=taken).temperature for taken in (0.0, 0.01, 2.0)] == [0.0, 0.01, 2.0]
