@@ -16,6 +16,11 @@ from trajectories.settings import Settings
 if TYPE_CHECKING:
     from learners.policy.weight_update import WeightUpdate
 
+LOWEST_TEMPERATURE = 0.01
+"""Below it vLLM samples at 0.01 whatever was asked, down to 0, which is greedy."""
+HIGHEST_TEMPERATURE = 2.0
+"""Above it vLLM refuses."""
+
 
 class EngineError(ConcertoError):
     """The engine refused, failed or did not answer in time. One line, with the engine's own words."""
@@ -74,14 +79,24 @@ class SamplingParameters:
     log-probabilities are those of the policy.
 
     Attributes:
-        temperature: divides the logits; 0 is greedy (evaluation).
+        temperature: divides the logits; 0 is greedy (evaluation), else from `LOWEST_TEMPERATURE` to
+            `HIGHEST_TEMPERATURE`.
         max_tokens: longest response.
         stop_token_ids: end a response; the stop token is its last token.
+    Raises:
+        EngineError: the engine would sample at another temperature than is asked.
     """
 
     temperature: float = 1.0
     max_tokens: int = 24
     stop_token_ids: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.temperature and not LOWEST_TEMPERATURE <= self.temperature <= HIGHEST_TEMPERATURE:
+            raise EngineError(
+                f"temperature {self.temperature:g}: take 0 (greedy), or one from {LOWEST_TEMPERATURE:g} to "
+                f"{HIGHEST_TEMPERATURE:g}; the engine would sample at another"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ from vllm import SamplingParams
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.logprobs import Logprob
 from vllm.lora.request import LoRARequest
+from vllm.model_executor.layers.fused_moe.fused_moe_method_base import FusedMoEMethodBase
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.outputs import RequestOutput
 from vllm.platforms import current_platform
@@ -306,7 +307,14 @@ class WeightLoading:
         On a CPU vLLM keeps a packed copy of every matrix for its kernels and makes a new one when a layer is loaded. A
         head that is tied to the embedding is never loaded itself, so its copy has to be made anew here; otherwise the
         engine goes on sampling with the old head. On a GPU there is no copy and this costs nothing.
+
+        Experts it packs in place, but only while they have no kernel; afterwards the kernel would read plain weights as
+        packed ones. So each gets a new kernel. On a GPU kernels are kept: its graphs hold their addresses.
         """
+        if current_platform.is_cpu():
+            for module in self.model_runner.get_model().modules():
+                if isinstance(method := getattr(module, "quant_method", None), FusedMoEMethodBase):
+                    method.moe_kernel = None
         self.reload_weights(weights_iterator=iter(load_file(path).items()))  # type: ignore[attr-defined]
         for module in self.model_runner.get_model().modules():
             if isinstance(module, ParallelLMHead):

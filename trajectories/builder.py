@@ -1,5 +1,6 @@
 """Prompt builders: they turn observations into prompts and responses into training sequences. Token in, token out.
 
+What an environment shows is text from outside: nothing in it becomes a control token (`trajectories.control_tokens`).
 What the model produced is never tokenised again: a sequence holds exactly the token ids that were sent to the engine
 and exactly the ids that came back. A chat template may render the conversation of the next turn differently from what
 was sent before; `align` decides what to do about it.
@@ -17,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trajectories.answers import Answer, FormatName, as_admissible, read_answer, write_answer
-from trajectories.chat import ChatTokenizer, Message
+from trajectories.chat import CLOCK, ChatTokenizer, Message
 from trajectories.prompt_settings import Instructions, PromptSettings
 from trajectories.types import Sequence, Turn, VersionSpan
 
@@ -102,7 +103,7 @@ def align(tokenizer: ChatTokenizer, prompt: str, response_ids: list[int], render
         since_ids = tokenizer.encode(rendered[len(prompt) :])
         if since_ids[: len(response_ids)] == response_ids:
             return Alignment(AlignmentKind.CLEAN, since_ids[len(response_ids) :])
-        text = prompt + tokenizer.decode(response_ids)
+        text = prompt + tokenizer.spoken(response_ids)
         if rendered.startswith(text):
             return Alignment(AlignmentKind.REALIGN, tokenizer.encode(rendered[len(text) :]))
     return Alignment(AlignmentKind.FORK, tokenizer.encode(rendered))
@@ -197,7 +198,8 @@ class _Builder:
         return replace(answer, action=as_admissible(answer.action, self._admissible, self._instructions.aliases))
 
     def _render(self, messages: list[Message]) -> str:
-        return self._tokenizer.render(messages, options=self._config.chat_template_kwargs)
+        options = {CLOCK: self._config.date.strftime, **self._config.chat_template_kwargs}
+        return self._tokenizer.render(messages, options=options)
 
     def _system(self) -> list[Message]:
         return [{"role": "system", "content": self._instructions.system}] if self._instructions.system else []
@@ -238,7 +240,7 @@ class TranscriptBuilder(_Builder):
 
     def add_response(self, token_ids: npt.ArrayLike, logprobs: npt.ArrayLike, version: int, finished: bool) -> Answer:
         ids = self._record(token_ids, logprobs, version, finished)
-        content = self._tokenizer.decode(ids[:-1] if finished else ids)
+        content = self._tokenizer.spoken(ids[:-1] if finished else ids)
         self._messages.append({"role": "assistant", "content": content})
         return self._answer(ids, finished)
 

@@ -1,4 +1,8 @@
-"""A Hugging Face tokenizer seen through its chat template."""
+"""A Hugging Face tokenizer seen through its chat template.
+
+Text from outside (what an environment shows, an expert does) can never become a control token: it is quoted, see
+`trajectories.control_tokens`.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,20 @@ import inspect
 import json
 import re
 from collections.abc import Iterable, Mapping
+from datetime import date
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from trajectories.control_tokens import ControlTokens
 from trajectories.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _MARK = "MARK"
+CLOCK = "strftime_now"
+"""The function by which chat templates ask for the time."""
+DATE = date(2026, 1, 1)
+"""What they are told unless another day is set."""
 
 
 class Message(TypedDict):
@@ -43,6 +53,7 @@ class ChatTokenizer:
                 f"the tokenizer of {tokenizer.name_or_path or 'this model'} has no chat template; use an "
                 "instruction-tuned model or save a chat_template.jinja beside it"
             )
+        self._control = ControlTokens(tokenizer)
         self.turn_end_id = self._find_turn_end()
         own_end = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
         self.stop_token_ids = tuple(dict.fromkeys([self.turn_end_id, *own_end, *end_ids]))
@@ -57,27 +68,41 @@ class ChatTokenizer:
     def render(
         self, messages: list[Message], generation_prompt: bool = True, options: Mapping[str, Any] | None = None
     ) -> str:
-        """The conversation as text, by default up to where the assistant speaks; `options` go to the template."""
-        conversation = [{"role": message["role"], "content": message["content"]} for message in messages]
+        """The conversation as text for `encode`, by default up to where the assistant speaks.
+
+        `options` go to the template, whose clock tells `DATE` unless they have another. What users say is quoted here.
+        A system message is the run's own, and may hold control tokens; so may an assistant's, which is `spoken` or
+        quoted already.
+        """
+        conversation = [{"role": message["role"], "content": self._quoted_user(message)} for message in messages]
         text = self._tokenizer.apply_chat_template(
-            conversation, tokenize=False, add_generation_prompt=generation_prompt, **(options or {})
+            conversation,
+            tokenize=False,
+            add_generation_prompt=generation_prompt,
+            **{CLOCK: DATE.strftime, **(options or {})},
         )
         assert isinstance(text, str)
         return text
 
     def encode(self, text: str) -> list[int]:
-        """Token ids; special tokens written in the text become themselves, none are added."""
-        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])  # pyright: ignore[reportArgumentType]
+        """Token ids; control tokens written in the text become themselves unless it is quoted, none are added."""
+        return self._control.encode(text)
+
+    def quote(self, text: str) -> str:
+        """Text from outside as `encode` takes it, so that nothing in it becomes a control token."""
+        return self._control.quote(text)
 
     def encode_response(self, action: str) -> list[int]:
-        """The action as the model would say it: its tokens and the turn's end."""
-        return [*self.encode(action), self.turn_end_id]
+        """The action as the model would say it: its tokens, none of them a control token, and the turn's end."""
+        return [*self.encode(self.quote(action)), self.turn_end_id]
 
     def decode(self, token_ids: list[int]) -> str:
         """The text, special tokens included."""
-        text = self._tokenizer.decode(token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        assert isinstance(text, str)
-        return text
+        return self._control.decode(token_ids)
+
+    def spoken(self, token_ids: list[int]) -> str:
+        """The text as `encode` takes it: control tokens among the ids are written out, and only they."""
+        return self._control.spoken(token_ids)
 
     def action(self, token_ids: list[int]) -> str:
         """The text without special tokens and surrounding blanks: what the environment gets where no format is set."""
@@ -89,6 +114,8 @@ class ChatTokenizer:
         """Raises UserError for the name of an option that the chat template does not read, or that is not free."""
         taken = {*inspect.signature(self._tokenizer.apply_chat_template).parameters, "messages"}
         for name in options:
+            if name == CLOCK:
+                raise UserError(f"rollout.prompt.chat_template_kwargs cannot set {name!r}: set rollout.prompt.date")
             if name in taken:
                 raise UserError(f"rollout.prompt.chat_template_kwargs cannot set {name!r}: leave it out")
             if not re.search(rf"\b{re.escape(name)}\b", str(self._tokenizer.chat_template)):
@@ -102,6 +129,9 @@ class ChatTokenizer:
         """Equal for tokenizers that give the same tokens to the same conversation: SHA-256, in hex."""
         parts = (str(self._tokenizer.chat_template), json.dumps(sorted(self._tokenizer.get_vocab().items())))
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+    def _quoted_user(self, message: Message) -> str:
+        return self.quote(message["content"]) if message["role"] == "user" else message["content"]
 
     def _find_turn_end(self) -> int:
         conversation: list[Message] = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _MARK}]

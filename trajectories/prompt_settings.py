@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -9,6 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from trajectories.answers import FormatName
+from trajectories.chat import DATE
 from trajectories.settings import Settings
 
 
@@ -47,6 +49,10 @@ class PromptSettings(Settings):
     """What the model's chat template reads besides the messages, as in {enable_thinking: false} for Qwen3. Tuning: a
     model that reasons before it acts needs a higher rollout.max_response_tokens; switch its reasoning off for one that
     answers with the bare action."""
+    date: dt.date = DATE
+    """The day (at midnight) that a chat template with a clock (`strftime_now`) is told, in every turn of every run, so
+    that the same conversation is always the same prompt. Tuning: set it where tasks ask for the day, and for every run
+    that is compared."""
 
     @model_validator(mode="after")
     def _one_system_message(self) -> PromptSettings:

@@ -61,7 +61,7 @@ def _row(prefix: str, name: str, settings: type[Settings], schema: dict[str, Any
     if field.is_required() and name not in always:
         default = "required"
     else:
-        default = f"`{json.dumps(always.get(name, field.get_default(call_default_factory=True)))}`"
+        default = f"`{json.dumps(always.get(name, field.get_default(call_default_factory=True)), default=str)}`"
     kind = _type(schema["properties"][name], schema.get("$defs", {}))
     return "| " + " | ".join((f"`{prefix}{name}`", kind, default, *_text(field.description))) + " |"
 

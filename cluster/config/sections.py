@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from actors.engine import HIGHEST_TEMPERATURE, LOWEST_TEMPERATURE
 from envs.alfworld.settings import AlfworldSettings
 from envs.webshop.settings import WebShopSettings
 from learners.learner_settings import RampSettings
@@ -45,11 +46,12 @@ class EnvironmentsSettings(Settings):
 class TemperatureSettings(RampSettings):
     """Temperature of sampling in training rollouts: linear from `start` to `end` over `steps` steps of the stage, `end`
     afterwards. A plain number, as in `schedule.temperature=0.8`, holds for all steps. Groups are counted as they start,
-    `schedule.groups_per_step` a step."""
+    `schedule.groups_per_step` a step. From 0.01 to 2: the engine raises what is lower, while the learner would divide
+    by what was asked, and refuses what is higher."""
 
-    start: PositiveFloat = 1.0
+    start: float = Field(default=1.0, ge=LOWEST_TEMPERATURE, le=HIGHEST_TEMPERATURE)
     """Temperature of the first step's groups. Tuning: 1.0; a little more where members of a group hardly differ."""
-    end: PositiveFloat = 1.0
+    end: float = Field(default=1.0, ge=LOWEST_TEMPERATURE, le=HIGHEST_TEMPERATURE)
     """Temperature from step number `steps` on. Tuning: 1.0, since losses expect samples of the policy itself; less
     explores less."""
     steps: int = Field(default=0, ge=0)

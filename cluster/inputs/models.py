@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from trajectories.errors import UserError, first_line
 
 if TYPE_CHECKING:
+    from learners.learner_settings import PolicySettings
     from trajectories.builder import PromptSettings
     from trajectories.chat import ChatTokenizer
 
@@ -50,6 +51,17 @@ def load_tokenizer(model: str, prompt: PromptSettings | None = None) -> ChatToke
     if prompt is not None:
         tokenizer.check_options(prompt.chat_template_kwargs)
     return tokenizer
+
+
+def check_trainable(model: str, policy: PolicySettings) -> None:
+    """Raises UserError where a run could not publish what it trains: engines repack quantised layers as they load."""
+    from transformers import PretrainedConfig  # here, because it takes seconds
+
+    if policy.lora is None and PretrainedConfig.get_config_dict(model)[0].get("quantization_config"):
+        raise UserError(
+            f"{model} has quantised weights, which can be neither trained nor published: set policy.model to the model "
+            "before quantisation, or train adapters (policy.lora.rank=16)."
+        )
 
 
 def _check_directory(path: Path) -> None:

@@ -19,6 +19,7 @@ from cluster.inputs.demonstrations import Transcriber
 from cluster.inputs.models import load_tokenizer, resolve_model
 from envs import Panel
 from envs.recordings import import_recordings
+from trajectories.builder import PromptSettings
 from trajectories.errors import UserError, first_line
 from trajectories.ids import demonstrated_task
 from trajectories.schema import SEQUENCES, sequences_to_table
@@ -73,11 +74,16 @@ def read_recorded(
     metadata = table.schema.metadata or {}
     if table.schema.names != SEQUENCES.names or TOKENIZER not in metadata:
         raise UserError(f"{path} holds no demonstrations: make such a file with `concerto data import`.")
-    for key, expected in _metadata(transcriber).items():
-        if metadata[key] != expected:
+    fits = {
+        "tokenizer": metadata[TOKENIZER].decode() == transcriber.tokenizer.fingerprint,
+        # Read, not compared as text: settings that are newer than the file have their defaults.
+        "prompt": PromptSettings.model_validate_json(metadata[PROMPT]) == transcriber.prompt,
+    }
+    for what, same in fits.items():
+        if not same:
             raise UserError(
-                f"{path} was made for another {key.decode().rpartition('.')[2]}: import the recordings again with this "
-                "run's policy.model and rollout.prompt."
+                f"{path} was made for another {what}: import the recordings again with this run's policy.model and "
+                "rollout.prompt."
             )
     options = json.loads(metadata.get(OPTIONS, b"{}"))
     for panel in trained:

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from cluster.config.run import RunSettings
 from cluster.inputs.demonstrations import Transcriber
-from cluster.inputs.models import load_tokenizer, resolve_model
+from cluster.inputs.models import check_trainable, load_tokenizer, resolve_model
 from cluster.inputs.recorded import read_recorded
 from cluster.inputs.reward_channels import reward_channels
 from cluster.inputs.routed_corpus import check_router
@@ -71,6 +71,7 @@ def plan_run(config: RunSettings, run_dir: Path, resume: bool) -> Plan:
     check_router(config.router, config.schedule)
     model = resolve_model(config.policy.model)
     load_tokenizer(model, config.rollout.prompt)
+    check_trainable(model, config.policy)
     tasks = TaskMixture(tuple(training_panel(name, *config.opening(name)) for name in config.tasks))
     panels = {panel.name: panel.hash for panel in tasks.panels}
     if len(panels) < len(tasks.panels):

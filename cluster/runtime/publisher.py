@@ -10,9 +10,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import ray
 
+from cluster.loop.ports import Scores
 from cluster.runtime.fleet import RolloutFleet
 from cluster.runtime.learner import RayLearner
-from learners.policy.parity import check_parity, parity_error
+from learners.policy.parity import check_parity, check_unchanged, parity_error
 from trajectories.schema import sequences_from_table
 
 
@@ -41,6 +42,9 @@ class ParitySequences:
 class Publisher:
     """Gives every engine the learner's weights and makes sure that they arrived.
 
+    Version 0 is what the engines have loaded themselves, so publishing it must change nothing: a self-test of names and
+    layers, at the start of every run.
+
     Attributes:
         tolerance: greatest difference in nats.
     """
@@ -52,9 +56,18 @@ class Publisher:
 
     async def publish(self, version: int) -> float:
         """Publish the present weights as `version`; the greatest difference in nats. Raises RunError."""
+        loaded = [await self._by_engines() for _ in range(2)] if version == 0 else []
         await self.fleet.publish(await self.learner.export(version), version)
-        by_engine = await self.fleet.score(self.sequences.token_ids, temperature=1.0)
-        by_learner = await self.learner.score(self.sequences.table)
-        error = max(parity_error(scores, by_learner, self.sequences.trained) for scores in by_engine)
+        by_engine = await self._by_engines()
+        if loaded:
+            first, again = loaded
+            check_unchanged(self._error(by_engine, first[0]), self._error(again, first[0]))
+        error = self._error(by_engine, await self.learner.score(self.sequences.table))
         check_parity(error, self.tolerance, version)
         return error
+
+    async def _by_engines(self) -> list[Scores]:
+        return await self.fleet.score(self.sequences.token_ids, temperature=1.0)
+
+    def _error(self, by_engine: list[Scores], expected: Scores) -> float:
+        return max(parity_error(scores, expected, self.sequences.trained) for scores in by_engine)

@@ -51,7 +51,8 @@ class WebShopEnvironment:
 
     Actions: `search[words]` on every page, `click[text]` of something that is shown; all else does nothing.
     Observations list the clicks in the original's order; the search page's own button does nothing there either and is
-    not listed, `can_search` tells of the search box instead.
+    not listed, `can_search` tells of the search box instead. Nor is an option whose text has a "[" or a line break: the
+    original reads an action from the last "[" on, so that nothing can choose it.
 
     Rewards of a step. `score` (the original's reward) and its parts `type`, `attribute`, `option` and `price` come with
     the purchase and are 0 before; `success` is 1 where `score` is 1. `format`: 1 if the action reads `search[...]` or
@@ -161,7 +162,9 @@ class WebShopEnvironment:
         return Observation(
             text=render(self._page, self._situation, self._mode),
             admissible_actions=tuple(
-                f"click[{text}]" for text in clickables(self._page) if text not in ("", "search") and "\n" not in text
+                action
+                for text in clickables(self._page)
+                if text != "search" and parse_action(action := f"click[{text}]") == ("click", text)
             ),
             can_search=self._situation.page is Page.SEARCH,
         )

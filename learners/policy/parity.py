@@ -11,6 +11,9 @@ from trajectories.errors import RunError
 
 Logprobs = npt.NDArray[np.float32]
 
+UNCHANGED = 1e-5
+"""Nats by which log-probabilities may move when the weights that an engine holds are published to it again."""
+
 
 def parity_error(engine: Many[Logprobs], learner: Many[Logprobs], trained: Many[npt.NDArray[np.bool_]]) -> float:
     """Largest absolute difference over all trained tokens, in nats; inf where either is not finite.
@@ -35,4 +38,21 @@ def check_parity(error: float, tolerance: float, version: int) -> None:
         raise RunError(
             f"after publishing version {version} engine and learner differ by {error:.2e} nats, tolerance "
             f"{tolerance:.0e}: the engine does not hold the learner's weights, or its precision differs (policy.dtype)"
+        )
+
+
+def check_unchanged(error: float, noise: float) -> None:
+    """Raise RunError when a publication of the weights that the engine had loaded moved its log-probabilities.
+
+    Args:
+        error: greatest difference in nats between before and after.
+        noise: that between two passes before; kernels that add up in another order each time are no fault, so four
+            times as much is borne where that is more than `UNCHANGED`.
+    """
+    limit = max(UNCHANGED, 4 * noise)
+    if not error <= limit:
+        raise RunError(
+            f"publishing unchanged weights moved the engine's log-probabilities by {error:.2e} nats, more than "
+            f"{limit:.0e}: this engine cannot take new weights for a layer of this model; take policy.model of another "
+            "family, or train adapters (policy.lora.rank=16); or rollout.engine.dtype is not policy.dtype"
         )

@@ -10,6 +10,7 @@ import peft
 import safetensors.torch
 import torch
 from torch import Tensor
+from transformers.core_model_loading import revert_weight_conversion
 
 from learners.learner_settings import LoraSettings, PolicySettings
 from learners.policy.model import PolicyModel
@@ -60,10 +61,15 @@ def merge_adapters(state: dict[str, Tensor], config: LoraSettings) -> dict[str, 
 
 
 def _hugging_face_weights(model: PolicyModel, state: dict[str, Tensor], config: PolicySettings) -> dict[str, Tensor]:
-    """Every weight under its Hugging Face name, the output head too where it is tied."""
+    """Every weight under its name in a checkpoint, the output head too where it is tied.
+
+    transformers holds the experts of a layer in one tensor; checkpoints name them one by one, and
+    the engine's loader reads checkpoints.
+    """
     tensors = _without_prefix(state)
     if config.lora:
         tensors = merge_adapters(tensors, config.lora)
+    tensors = revert_weight_conversion(model.causal_lm, tensors)
     if HEAD not in tensors:
         tensors[HEAD] = tensors[f"{model.causal_lm.base_model_prefix}.embed_tokens.weight"]
     return {name: tensor.to(getattr(torch, config.dtype)).contiguous() for name, tensor in tensors.items()}

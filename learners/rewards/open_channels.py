@@ -106,7 +106,7 @@ class OpenChannels:
         prompt = sequence.token_ids[: int(np.argmax(sequence.trained))].tolist()
         # Byte-level tokenizers keep a blank with the word that follows it.
         blank = " " if reasoning(self._response(sequence)).endswith(" ") else ""
-        solution = self._tokenizer.encode(blank + self._question(episode).solution)
+        solution = self._tokenizer.encode(self._tokenizer.quote(blank + self._question(episode).solution))
         before = [*prompt, *self._reasoning(sequence)]
         ids = np.array([*before, *solution], np.int32)
         return replace(

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BatchEncoding
 
+from trajectories.chat import CLOCK, DATE
+from trajectories.control_tokens import ControlTokens
 from trajectories.errors import UserError, first_line
 
 PAIRS_AT_ONCE = 8
@@ -35,6 +37,7 @@ class PreferenceModel:
                 f"{model} has {self._model.config.num_labels} outputs; a reward model has one: "
                 "set reward.preference_model to such a model"
             )
+        self._control = ControlTokens(self._tokenizer)
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
         self._model.config.pad_token_id = self._tokenizer.pad_token_id
@@ -54,13 +57,17 @@ class PreferenceModel:
         return torch.cat(scores) if scores else torch.zeros(0, dtype=torch.float64)
 
     def _encode(self, prompts: Sequence[str], responses: Sequence[str]) -> BatchEncoding:
-        options = {"padding": True, "truncation": True, "max_length": self._limit, "return_tensors": "pt"}
+        """Neither prompt nor response can write a control token."""
         if self._tokenizer.chat_template is None:
-            return self._tokenizer(list(prompts), list(responses), **options)
-        texts = [
-            self._tokenizer.apply_chat_template(
-                [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}], tokenize=False
-            )
-            for prompt, response in zip(prompts, responses, strict=True)
+            options = {"padding": True, "truncation": True, "max_length": self._limit, "return_tensors": "pt"}
+            return self._tokenizer(list(prompts), list(responses), split_special_tokens=True, **options)
+        pairs = zip(prompts, responses, strict=True)
+        ids = [self._control.encode(self._conversation(*pair))[-self._limit :] for pair in pairs]
+        return self._tokenizer.pad({"input_ids": ids}, return_tensors="pt")
+
+    def _conversation(self, prompt: str, response: str) -> str:
+        messages = [
+            {"role": "user", "content": self._control.quote(prompt)},
+            {"role": "assistant", "content": self._control.quote(response)},
         ]
-        return self._tokenizer(texts, add_special_tokens=False, **options)
+        return str(self._tokenizer.apply_chat_template(messages, tokenize=False, **{CLOCK: DATE.strftime}))

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from actors.engine import EngineDied, EngineError, EngineSettings
+from actors.engine import EngineDied, EngineError, EngineSettings, SamplingParameters
 from actors.episode import EnvironmentFailure, TurnRewardSettings
 from actors.rollout_group import GroupRequest, RolloutSettings, play_group
 from tests.actors.scripted import Countdown, LocalEnvironments, LocalSession, ScriptedEngine
@@ -254,3 +254,10 @@ async def test_of_a_response_that_its_budget_cut_off_no_half_action_is_played(pl
     (trajectory, _), _ = await play(engine("down"), settings=settings, prompt=prompt)
     assert trajectory.episode.rewards["format"] == 0 and trajectory.episode.rewards["progress"] == 0
     assert [turn.truncated for turn in trajectory.sequences[0].turns] == [True, True]
+
+
+@pytest.mark.parametrize("temperature", [0.001, 0.0099, 2.1, -1.0, float("nan")])
+def test_a_temperature_that_the_engine_would_change_is_refused(temperature):
+    with pytest.raises(EngineError, match=r"take 0 \(greedy\), or one from 0\.01 to 2"):
+        SamplingParameters(temperature=temperature)
+    assert [SamplingParameters(temperature=taken).temperature for taken in (0.0, 0.01, 2.0)] == [0.0, 0.01, 2.0]

@@ -7,7 +7,14 @@ import numpy as np
 import psutil
 import pytest
 
-from actors.engine import EngineDied, EngineError, EngineSettings, SamplingParameters
+from actors.engine import (
+    HIGHEST_TEMPERATURE,
+    LOWEST_TEMPERATURE,
+    EngineDied,
+    EngineError,
+    EngineSettings,
+    SamplingParameters,
+)
 from learners.policy.weight_update import WeightUpdate, serialize
 
 pytestmark = [pytest.mark.real, pytest.mark.asyncio(loop_scope="session")]
@@ -28,9 +35,22 @@ async def check_parity(under_test, version: int, temperature: float = 1.0) -> No
     assert np.abs(scored - expected).max() < PARITY
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.6, 1.7])
+@pytest.mark.parametrize("temperature", [1.0, 0.6, 1.7, LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE])
 async def test_logprobs_are_those_of_the_sampling_distribution(untied, temperature):
     await check_parity(untied, untied.version, temperature)
+
+
+@pytest.mark.parametrize("asked", [LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE, 0.7])
+async def test_the_engine_keeps_the_temperature_that_is_asked(asked):
+    """It would raise a lower one to 0.01 while the learner divides by what was asked."""
+    from vllm import SamplingParams
+
+    assert SamplingParams(temperature=asked).temperature == asked
+    below, above = np.nextafter(LOWEST_TEMPERATURE, 0), np.nextafter(HIGHEST_TEMPERATURE, 3)
+    assert SamplingParams(temperature=below).temperature > below
+    for refused in (below, above, -1.0, float("nan")):
+        with pytest.raises(EngineError, match=r"take 0 \(greedy\), or one from 0\.01 to 2"):
+            SamplingParameters(temperature=refused)
 
 
 async def test_greedy_takes_the_likeliest_token_and_reports_temperature_one(untied):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -14,6 +15,7 @@ from envs.webshop import REWARD_NAMES, Catalogue, WebShopEnvironment
 from envs.webshop.expert import search_wordings
 from envs.webshop.goals import Goal
 from envs.webshop.pages import Situation, follow, nodes, parse_action, render
+from tests.envs.webshop.rows import annotation, product_row, write_data
 from trajectories.errors import UserError
 
 TRAIN_TASK = "1700"
@@ -152,6 +154,34 @@ def test_anything_else_does_nothing(shop: WebShopEnvironment, action: str) -> No
     assert result.observation == first
     assert (result.done, result.info["action_valid"], result.rewards["action_validity"]) == (False, False, 0.0)
     assert result.rewards["format"] == float(action.startswith("click["))
+
+
+@pytest.mark.parametrize(
+    ("action", "parsed"),
+    [
+        ("click[large [2 pack]]", ("click[large ", "2 pack]")),
+        ("click[[new] red]", ("click[", "new] red")),
+        ("click[red] now", ("click", "red")),
+        ("click[锅巴]", ("click", "锅巴")),
+    ],
+)
+def test_actions_are_read_from_the_last_bracket_on_as_in_the_original(action: str, parsed: tuple[str, str]) -> None:
+    assert parse_action(action) == parsed
+
+
+def test_an_option_with_a_bracket_can_be_seen_but_not_chosen_as_in_the_original(tmp_path: Path) -> None:
+    options = {"size": [{"value": "large [2 pack]"}, {"value": "锅巴"}]}
+    write_data(tmp_path, [product_row(customization_options=options)], {product_row()["asin"]: annotation()})
+    shop = WebShopEnvironment(tmp_path)
+    shop.reset("0")
+    shop.step("search[hat]")
+    item = shop.step(f"click[{product_row()['asin'].lower()}]").observation
+    assert "large [2 pack]" in item.text
+    assert "click[锅巴]" in item.admissible_actions
+    assert not [action for action in item.admissible_actions if "2 pack" in action]
+    result = shop.step("click[large [2 pack]]")
+    assert (result.info["action_valid"], result.rewards["format"]) == (False, 0.0)
+    assert all(shop.step(action).info["action_valid"] for action in ("click[锅巴]", "click[description]"))
 
 
 def test_admissible_actions_are_buttons_then_products_then_options(shop: WebShopEnvironment) -> None:

@@ -66,6 +66,7 @@ def test_goal_texts() -> None:
         ("$1,299.00", (1299.0,)),
         ("$15.99 - $32.99", (15.99, 32.99)),
         ("$1 $2 $3", (1.0, 2.0)),
+        ("$1.299,00", (1.299,)),  # the original drops commas, also where they are decimal ones
     ],
 )
 def test_prices_are_read_as_the_original_does(pricing: object, expected: tuple[float, ...]) -> None:

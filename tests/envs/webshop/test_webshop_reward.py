@@ -128,6 +128,9 @@ def test_colours_are_normalised(value: str, expected: str) -> None:
         (("light red",), ("red",), 0),  # human goals: bare values; "light" is before "red"
         (("rose red",), ("red wine",), 1),
         (("120ml",), ("120ml",), 1),
+        (("锅巴",), (("flavor", "锅巴"),), 0),  # the original compares ASCII only: such goals cannot be won
+        (("锅巴",), ("锅巴",), 0),
+        (("锅巴 red",), (("flavor", "锅巴 red"),), 1),
     ],
 )
 def test_options_match_as_text(chosen: tuple[str, ...], wanted: tuple, count: int) -> None:

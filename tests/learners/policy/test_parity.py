@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from learners.policy.parity import check_parity, parity_error
+from learners.policy.parity import check_parity, check_unchanged, parity_error
 from trajectories.errors import RunError
 
 ZEROS = np.zeros(3, np.float32)
@@ -33,3 +33,14 @@ def test_above_the_tolerance_the_run_stops(error: float) -> None:
     check_parity(1e-4, 1e-3, 7)
     with pytest.raises(RunError, match="version 7"):
         check_parity(error, 1e-3, 7)
+
+
+@pytest.mark.parametrize(
+    ("error", "noise"), [(0.037, 5e-7), (1.1e-5, 0.0), (0.037, 9e-3), (np.inf, 0.0), (np.nan, 0.0)]
+)
+def test_unchanged_weights_that_change_something_stop_the_run(error: float, noise: float) -> None:
+    """0.037 is what a tiny Qwen3-MoE moved by: too little for the parity check of a GPU's preset."""
+    check_unchanged(5e-7, 0.0)
+    check_unchanged(0.03, 9e-3)
+    with pytest.raises(RunError, match="publishing unchanged weights moved"):
+        check_unchanged(error, noise)
