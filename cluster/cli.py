@@ -46,13 +46,14 @@ def train(
 
     run_config = load_config(preset, config, set_ or [])  # before the imports that take seconds
     check_writable(out)
-    from cluster.commands.train import run_training
     from cluster.inputs.run_plan import plan_run
+
+    plan = plan_run(run_config, out, resume)  # before those of Ray
+    from cluster.commands.train import run_training
     from cluster.reporting.best import FOLDER
     from cluster.reporting.evaluation import run_evaluations
     from cluster.reporting.evaluation_tables import evaluation_tables
 
-    plan = plan_run(run_config, out, resume)
     run_training(plan, CONSOLE)
     for table in evaluation_tables(run_evaluations(out)):
         CONSOLE.print(table)

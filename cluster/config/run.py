@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
+from actors.engine import AdapterSettings
 from actors.rollout_group import RolloutSettings
 from cluster.config.sections import (
     CheckpointSettings,
@@ -53,6 +54,17 @@ class RunSettings(Settings):
         `envs.load_panel` take behind the name."""
         environment = name.partition("/")[0]
         return self.data.get(environment), getattr(self.environments, environment, None)
+
+    @property
+    def fitted_rollout(self) -> RolloutSettings:
+        """`rollout`, with what follows from the policy: precision, and room for its adapters."""
+        engine, lora = self.rollout.engine, self.policy.lora
+        changes: dict[str, Any] = {}
+        if engine.dtype == "auto":
+            changes["dtype"] = self.policy.dtype
+        if lora is not None and engine.lora is None:
+            changes["lora"] = AdapterSettings(max_rank=lora.rank, target_modules=lora.target_modules)
+        return self.rollout.model_copy(update={"engine": engine.model_copy(update=changes)})
 
     @property
     def eval_turns(self) -> int:

@@ -15,10 +15,8 @@ import ray
 from ray.util.placement_group import PlacementGroup, get_placement_group, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from actors.engine import AdapterSettings
 from actors.environment_host import start_environment_host
 from actors.rollout import start_rollout_actor
-from actors.rollout_group import RolloutSettings
 from cluster.config.run import RunSettings
 from cluster.config.sections import PlacementSettings
 from cluster.runtime.fleet import RolloutFleet
@@ -117,7 +115,7 @@ async def open_fleet(
         for bundle, demand in enumerate(demands):
             if demand.name.startswith("env-"):
                 hosts[_name(run, demand)] = start_environment_host(openers, _options(run, group, bundle, demand))
-        settings = rollout_settings(config)
+        settings = config.fitted_rollout
         for bundle, demand in enumerate(demands):
             if demand.name.startswith("rollout-"):
                 options = _options(run, group, bundle, demand)
@@ -146,17 +144,6 @@ async def _reserved(group: Any, timeout_s: float) -> None:
             f"the room that was planned for the rollout actors was not free within {timeout_s:g} s, since others took "
             "it: `concerto plan` shows what is free; raise placement.wait_s, or ask for less"
         ) from None
-
-
-def rollout_settings(config: RunSettings) -> RolloutSettings:
-    """The configured settings, with what follows from the policy: precision, and room for its adapters."""
-    engine = config.rollout.engine
-    changes: dict[str, Any] = {}
-    if engine.dtype == "auto":
-        changes["dtype"] = config.policy.dtype
-    if config.policy.lora is not None and engine.lora is None:
-        changes["lora"] = AdapterSettings(max_rank=config.policy.lora.rank)
-    return config.rollout.model_copy(update={"engine": engine.model_copy(update=changes)})
 
 
 def _bundle(demand: Demand) -> dict[str, float]:
