@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from cluster.interruption import interruptible
 from trajectories.errors import ConcertoError, UserError
 from trajectories.files import check_writable
 
@@ -241,25 +242,35 @@ def _with_data(overrides: list[str] | None, environment: str, data: Path | None)
 
 
 def main() -> None:
-    """Run the command. Exit codes: 0 done, 1 the run failed, 2 wrong input or too small a cluster, 130 interrupted."""
-    sys.exit(_exit_code())
+    """Run the command. Exit codes: 0 done, 1 the run failed, 2 wrong input or too small a cluster, 130 interrupted, 143
+    by SIGTERM."""
+    with interruptible() as interruption:
+        try:
+            code, said = _end()
+        except BaseException:
+            if interruption.code is None:
+                raise
+            code, said = interruption.code, ""
+    if interruption.code is not None:  # it has said its line, and what failed on the way out is of no interest
+        code, said = interruption.code, ""
+    if said:
+        print(f"concerto: {said}", file=sys.stderr)
+    sys.exit(code)
 
 
-def _exit_code() -> int:
+def _end() -> tuple[int, str]:
+    """Run the command; its exit code, and what there is to say about it."""
     try:
         app()
-        return 0
+        return 0, ""
     except SystemExit as end:
-        return end.code if isinstance(end.code, int) else 0
+        return end.code if isinstance(end.code, int) else 0, ""
     except ConcertoError as error:
         message = str(getattr(error, "cause", error))  # what an actor raised has Ray's report around it
-        print(f"concerto: {message}; {error.fix}" if error.fix else f"concerto: {message}", file=sys.stderr)
-        return error.exit_code
+        return error.exit_code, f"{message}; {error.fix}" if error.fix else message
     except OSError as error:
         if error.filename is None:
             raise  # no file that a user could look at: a fault of ours, or of the network
-        print(f"concerto: {error.filename}: {error.strerror}; check the path, and its permissions", file=sys.stderr)
-        return UserError.exit_code
+        return UserError.exit_code, f"{error.filename}: {error.strerror}; check the path, and its permissions"
     except (asyncio.CancelledError, KeyboardInterrupt):
-        print("concerto: interrupted", file=sys.stderr)
-        return INTERRUPTED
+        return INTERRUPTED, "interrupted"

@@ -19,6 +19,7 @@ from actors.environment_host import start_environment_host
 from actors.rollout import start_rollout_actor
 from cluster.config.run import RunSettings
 from cluster.config.sections import PlacementSettings
+from cluster.interruption import handlers_kept
 from cluster.runtime.fleet import RolloutFleet
 from cluster.runtime.placement import Demand, Node, preflight
 from envs import make_environment
@@ -59,10 +60,11 @@ def ray_cluster(placement: PlacementSettings) -> Iterator[None]:
     os.environ.setdefault("RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING", "0")
     common: dict[str, Any] = {"namespace": NAMESPACE, "logging_level": logging.ERROR, "log_to_driver": False}
     try:
-        if address:
-            ray.init(address=address, **common)
-        else:
-            ray.init(address="local", include_dashboard=False, **common)
+        with handlers_kept():  # Ray's own for SIGTERM prints a stack of C++
+            if address:
+                ray.init(address=address, **common)
+            else:
+                ray.init(address="local", include_dashboard=False, **common)
     except Exception as error:  # Ray raises bare ones too, e.g. when a busy machine starts it too slowly
         raise UserError(
             f"no Ray cluster at {address or 'this machine'} ({first_line(error)}): start one with `ray start --head`, "
