@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from pydantic import Field, field_validator, model_validator
@@ -75,6 +76,11 @@ class RunSettings(Settings):
     @classmethod
     def _one_or_several(cls, tasks: Any) -> Any:
         return (tasks,) if isinstance(tasks, str) else tasks
+
+    @field_validator("data")
+    @classmethod
+    def _at_home(cls, data: dict[str, str]) -> dict[str, str]:
+        return {environment: os.path.expanduser(path) for environment, path in data.items()}
 
     @field_validator("tasks", "data")
     @classmethod

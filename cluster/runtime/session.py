@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any
+from uuid import uuid4
 
 import ray
 from ray.util.placement_group import PlacementGroup, get_placement_group, placement_group, remove_placement_group
@@ -25,7 +26,6 @@ from cluster.runtime.placement import Demand, Node, preflight
 from envs import make_environment
 from trajectories.errors import RunError, UserError, first_line
 
-NAMESPACE = "concerto"
 CLOSE_TIMEOUT_S = 20.0
 
 logger = logging.getLogger(__name__)
@@ -58,7 +58,8 @@ def ray_cluster(placement: PlacementSettings) -> Iterator[None]:
     address = placement.address or os.environ.get("RAY_ADDRESS")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING", "0")
-    common: dict[str, Any] = {"namespace": NAMESPACE, "logging_level": logging.ERROR, "log_to_driver": False}
+    namespace = f"concerto-{uuid4().hex}"  # names of actors are free in it, whatever else runs on a shared cluster
+    common: dict[str, Any] = {"namespace": namespace, "logging_level": logging.ERROR, "log_to_driver": False}
     try:
         with handlers_kept():  # Ray's own for SIGTERM prints a stack of C++
             if address:
