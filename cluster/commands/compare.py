@@ -22,7 +22,7 @@ from rich.console import Console
 from cluster.config.matrix import load_matrix
 from cluster.config.run import RunSettings
 from cluster.inputs.run_folder import saved_config
-from cluster.interruption import SIGNALS, handlers_kept
+from cluster.interruption import handled_by
 from cluster.loop.checkpoint import has_checkpoint
 from cluster.reporting.charts import write_charts
 from cluster.reporting.summary import Comparison, RunSummary, compare_runs, markdown, summarise_run
@@ -99,9 +99,7 @@ def run_process(command: Sequence[str], log: Path) -> int:
         if process is not None:
             process.send_signal(signal.SIGINT)
 
-    with handlers_kept():
-        for number in SIGNALS:
-            signal.signal(number, pass_on)
+    with handled_by(pass_on):
         with log.open("ab") as stream:
             process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True)
         if interrupted:  # before there was a process

@@ -52,7 +52,7 @@ def test_a_model_that_fits_passes_without_its_weights(model):
     [
         (
             ["policy.lora.target_modules=[q_projj]"],
-            r"target_modules names 'q_projj', but Qwen3ForCausalLM has no linear .* Did you mean 'q_proj'\? It has q_pr",
+            r"target_modules names 'q_projj', but Qwen3ForCausalLM has no linear .* Did you mean 'q_proj'\? It has q_",
         ),
         (["policy.lora.target_modules=[q_proj,v_projj]"], "names 'v_projj'"),
         (["policy.lora.target_modules=[q_proj,embed_tokens]"], "names 'embed_tokens', but"),
