@@ -8,12 +8,9 @@ import sys
 import time
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 
 from tests.cluster.runs import REPO, RunProcess, title, train_arguments
-from tests.learners.samples import make_sequences
-from trajectories.schema import sequences_to_table
 
 SAID = "concerto: interrupted, ending what was started\n"
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
@@ -69,6 +66,11 @@ def test_a_second_signal_ends_the_command_at_once():
 
 @pytest.fixture
 def commands(tmp_path: Path, tiny_model_dir: Path) -> dict[str, list[str]]:
+    import pyarrow.parquet as pq  # with what follows, seconds that the quick tests need not wait
+
+    from tests.learners.samples import make_sequences
+    from trajectories.schema import sequences_to_table
+
     corpus, model = tmp_path / "corpus.parquet", ["--model", str(tiny_model_dir)]
     pq.write_table(sequences_to_table(make_sequences(20)), corpus)
     evaluated = ["--panel", "alfworld/generated/heldout", "--out", str(tmp_path / "result.json")]
