@@ -39,6 +39,7 @@ from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
 from actors.admission import Admission
 from actors.engine import EngineDied, EngineError, EngineSettings, EngineStats, Generation, SamplingParameters
+from actors.engine_limits import LORA_RANKS
 from actors.engine_process import (
     die_with_parent,
     environment,
@@ -51,9 +52,6 @@ from actors.engine_process import (
 from learners.policy.weight_update import WeightUpdate
 
 Result = TypeVar("Result")
-
-LORA_RANKS = (8, 16, 32, 64, 128, 256, 512)
-"""Ranks that vLLM reserves room for."""
 
 CPU_PREFILL_TOKENS = 8192
 """Prompt tokens in one forward pass on a CPU."""
@@ -325,13 +323,10 @@ def _engine_args(model: str, settings: EngineSettings, directory: Path) -> Async
     on_cpu = current_platform.is_cpu()
     options: dict[str, Any] = {}
     if settings.lora:
-        rank = settings.lora.max_rank
-        if rank > LORA_RANKS[-1]:
-            raise EngineError(f"engine.lora.max_rank={rank} is too high: vLLM serves up to rank {LORA_RANKS[-1]}")
         options |= {
             "enable_lora": True,
             "max_loras": 2,  # while requests finish with the old adapter, others start with the new one
-            "max_lora_rank": next(size for size in LORA_RANKS if size >= rank),
+            "max_lora_rank": next(size for size in LORA_RANKS if size >= settings.lora.max_rank),
             "lora_target_modules": list(settings.lora.target_modules),
         }
     if on_cpu:

@@ -1,5 +1,17 @@
 """`python -m cluster` is `concerto`."""
 
-from cluster.cli import main
+from __future__ import annotations
 
-main()
+from cluster.own_packages import prefer_own_packages
+
+
+def main() -> None:
+    """Run the command, on Concerto's own packages."""
+    prefer_own_packages()
+    from cluster.cli import main  # not before: it imports others of them
+
+    main()
+
+
+if __name__ == "__main__":
+    main()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from importlib import metadata
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
+from cluster.interruption import interruptible
 from trajectories.errors import ConcertoError, UserError
 from trajectories.files import check_writable
 
@@ -27,15 +29,44 @@ CONSOLE = Console(soft_wrap=True)
 
 INTERRUPTED = 130
 
+
+def _path(text: str | Path) -> Path:
+    """A path as it was typed: a shell leaves the `~` of --out=~/run as it is."""
+    return Path(text).expanduser()
+
+
+AT: dict[str, Any] = {"parser": _path, "metavar": "PATH"}
+"""Of every option and argument that is a path."""
+
 Preset = Annotated[str, typer.Option(help="local or instruct (no GPU), gpu (one GPU) or cluster (many nodes).")]
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file that changes the preset.")]
-Data = Annotated[Path | None, typer.Option(help="The environment's data; none for what is installed or embedded.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file that changes the preset.", **AT)]
+Data = Annotated[
+    Path | None, typer.Option(help="The environment's data; none for what is installed or embedded.", **AT)
+]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="One setting, e.g. --set learner.lr=1e-5.")]
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        try:
+            print(f"concerto {metadata.version('concerto')}")
+        except metadata.PackageNotFoundError:
+            print("concerto, not installed: run from its source")
+        raise typer.Exit
+
+
+@app.callback()
+def concerto(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Concerto trains LLM agents on a Ray cluster."""
 
 
 @app.command()
 def train(
-    out: Annotated[Path, typer.Option(help="Run directory; new unless --resume.")],
+    out: Annotated[Path, typer.Option(help="Run directory; new unless --resume.", **AT)],
     preset: Preset = "local",
     config: ConfigFile = None,
     set_: Overrides = None,
@@ -46,13 +77,14 @@ def train(
 
     run_config = load_config(preset, config, set_ or [])  # before the imports that take seconds
     check_writable(out)
-    from cluster.commands.train import run_training
     from cluster.inputs.run_plan import plan_run
+
+    plan = plan_run(run_config, out, resume)  # before those of Ray
+    from cluster.commands.train import run_training
     from cluster.reporting.best import FOLDER
     from cluster.reporting.evaluation import run_evaluations
     from cluster.reporting.evaluation_tables import evaluation_tables
 
-    plan = plan_run(run_config, out, resume)
     run_training(plan, CONSOLE)
     for table in evaluation_tables(run_evaluations(out)):
         CONSOLE.print(table)
@@ -64,7 +96,7 @@ def train(
 def evaluate(
     model: Annotated[str, typer.Option(help="Model directory, hub name, or concerto-tiny.")],
     panel: Annotated[str, typer.Option(help="Tasks, e.g. alfworld/valid_seen or alfworld/generated/heldout.")],
-    out: Annotated[Path, typer.Option(help="JSON file to write.")],
+    out: Annotated[Path, typer.Option(help="JSON file to write.", **AT)],
     data: Data = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Play only the first so many tasks.")] = None,
     samples: Annotated[int, typer.Option(min=0, help="Sampled episodes a task, beside the greedy one.")] = 1,
@@ -90,8 +122,8 @@ def evaluate(
 @app.command()
 def probe(
     model: Annotated[str, typer.Option(help="Model directory, hub name, or concerto-tiny.")],
-    corpus: Annotated[Path, typer.Option(help="Sequences table in Parquet, e.g. RUN/demonstrations.parquet.")],
-    out: Annotated[Path, typer.Option(help="Parquet file to write; an interrupted probe goes on.")],
+    corpus: Annotated[Path, typer.Option(help="Sequences table in Parquet, e.g. RUN/demonstrations.parquet.", **AT)],
+    out: Annotated[Path, typer.Option(help="Parquet file to write; an interrupted probe goes on.", **AT)],
     metric: Annotated[str, typer.Option(help="gini, kurtosis, cv, hoyer, entropy or top_share.")] = "gini",
     workers: Annotated[int, typer.Option(min=1, help="Models that probe at once; each takes a GPU if any.")] = 1,
     token_budget: Annotated[int, typer.Option(min=1, help="Tokens of one pass.")] = 1024,
@@ -110,8 +142,8 @@ def probe(
 
 @app.command()
 def route(
-    scores: Annotated[Path, typer.Option(help="File that `concerto probe` wrote.")],
-    out: Annotated[Path, typer.Option(help="Parquet file to write; `--set router.routes=FILE` trains by it.")],
+    scores: Annotated[Path, typer.Option(help="File that `concerto probe` wrote.", **AT)],
+    out: Annotated[Path, typer.Option(help="Parquet file to write; `--set router.routes=FILE` trains by it.", **AT)],
     policy: Annotated[str, typer.Option(help="median_split, inverse, random, magnitude, loss, …")] = "median_split",
     seed: Annotated[int, typer.Option(help="Seed of the random routes.")] = 0,
 ) -> None:
@@ -128,8 +160,10 @@ def route(
 
 @app.command()
 def compare(
-    matrix: Annotated[Path, typer.Argument(help="YAML: preset, settings, seeds, arms, reference.")],
-    out: Annotated[Path, typer.Option(help="Folder of the runs and the results; the same command goes on with it.")],
+    matrix: Annotated[Path, typer.Argument(help="YAML: preset, settings, seeds, arms, reference.", **AT)],
+    out: Annotated[
+        Path, typer.Option(help="Folder of the runs and the results; the same command goes on with it.", **AT)
+    ],
 ) -> None:
     """Train every arm of a matrix with every seed, and write one table with intervals, seconds and speed-up."""
     check_writable(out)
@@ -192,7 +226,7 @@ def tasks(
 @data_app.command("alfworld")
 def data_alfworld(
     source: Annotated[
-        Path | None, typer.Option("--from", help="Official archive or folder; none downloads it.")
+        Path | None, typer.Option("--from", help="Official archive or folder; none downloads it.", **AT)
     ] = None,
 ) -> None:
     """Install the official ALFWorld games, from a file or by download; later commands find them."""
@@ -204,7 +238,7 @@ def data_alfworld(
 @data_app.command("webshop")
 def data_webshop(
     source: Annotated[
-        Path | None, typer.Option("--from", help="Folder with the original's files; none downloads them.")
+        Path | None, typer.Option("--from", help="Folder with the original's files; none downloads them.", **AT)
     ] = None,
     full: Annotated[bool, typer.Option("--full", help="Download all 1.18 million products, not 1,000.")] = False,
 ) -> None:
@@ -216,9 +250,11 @@ def data_webshop(
 
 @data_app.command("import")
 def data_import(
-    recordings: Annotated[Path, typer.Argument(help="Recorded episodes: .json, .jsonl or .jsonl.xz.")],
+    recordings: Annotated[Path, typer.Argument(help="Recorded episodes: .json, .jsonl or .jsonl.xz.", **AT)],
     environment: Annotated[str, typer.Option(help="alfworld or webshop.")],
-    out: Annotated[Path, typer.Option(help="Parquet file to write; a run takes it as schedule.demonstrations_file.")],
+    out: Annotated[
+        Path, typer.Option(help="Parquet file to write; a run takes it as schedule.demonstrations_file.", **AT)
+    ],
     data: Data = None,
     preset: Preset = "local",
     config: ConfigFile = None,
@@ -236,7 +272,7 @@ def data_import(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Run directory; numbered when it is taken.")] = Path("runs/demo"),
+    out: Annotated[Path, typer.Option(help="Run directory; numbered when it is taken.", **AT)] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(help="Seed of both runs.")] = 0,
 ) -> None:
     """Watch the small embedded model learn ALFWorld on this machine: base, SFT, GRPO, and a table."""
@@ -251,25 +287,35 @@ def _with_data(overrides: list[str] | None, environment: str, data: Path | None)
 
 
 def main() -> None:
-    """Run the command. Exit codes: 0 done, 1 the run failed, 2 wrong input or too small a cluster, 130 interrupted."""
-    sys.exit(_exit_code())
+    """Run the command. Exit codes: 0 done, 1 the run failed, 2 wrong input or too small a cluster, 130 interrupted, 143
+    by SIGTERM."""
+    with interruptible() as interruption:
+        try:
+            code, said = _end()
+        except BaseException:
+            if interruption.code is None:
+                raise
+            code, said = interruption.code, ""
+    if interruption.code is not None:  # it has said its line, and what failed on the way out is of no interest
+        code, said = interruption.code, ""
+    if said:
+        print(f"concerto: {said}", file=sys.stderr)
+    sys.exit(code)
 
 
-def _exit_code() -> int:
+def _end() -> tuple[int, str]:
+    """Run the command; its exit code, and what there is to say about it."""
     try:
         app()
-        return 0
+        return 0, ""
     except SystemExit as end:
-        return end.code if isinstance(end.code, int) else 0
+        return end.code if isinstance(end.code, int) else 0, ""
     except ConcertoError as error:
         message = str(getattr(error, "cause", error))  # what an actor raised has Ray's report around it
-        print(f"concerto: {message}; {error.fix}" if error.fix else f"concerto: {message}", file=sys.stderr)
-        return error.exit_code
+        return error.exit_code, f"{message}; {error.fix}" if error.fix else message
     except OSError as error:
         if error.filename is None:
             raise  # no file that a user could look at: a fault of ours, or of the network
-        print(f"concerto: {error.filename}: {error.strerror}; check the path, and its permissions", file=sys.stderr)
-        return UserError.exit_code
+        return UserError.exit_code, f"{error.filename}: {error.strerror}; check the path, and its permissions"
     except (asyncio.CancelledError, KeyboardInterrupt):
-        print("concerto: interrupted", file=sys.stderr)
-        return INTERRUPTED
+        return INTERRUPTED, "interrupted"

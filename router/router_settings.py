@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from typing import Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from trajectories.settings import Settings
 
@@ -85,6 +86,11 @@ class RouterSettings(Settings):
     def probes(self) -> bool:
         """The policy needs gradients."""
         return self.policy in NEED_PROBE
+
+    @field_validator("routes")
+    @classmethod
+    def _at_home(cls, file: str | None) -> str | None:
+        return os.path.expanduser(file) if file else file
 
     @model_validator(mode="after")
     def _valley_below_peak(self) -> RouterSettings:

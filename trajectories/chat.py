@@ -15,7 +15,7 @@ from datetime import date
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from trajectories.control_tokens import ControlTokens
-from trajectories.errors import UserError
+from trajectories.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -123,6 +123,45 @@ class ChatTokenizer:
                     f"the chat template of {self._tokenizer.name_or_path or 'this model'} does not read {name!r}: look "
                     "there for the right name, or leave it out of rollout.prompt.chat_template_kwargs"
                 )
+
+    def check_conversation(self, system: bool, options: Mapping[str, Any]) -> None:
+        """Whether the template renders what an episode consists of. Raises UserError.
+
+        Args:
+            system: a system message comes first.
+            options: what else the template gets.
+        """
+        turns: list[Message] = [
+            {"role": "user", "content": "?"},
+            {"role": "assistant", "content": "!"},
+            {"role": "user", "content": "?"},
+        ]
+        name = self._tokenizer.name_or_path or "this model"
+        try:
+            self.render(turns, options=options)
+        except Exception as error:  # a template is a program, and raises what it likes
+            raise UserError(
+                f"the chat template of {name} does not render a conversation of user and assistant "
+                f"({first_line(error)}): save one that does beside the model"
+            ) from None
+        if system:
+            self._check_system(turns, options, name)
+
+    def _check_system(self, turns: list[Message], options: Mapping[str, Any], name: str) -> None:
+        try:
+            shown = _MARK in self.render([{"role": "system", "content": _MARK}, *turns], options=options)
+            reason = "it leaves it out"
+        except Exception as error:
+            shown, reason = False, first_line(error)
+        if not shown:
+            raise UserError(
+                f"the chat template of {name} takes no system message ({reason}): leave rollout.prompt.system empty"
+            )
+
+    @property
+    def size(self) -> int:
+        """One more than the highest token id."""
+        return max(self._tokenizer.get_vocab().values()) + 1
 
     @property
     def fingerprint(self) -> str:

@@ -57,12 +57,14 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What a library's error says, for a sentence of ours: its first line without a full stop, or else its type.
+    """What a library's error says, for a sentence of ours: its first line without a full stop, or else its type. A line
+    that only announces the next is told with it.
 
-    >>> first_line(OSError("no such file.\\nLook elsewhere."))
-    'no such file'
+    >>> first_line(OSError("no such file.\\nLook elsewhere.")), first_line(OSError("In the file:\\n  a typo.\\nBye."))
+    ('no such file', 'In the file: a typo')
     """
-    return _lines(error)[0].rstrip(".")
+    first, *others = _lines(error)
+    return (f"{first} {others[0].strip()}" if first.endswith(":") and others else first).rstrip(".")
 
 
 def last_line(error: BaseException) -> str:

@@ -6,7 +6,8 @@ from rich.console import Console
 
 from actors.episode import SHORTEST_RESPONSE
 from cluster.config.run import RunSettings
-from cluster.inputs.models import load_tokenizer, resolve_model
+from cluster.inputs.model_check import check_model
+from cluster.inputs.models import load_tokenizer
 from envs import make_environment, training_panel
 from envs.prompts import instructions
 from trajectories.answers import FORMATS, read_answer, write_answer
@@ -23,7 +24,7 @@ def show_check(config: RunSettings, console: Console) -> None:
     Raises:
         UserError: model, data or template cannot be used, or the prompt leaves no room for an answer.
     """
-    tokenizer = load_tokenizer(resolve_model(config.policy.model), config.rollout.prompt)
+    tokenizer = load_tokenizer(check_model(config), config.rollout.prompt)
     for name in config.tasks:
         _show_task(config, name, tokenizer, console)
     ends = ", ".join(tokenizer.decode([token]) for token in tokenizer.stop_token_ids)

@@ -6,6 +6,7 @@ finished stays and what was cut off is resumed. Each run has the whole machine o
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 
 import yaml
 from rich.console import Console
@@ -20,13 +22,21 @@ from rich.console import Console
 from cluster.config.matrix import load_matrix
 from cluster.config.run import RunSettings
 from cluster.inputs.run_folder import saved_config
+from cluster.interruption import handled_by
 from cluster.loop.checkpoint import has_checkpoint
 from cluster.reporting.charts import write_charts
 from cluster.reporting.summary import Comparison, RunSummary, compare_runs, markdown, summarise_run
-from trajectories.errors import RunError, UserError
+from trajectories.errors import ConcertoError, RunError, UserError
 from trajectories.files import storing
 
 INTERRUPTED = 130
+
+
+class ComparisonInterrupted(ConcertoError):
+    """The run under way was asked to stop, and has."""
+
+    exit_code = INTERRUPTED
+    fix = "the same command goes on"
 
 
 def run_compare(matrix_file: Path, out: Path, console: Console) -> Comparison:
@@ -35,7 +45,7 @@ def run_compare(matrix_file: Path, out: Path, console: Console) -> Comparison:
     Raises:
         UserError: a wrong matrix, or `out` holds runs of another one.
         RunError: a run failed; the message names its log.
-        KeyboardInterrupt: the run under way was interrupted; the same command goes on.
+        ComparisonInterrupted: the run under way was interrupted.
     """
     matrix = load_matrix(matrix_file)
     runs = matrix.runs()
@@ -70,7 +80,7 @@ def _train(run_dir: Path, config: RunSettings) -> None:
         shutil.rmtree(run_dir, ignore_errors=True)
     code = run_process(command, log)
     if code == INTERRUPTED:
-        raise KeyboardInterrupt
+        raise ComparisonInterrupted(f"stopped in {run_dir.name}")
     if code or not _finished(run_dir):
         raise RunError(f"the run {run_dir.name} ended with exit code {code}: see {log}, then give the command again")
 
@@ -78,20 +88,24 @@ def _train(run_dir: Path, config: RunSettings) -> None:
 def run_process(command: Sequence[str], log: Path) -> int:
     """Exit code of a command that writes to `log`. It does not outlive this process: SIGINT and SIGTERM are passed on,
     the first to let it end its step, a second to end it at once; then the code is that of an interruption."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
+    process: subprocess.Popen[bytes] | None = None
+    interrupted = False
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        nonlocal interrupted
+        if not interrupted:
+            os.write(2, b"concerto: interrupted, the run under way ends its step; once more ends it at once\n")
+        interrupted = True
+        if process is not None:
+            process.send_signal(signal.SIGINT)
+
+    with handled_by(pass_on):
         with log.open("ab") as stream:
             process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True)
-        interrupted = False
-        while True:
-            try:
-                code = process.wait()
-                return INTERRUPTED if interrupted else code
-            except KeyboardInterrupt:
-                process.send_signal(signal.SIGINT)
-                interrupted = True
-    finally:
-        signal.signal(signal.SIGTERM, before)
+        if interrupted:  # before there was a process
+            process.send_signal(signal.SIGINT)
+        code = process.wait()
+    return INTERRUPTED if interrupted else code
 
 
 def _finished(run_dir: Path) -> bool:

@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from cluster.config.run import RunSettings
-from cluster.inputs.models import load_tokenizer, resolve_model
+from cluster.inputs.model_check import check_model
+from cluster.inputs.models import resolve_model
 from cluster.reporting.evaluation import Evaluation, Sampling, Subject, evaluate_panel, write_evaluations
 from cluster.reporting.kept_rollouts import KeptRollouts
 from cluster.runtime.session import (
@@ -34,7 +35,7 @@ def run_evaluation(
     """
     if out.is_dir():
         raise UserError(f"{out} is a directory: name a JSON file with --out.")
-    load_tokenizer(resolve_model(config.policy.model), config.rollout.prompt)
+    check_model(config)
     panel = load_panel(panel_name, *config.opening(panel_name))
     make_environment(panel.environment, *config.opening(panel_name)).close()  # whatever is missing is told now
     instructions(panel.environment, config.rollout.prompt)

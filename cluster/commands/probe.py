@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from cluster.config.sections import PlacementSettings
-from cluster.inputs.models import resolve_model
+from cluster.inputs.model_check import check_probed_model
 from cluster.runtime.session import ray_cluster
 from router import tables
 from router.geometry import CONCENTRATION
@@ -75,7 +75,7 @@ def run_probe(model: str, corpus: Path, metric: Metric, out: Path, workers: Work
             gradient that is zero or not finite.
     """
     check_free(out)
-    job = ProbeJob(resolve_model(model), str(corpus.resolve()), check_corpus(corpus))
+    job = ProbeJob(check_probed_model(model), str(corpus.resolve()), check_corpus(corpus))
     parts = _open_parts(out, job)
     say = partial(console.print, highlight=False, markup=False)
     done = _drop_damaged(parts, say)

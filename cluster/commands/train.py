@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -13,6 +11,7 @@ from rich.console import Console
 
 from cluster.inputs.run_folder import held, save_config
 from cluster.inputs.run_plan import Plan, plan_run
+from cluster.interruption import SIGNALS, handlers_kept
 from cluster.loop.coordinator import Coordinator
 from cluster.reporting.best import ONLY_TEST_PANELS, choosing_panels
 from cluster.reporting.curve import write_learning_curve
@@ -86,7 +85,8 @@ async def _train(plan: Plan, console: Console) -> None:
 
 @contextmanager
 def _stop_on_signal(coordinator: Coordinator, observer: RunObserver) -> Iterator[None]:
-    """The first SIGINT or SIGTERM asks for a clean stop, the second ends the run at once."""
+    """The first SIGINT or SIGTERM asks for a clean stop, the second ends the run at once. Before and after that
+    `cluster.interruption` has them."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
     asked = False
@@ -100,12 +100,11 @@ def _stop_on_signal(coordinator: Coordinator, observer: RunObserver) -> Iterator
         observer.say("stopping after this step; once more stops at once")
         coordinator.stop()
 
-    signals = (signal.SIGINT, signal.SIGTERM)
-    for number in signals:
-        loop.add_signal_handler(number, stop)
-    try:
-        yield
-    finally:
-        for number in signals:
-            with contextlib.suppress(ValueError):
+    with handlers_kept():
+        for number in SIGNALS:
+            loop.add_signal_handler(number, stop)
+        try:
+            yield
+        finally:
+            for number in SIGNALS:
                 loop.remove_signal_handler(number)

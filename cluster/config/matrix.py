@@ -65,6 +65,27 @@ def _played(config: RunSettings) -> tuple[Any, ...]:
     return panels, evaluation.limit, sampling, config.eval_turns, tasks
 
 
+def _explain(error: ValidationError) -> str:
+    """A problem in words of a matrix: an unknown key first, since it may be what another one lacks."""
+    problem = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+    known = MatrixSettings.model_fields
+    place, kind = problem["loc"], problem["type"]
+    if not place:
+        return f"it holds no keys. A matrix has {', '.join(known)}."
+    name = str(place[0])
+    if kind == "extra_forbidden":
+        return f"unknown key {name!r}. A matrix has {', '.join(known)}.{did_you_mean(name, known)}"
+    if kind == "missing":
+        return f"it has no {name}: {known[name].description}"
+    if place[-1] == "[key]":
+        return f"the arm {place[1]!r}: a name is text, of letters, digits, _ and - (a number in quotes)."
+    dotted = ".".join(map(str, place))
+    if kind == "dict_type":
+        return f"{dotted}={problem['input']!r}: give sections such as `learner: {{lr: 1e-5}}`, or {{}}."
+    message = problem["msg"]
+    return f"{dotted}={problem['input']!r} does not fit: {message[0].lower()}{message[1:]}."
+
+
 def load_matrix(path: Path) -> MatrixSettings:
     """Raises UserError when the file cannot be read or says something unknown."""
     try:
@@ -74,11 +95,7 @@ def load_matrix(path: Path) -> MatrixSettings:
     try:
         matrix = MatrixSettings.model_validate(values)
     except ValidationError as error:
-        problem = error.errors()[0]
-        place = ".".join(str(part) for part in problem["loc"]) or "the file"
-        raise UserError(
-            f"{path}: {place}: {problem['msg']}; a matrix has {', '.join(MatrixSettings.model_fields)}."
-        ) from None
+        raise UserError(f"{path}: {_explain(error)}") from None
     if matrix.preset not in PRESETS:
         raise UserError(f"{path}: unknown preset {matrix.preset!r}.{did_you_mean(matrix.preset, PRESETS)}")
     if matrix.reference is not None and matrix.reference not in matrix.arms:

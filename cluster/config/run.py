@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
+from actors.engine import AdapterSettings
 from actors.rollout_group import RolloutSettings
 from cluster.config.sections import (
     CheckpointSettings,
@@ -55,6 +57,17 @@ class RunSettings(Settings):
         return self.data.get(environment), getattr(self.environments, environment, None)
 
     @property
+    def fitted_rollout(self) -> RolloutSettings:
+        """`rollout`, with what follows from the policy: precision, and room for its adapters."""
+        engine, lora = self.rollout.engine, self.policy.lora
+        changes: dict[str, Any] = {}
+        if engine.dtype == "auto":
+            changes["dtype"] = self.policy.dtype
+        if lora is not None and engine.lora is None:
+            changes["lora"] = AdapterSettings(max_rank=lora.rank, target_modules=lora.target_modules)
+        return self.rollout.model_copy(update={"engine": engine.model_copy(update=changes)})
+
+    @property
     def eval_turns(self) -> int:
         """Turns after which an episode of an evaluation is cut off."""
         return self.evaluation.max_turns or self.rollout.max_turns
@@ -63,6 +76,11 @@ class RunSettings(Settings):
     @classmethod
     def _one_or_several(cls, tasks: Any) -> Any:
         return (tasks,) if isinstance(tasks, str) else tasks
+
+    @field_validator("data")
+    @classmethod
+    def _at_home(cls, data: dict[str, str]) -> dict[str, str]:
+        return {environment: os.path.expanduser(path) for environment, path in data.items()}
 
     @field_validator("tasks", "data")
     @classmethod

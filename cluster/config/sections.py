@@ -6,9 +6,10 @@ together.
 
 from __future__ import annotations
 
+import os
 from typing import Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from actors.engine import HIGHEST_TEMPERATURE, LOWEST_TEMPERATURE
 from envs.alfworld.settings import AlfworldSettings
@@ -114,6 +115,11 @@ class ScheduleSettings(Settings):
     parity_tolerance: PositiveFloat = 1e-3
     """Greatest difference between engine and learner log-probabilities after a publication, in nats. Tuning: 1e-3 for
     float32, 0.5 for bfloat16, whose rounding alone makes single tokens differ by 0.3."""
+
+    @field_validator("demonstrations_file")
+    @classmethod
+    def _at_home(cls, file: str | None) -> str | None:
+        return os.path.expanduser(file) if file else file
 
     @model_validator(mode="after")
     def _a_group_can_be_accepted(self) -> ScheduleSettings:

@@ -38,18 +38,19 @@ def resolve_model(name: str) -> str:
 
 def load_tokenizer(model: str, prompt: PromptSettings | None = None) -> ChatTokenizer:
     """The tokenizer of what `resolve_model` gave. Raises UserError when it cannot be had, knows no chat, or its chat
-    template does not read what `prompt` passes to it."""
+    template does not read what `prompt` passes to it, or refuses a conversation as `prompt` makes it."""
     from trajectories.chat import ChatTokenizer  # here, because it takes seconds
 
     try:
         tokenizer = ChatTokenizer.from_pretrained(model)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a damaged file and a faulty template raise what they like
         raise UserError(
             f"the tokenizer of {model} cannot be used ({first_line(error)}): check the name, or save "
             "one that has a chat template beside the model."
         ) from None
     if prompt is not None:
         tokenizer.check_options(prompt.chat_template_kwargs)
+        tokenizer.check_conversation(bool(prompt.system), prompt.chat_template_kwargs)
     return tokenizer
 
 

@@ -9,7 +9,8 @@ import pyarrow as pa
 
 from cluster.config.run import RunSettings
 from cluster.inputs.demonstrations import Transcriber
-from cluster.inputs.models import check_trainable, load_tokenizer, resolve_model
+from cluster.inputs.model_check import check_model
+from cluster.inputs.models import check_trainable
 from cluster.inputs.recorded import read_recorded
 from cluster.inputs.reward_channels import reward_channels
 from cluster.inputs.routed_corpus import check_router
@@ -69,8 +70,7 @@ def plan_run(config: RunSettings, run_dir: Path, resume: bool) -> Plan:
             "the schedule has no steps: set schedule.sft_steps, schedule.mixed_steps or schedule.grpo_steps."
         )
     check_router(config.router, config.schedule)
-    model = resolve_model(config.policy.model)
-    load_tokenizer(model, config.rollout.prompt)
+    model = check_model(config)
     check_trainable(model, config.policy)
     tasks = TaskMixture(tuple(training_panel(name, *config.opening(name)) for name in config.tasks))
     panels = {panel.name: panel.hash for panel in tasks.panels}

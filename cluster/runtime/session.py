@@ -10,23 +10,22 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any
+from uuid import uuid4
 
 import ray
 from ray.util.placement_group import PlacementGroup, get_placement_group, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from actors.engine import AdapterSettings
 from actors.environment_host import start_environment_host
 from actors.rollout import start_rollout_actor
-from actors.rollout_group import RolloutSettings
 from cluster.config.run import RunSettings
 from cluster.config.sections import PlacementSettings
+from cluster.interruption import handlers_kept
 from cluster.runtime.fleet import RolloutFleet
 from cluster.runtime.placement import Demand, Node, preflight
 from envs import make_environment
 from trajectories.errors import RunError, UserError, first_line
 
-NAMESPACE = "concerto"
 CLOSE_TIMEOUT_S = 20.0
 
 logger = logging.getLogger(__name__)
@@ -59,12 +58,14 @@ def ray_cluster(placement: PlacementSettings) -> Iterator[None]:
     address = placement.address or os.environ.get("RAY_ADDRESS")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING", "0")
-    common: dict[str, Any] = {"namespace": NAMESPACE, "logging_level": logging.ERROR, "log_to_driver": False}
+    namespace = f"concerto-{uuid4().hex}"  # names of actors are free in it, whatever else runs on a shared cluster
+    common: dict[str, Any] = {"namespace": namespace, "logging_level": logging.ERROR, "log_to_driver": False}
     try:
-        if address:
-            ray.init(address=address, **common)
-        else:
-            ray.init(address="local", include_dashboard=False, **common)
+        with handlers_kept():  # Ray's own for SIGTERM prints a stack of C++
+            if address:
+                ray.init(address=address, **common)
+            else:
+                ray.init(address="local", include_dashboard=False, **common)
     except Exception as error:  # Ray raises bare ones too, e.g. when a busy machine starts it too slowly
         raise UserError(
             f"no Ray cluster at {address or 'this machine'} ({first_line(error)}): start one with `ray start --head`, "
@@ -117,7 +118,7 @@ async def open_fleet(
         for bundle, demand in enumerate(demands):
             if demand.name.startswith("env-"):
                 hosts[_name(run, demand)] = start_environment_host(openers, _options(run, group, bundle, demand))
-        settings = rollout_settings(config)
+        settings = config.fitted_rollout
         for bundle, demand in enumerate(demands):
             if demand.name.startswith("rollout-"):
                 options = _options(run, group, bundle, demand)
@@ -146,17 +147,6 @@ async def _reserved(group: Any, timeout_s: float) -> None:
             f"the room that was planned for the rollout actors was not free within {timeout_s:g} s, since others took "
             "it: `concerto plan` shows what is free; raise placement.wait_s, or ask for less"
         ) from None
-
-
-def rollout_settings(config: RunSettings) -> RolloutSettings:
-    """The configured settings, with what follows from the policy: precision, and room for its adapters."""
-    engine = config.rollout.engine
-    changes: dict[str, Any] = {}
-    if engine.dtype == "auto":
-        changes["dtype"] = config.policy.dtype
-    if config.policy.lora is not None and engine.lora is None:
-        changes["lora"] = AdapterSettings(max_rank=config.policy.lora.rank)
-    return config.rollout.model_copy(update={"engine": engine.model_copy(update=changes)})
 
 
 def _bundle(demand: Demand) -> dict[str, float]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import peft
@@ -15,8 +14,8 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from learners.learner_settings import LoraSettings, PolicySettings
+from learners.policy.outline import ATTENTION, refused
 from trajectories.batch import PaddedBatch
-from trajectories.errors import UserError, first_line
 
 LOGITS_AT_ONCE = 1 << 27
 """Most logits held at a time (512 MB in float32); beyond, the output head runs in pieces and is recomputed."""
@@ -180,19 +179,15 @@ def load_policy(config: PolicySettings, seed: int) -> PolicyModel:
     Weights that train are float32; a frozen base model is kept in `config.dtype`.
 
     Raises:
-        UserError: there is no such model.
+        UserError: there is no such model, or it cannot be loaded.
     """
     dtype = getattr(torch, config.dtype)
     try:
         lm = AutoModelForCausalLM.from_pretrained(
-            config.model, dtype=dtype if config.lora else torch.float32, attn_implementation="sdpa"
+            config.model, dtype=dtype if config.lora else torch.float32, attn_implementation=ATTENTION
         )
     except (OSError, ValueError) as error:
-        place = "directory" if Path(config.model).exists() else "directory or hub model"
-        raise UserError(
-            f"{config.model} is no {place} with a Hugging Face causal language model ({first_line(error)}); "
-            "set policy.model to one that holds config.json and model.safetensors"
-        ) from error
+        raise refused(config.model, error) from error
     _silence_dropout(lm)
     if config.gradient_checkpointing:
         lm.gradient_checkpointing_enable({"use_reentrant": False})

@@ -41,7 +41,7 @@ class Mailbox:
         self._command: Command | None = None
         self._replies: dict[int, Any] = {}
         self._error: str | ConcertoError | None = None
-        self._ended: str | None = None
+        self._ended: str | ConcertoError | None = None
         self._stopping = False
         self._changed = asyncio.Condition()
         self._turn = asyncio.Lock()
@@ -50,6 +50,12 @@ class Mailbox:
         """A rank has built its worker."""
         async with self._changed:
             self._joined.add(rank)
+            self._changed.notify_all()
+
+    async def refuse(self, error: ConcertoError) -> None:
+        """A rank cannot build its worker, and never will: nobody waits for the others."""
+        async with self._changed:
+            self._ended = self._ended or error
             self._changed.notify_all()
 
     async def next(self, after: int) -> Command | str | None:
@@ -70,8 +76,8 @@ class Mailbox:
                 self._replies[rank] = result
                 self._changed.notify_all()
 
-    async def wait_joined(self, timeout_s: float) -> str | None:
-        """None once all ranks have joined, else what is missing."""
+    async def wait_joined(self, timeout_s: float) -> str | ConcertoError | None:
+        """None once all ranks have joined, else what is missing, or why a rank refused."""
 
         def news() -> bool:
             return len(self._joined) == self._workers or self._ended is not None
@@ -105,7 +111,7 @@ class Mailbox:
     async def end(self, reason: str) -> None:
         """The train run is over, for this reason: nobody will answer any more."""
         async with self._changed:
-            self._ended = reason
+            self._ended = self._ended or reason
             self._changed.notify_all()
 
     def _call_ended(self) -> bool:

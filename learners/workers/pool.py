@@ -18,6 +18,7 @@ from typing import Any
 
 import ray
 import ray.exceptions
+import torch
 import torch.distributed as dist
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
@@ -25,7 +26,7 @@ from ray.train.torch import TorchTrainer
 from learners.learner_settings import LearnerSettings
 from learners.workers.mailbox import Command, Mailbox, Outcome
 from learners.workers.process import keep_freed_memory, multiply_with_onednn
-from trajectories.errors import ConcertoError, WorkersLost
+from trajectories.errors import ConcertoError, RunError, WorkersLost, first_line
 
 STOP_TIMEOUT_S = 60.0
 
@@ -65,6 +66,7 @@ class LearnerPool:
 
         Raises:
             WorkersLost: they were not ready in time, or died; says what was waited for.
+            ConcertoError: a worker cannot load the model: another start would end in the same way.
         """
         name = f"concerto:{self._run_name}:learner"
         # Ray Train has no other place for its limit. A little later than ours, whose message says more.
@@ -87,6 +89,8 @@ class LearnerPool:
         self._thread = threading.Thread(target=_fit, args=(trainer, self._mailbox), name=name, daemon=True)
         self._thread.start()
         missing = ray.get(self._mailbox.wait_joined.remote(timeout_s))
+        if isinstance(missing, ConcertoError):
+            raise missing
         if missing:
             raise WorkersLost(f"the learner pool did not start: {missing} (each needs {self._resources})")
 
@@ -147,7 +151,14 @@ def _serve(loop_config: dict[str, Any]) -> None:
     mailbox, rank = loop_config["mailbox"], dist.get_rank() if dist.is_initialized() else 0
     keep_freed_memory()
     multiply_with_onednn()
-    worker = LearnerWorker(loop_config["config"])
+    try:
+        worker = LearnerWorker(loop_config["config"])
+    except (MemoryError, torch.OutOfMemoryError):
+        raise  # others may have it free next time: worth another start
+    except Exception as raised:
+        words = f"learner worker {rank} cannot start: {type(raised).__name__}: {first_line(raised)}"
+        ray.get(mailbox.refuse.remote(raised if isinstance(raised, ConcertoError) else RunError(words)))
+        raise
     ray.get(mailbox.join.remote(rank))
     done = 0
     while True:

@@ -262,6 +262,51 @@ def test_a_damaged_checkpoint_is_named(concerto, tmp_path, tiny_model_dir):
     assert_user_error(result, str(checkpoint), "no readable checkpoint")
 
 
+def test_the_version_is_printed(concerto):
+    result = concerto("--version")
+    assert result.returncode == 0 and result.stdout.startswith("concerto ")
+
+
+def test_a_tilde_is_the_user_s_home_wherever_a_path_is_given(concerto, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.jsonl").write_text('{"question": "Which?", "answer": "x"}\n')
+    (tmp_path / "mine.yaml").write_text("data: {questions: ~/mine.jsonl}\n")
+    assert concerto("tasks", "questions/train", "--data=~/mine.jsonl").stdout.splitlines()
+    assert concerto("tasks", "questions/train", "--set", "data.questions=~/mine.jsonl").stdout.splitlines()
+    settings = ["data.questions=~/mine.jsonl", "router.routes=~/r", "schedule.demonstrations_file=~/d"]
+    config = load_config("local", tmp_path / "mine.yaml", settings[1:])
+    assert config == load_config("local", None, settings)
+    assert [*config.data.values(), config.router.routes, config.schedule.demonstrations_file] == [
+        f"{tmp_path}/mine.jsonl",
+        f"{tmp_path}/r",
+        f"{tmp_path}/d",
+    ]
+    result = concerto("train", "--config=~/none.yaml", "--out=~/run")
+    assert_user_error(result, f"cannot read --config {tmp_path}/none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("matrix", "part"),
+    [
+        ("", "it holds no keys. A matrix has preset, settings, seeds, arms, reference."),
+        ("[1]", "it holds no keys"),
+        ("armz: {a: {}}", "unknown key 'armz'. A matrix has preset, settings, seeds, arms, reference. Did you mean"),
+        ("seeds: [0]", "it has no arms: What each arm changes, by its name."),
+        ("arms: {1: {}}", "the arm 1: a name is text, of letters, digits, _ and - (a number in quotes)"),
+        ("arms: {a b: {}}", "the arm 'a b': a name is text"),
+        ("arms: {a: 3}", "arms.a=3: give sections such as `learner: {lr: 1e-5}`, or {}"),
+        ("arms: [a]", "arms=['a']: give sections"),
+        ("arms: {a: {}}\nseeds: [x]", "seeds.0='x' does not fit: input should be a valid integer"),
+        ("arms: {a: {learner: {rl: 1}}}", "arm a: unknown key 'learner.rl'"),
+    ],
+)
+def test_a_wrong_matrix_is_told_in_words_of_a_matrix(concerto, tmp_path, matrix, part):
+    (tmp_path / "m.yaml").write_text(matrix)
+    result = concerto("compare", str(tmp_path / "m.yaml"), "--out", str(tmp_path / "out"))
+    assert_user_error(result, part)
+    assert "instance of" not in result.stderr and "[key]" not in result.stderr
+
+
 class Strike(ConcertoError):
     """A class that no other file has heard of."""
 

@@ -96,7 +96,7 @@ async def test_room_that_others_took_is_waited_for_a_bounded_time():
 
 def test_without_an_address_a_private_cluster_is_started_and_left(ray):
     with session.ray_cluster(PlacementSettings()):
-        assert (ray["address"], ray["namespace"], "left" in ray) == ("local", "concerto", False)
+        assert (ray["address"], "left" in ray) == ("local", False)
     assert ray["left"]
 
 
@@ -131,6 +131,6 @@ def test_a_cluster_that_is_not_there_is_named_with_the_fix(ray, monkeypatch):
 
 def test_engines_play_in_the_precision_and_with_the_adapters_of_the_policy():
     config = load_config("local", overrides=["policy.dtype=bfloat16", "policy.lora.rank=4"])
-    engine = session.rollout_settings(config).engine
+    engine = config.fitted_rollout.engine
     assert engine.dtype == "bfloat16"
     assert engine.lora is not None and engine.lora.max_rank == 4

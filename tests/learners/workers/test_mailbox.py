@@ -13,7 +13,7 @@ from learners.workers import mailbox
 from learners.workers.mailbox import Command, Mailbox, Outcome
 from learners.workers.pool import LearnerPool
 from tests.learners.samples import learner_settings
-from trajectories.errors import StorageError
+from trajectories.errors import StorageError, UserError
 
 
 async def serve(box: Mailbox, rank: int, *answers: Any) -> list[Command]:
@@ -82,6 +82,16 @@ async def test_a_start_that_takes_too_long_counts_the_workers_that_are_ready() -
     assert await box.wait_joined(timeout_s=0.05) == "1 of 2 workers were ready after 0 s"
     await box.end("no room")
     assert await box.wait_joined(timeout_s=60) == "no room"
+
+
+async def test_a_rank_that_cannot_start_ends_the_wait_with_its_own_error_whatever_follows() -> None:
+    box, refusal = Mailbox(workers=2), UserError("no such layer")
+    waiting = asyncio.create_task(box.wait_joined(timeout_s=60))
+    await asyncio.sleep(0)
+    await box.refuse(refusal)
+    assert await asyncio.wait_for(waiting, 5) is refusal
+    await box.end("the learner workers died")
+    assert await box.wait_joined(timeout_s=60) is refusal
 
 
 async def test_a_rank_asks_again_when_there_is_no_command_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from learners.workers.pool import LearnerPool
 from learners.workers.worker import LearnerWorker
 from tests.cluster.runs import title
 from tests.learners.samples import learner_settings, make_sequences, make_tables
-from trajectories.errors import WorkersLost
+from trajectories.errors import ConcertoError, WorkersLost
 
 pytestmark = [pytest.mark.real, pytest.mark.usefixtures("ray_session")]
 
@@ -85,3 +86,16 @@ def test_a_pool_that_finds_no_room_says_what_it_waited_for(untied_model: Path, t
         pool.start(timeout_s=3)
     pool.stop()
     ray.util.remove_placement_group(occupied)
+
+
+def test_what_a_worker_cannot_load_is_told_as_it_is_raised_and_at_once(untied_model: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(untied_model, tmp_path / "model")
+    (model / "model.safetensors").write_bytes(b"torn")
+    pool = LearnerPool(
+        learner_settings(model), run_name="torn", storage=tmp_path / "train", resources_per_worker={"CPU": 0.5}
+    )
+    with pytest.raises(ConcertoError, match=r"torn|SafetensorError|cannot be loaded") as refusal:
+        pool.start(timeout_s=240)
+    assert not isinstance(refusal.value, WorkersLost), "another start would end in the same way"
+    assert "\n" not in str(refusal.value)
+    pool.stop()

@@ -1,0 +1,69 @@
+"""The policy without its weights: what a model's configuration alone tells, in a second or two, before anything starts.
+
+Nothing is loaded: the model is built on torch's `meta` device, where tensors have shapes and no content.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from learners.learner_settings import LoraSettings
+from trajectories.errors import UserError, did_you_mean, first_line
+
+ATTENTION = "sdpa"
+"""The implementation of attention that the learner asks Transformers for."""
+
+
+def outline(model: str) -> PreTrainedModel:
+    """The causal language model of a directory or hub name, without weights.
+
+    Raises:
+        UserError: there is no such model, it is of another kind, or Transformers has no `ATTENTION` for it.
+    """
+    try:
+        config = AutoConfig.from_pretrained(model)
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION)
+    except Exception as error:  # model classes raise errors of every kind for a configuration that does not fit
+        raise refused(model, error) from error
+
+
+def refused(model: str, error: Exception) -> UserError:
+    """What to say of a model that Transformers does not load."""
+    if "attention implementation" in str(error):
+        return UserError(
+            f"the model {model} has no attention {ATTENTION!r}, with which it would be trained ({first_line(error)}); "
+            "set policy.model to one that has it"
+        )
+    return UserError(
+        f"{model} cannot be loaded as a Hugging Face causal language model ({first_line(error)}); set policy.model to "
+        "one that holds config.json and model.safetensors"
+    )
+
+
+def check_adapters(lm: PreTrainedModel, lora: LoraSettings) -> None:
+    """Whether every name in `lora.target_modules` is one of linear layers that adapters may change.
+
+    PEFT itself leaves out in silence what is not there as long as one name fits, and the engine what it cannot adapt.
+
+    Raises:
+        UserError: a name that no linear layer has, or that of the output head.
+    """
+    head = lm.get_output_embeddings()
+    layers = {name: module for name, module in lm.named_modules() if isinstance(module, nn.Linear)}
+    heads = {name.rpartition(".")[2] for name, module in layers.items() if module is head}
+    known = list(dict.fromkeys(name.rpartition(".")[2] for name in layers))
+    inner = [name for name in known if name not in heads]
+    for name in lora.target_modules:
+        if name in heads:
+            raise UserError(
+                f"policy.lora.target_modules names {name!r}, the output head, which the engine cannot adapt: leave it "
+                "out"
+            )
+        if name not in inner:
+            raise UserError(
+                f"policy.lora.target_modules names {name!r}, but {type(lm).__name__} has no linear layer of that name."
+                f"{did_you_mean(name, inner)} It has {', '.join(inner)}."
+            )
