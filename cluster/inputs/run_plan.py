@@ -10,7 +10,7 @@ import pyarrow as pa
 from cluster.config.run import RunSettings
 from cluster.inputs.demonstrations import Transcriber
 from cluster.inputs.model_check import check_model
-from cluster.inputs.models import check_trainable
+from cluster.inputs.models import check_trainable, load_tokenizer
 from cluster.inputs.recorded import read_recorded
 from cluster.inputs.reward_channels import reward_channels
 from cluster.inputs.routed_corpus import check_router
