@@ -136,10 +136,10 @@ async def _lockstep_batch(bench: Bench, seats: list[_Seat]) -> None:
         playing = []
         for seat, response in zip(seats, responses, strict=True):
             if not seat.done:
-                action = seat.builder.add_response(
+                answer = seat.builder.add_response(
                     response.token_ids, response.logprobs, response.version, response.finished
                 )
-                playing.append(seat.step(action))
+                playing.append(seat.step(answer.action))
         await asyncio.gather(*playing)
 
 

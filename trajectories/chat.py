@@ -55,7 +55,7 @@ class ChatTokenizer:
             )
         self._control = ControlTokens(tokenizer)
         self.turn_end_id = self._find_turn_end()
-        own_end = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
+        own_end = [tokenizer.eos_token_id] if isinstance(tokenizer.eos_token_id, int) else []
         self.stop_token_ids = tuple(dict.fromkeys([self.turn_end_id, *own_end, *end_ids]))
 
     @classmethod

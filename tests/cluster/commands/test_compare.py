@@ -55,7 +55,7 @@ def test_an_arm_changes_what_it_names_and_nothing_else(tmp_path):
     ("changes", "message"),
     [
         ({"arms": {}}, "arms"),
-        ({"arms": {"a b": {}}}, "arms.a b"),
+        ({"arms": {"a b": {}}}, "the arm 'a b': a name is text"),
         ({"sedes": [1]}, "sedes"),
         ({"reference": "sft"}, "the reference 'sft' is no arm"),
         ({"preset": "locla"}, "Did you mean 'local'"),

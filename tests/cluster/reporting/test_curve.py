@@ -15,7 +15,7 @@ def test_stages_and_evaluations_stand_at_their_minutes(tmp_path):
     records += [{"step": step, "stage": "grpo", "step_s": 90.0, "success": 0.5} for step in (2, 3)]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     (tmp_path / "evaluations").mkdir()
-    write_evaluations(tmp_path / "evaluations" / "after_sft.json", [evaluation([True], version=1)])
+    write_evaluations(tmp_path / "evaluations" / "after_sft.json", (evaluation([True], version=1),))
     picture = ElementTree.fromstring(write_learning_curve(tmp_path).read_text())
     tag = "{http://www.w3.org/2000/svg}"
     _, sft, grpo = picture.findall(f"{tag}rect")
