@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 from collections import defaultdict
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +39,6 @@ from trajectories.errors import UserError
 
 LONGEST_ACTION = 40
 """Tokens; a search of seven long words has thirty."""
-TOGETHER = 8
-"""Prompts of one pass."""
 
 
 def next_actions(
@@ -55,46 +52,35 @@ def next_actions(
     context, needed = model.config.max_position_embeddings, max(map(len, prompts)) + LONGEST_ACTION
     if needed > context:
         raise UserError(
-            f"positions take up to {needed} tokens, the model's context is {context}: give one that has more"
+            f"the positions take up to {needed} tokens, but the context of {model.name_or_path} is {context}: give a "
+            "model with a longer one"
         )
     generator = torch.Generator(model.device).manual_seed(0)
-    by_length = iter(sorted(range(len(prompts)), key=lambda row: len(prompts[row])))
-    said: dict[int, list[str]] = {}
-    while rows := list(islice(by_length, TOGETHER)):
-        drawn = generate(model, [prompts[row] for row in rows], samples, chat.turn_end_id, generator)
-        for number, row in enumerate(rows):
-            told = drawn[number * (1 + samples) : (number + 1) * (1 + samples)]
-            said[row] = [chat.action(tokens) for tokens in told]
-    return [said[row] for row in range(len(prompts))]
+    said = (generate(model, prompt, 1 + samples, chat.turn_end_id, generator) for prompt in prompts)
+    return [[chat.action(tokens) for tokens in continuations] for continuations in said]
 
 
 @torch.inference_mode()
 def generate(
-    model: PreTrainedModel, prompts: list[list[int]], samples: int, stop: int, generator: torch.Generator
+    model: PreTrainedModel, prompt: list[int], copies: int, stop: int, generator: torch.Generator
 ) -> list[list[int]]:
-    """What follows each prompt up to `stop`: 1 + `samples` continuations a prompt, one after another, the first greedy.
+    """`copies` continuations up to `stop`, the first one greedy.
 
-    A prompt is read once: its keys and values are repeated for its continuations.
+    The prompt is read once; its keys and values are repeated for its continuations. One prompt at a time needs no
+    padding, and on a CPU stays in its caches.
     """
-    copies, device = 1 + samples, model.device
-    longest = max(map(len, prompts))
-    ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts], device=device)
-    there = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
-    places = (there.cumsum(1) - 1).clamp(min=0)
-    out = model(input_ids=ids, attention_mask=there, position_ids=places, use_cache=True, logits_to_keep=1)
-    cache = out.past_key_values
-    cache.batch_repeat_interleave(copies)
-    logits, there, place = (x.repeat_interleave(copies, 0) for x in (out.logits[:, -1], there, places[:, -1:]))
-    greedy = torch.arange(len(logits), device=device) % copies == 0
+    out = model(input_ids=torch.tensor([prompt], device=model.device), use_cache=True, logits_to_keep=1)
+    past = out.past_key_values
+    past.batch_repeat_interleave(copies)
+    logits = out.logits[:, -1].repeat(copies, 1)
     said: list[Tensor] = []
     while True:
         drawn = torch.multinomial(logits.float().softmax(-1), 1, generator=generator)[:, 0]
-        said.append(torch.where(greedy, logits.argmax(-1), drawn))
+        drawn[0] = logits[0].argmax()
+        said.append(drawn)
         if len(said) == LONGEST_ACTION or bool((torch.stack(said) == stop).any(0).all()):
             break
-        there, place = torch.cat([there, torch.ones_like(place)], 1), place + 1
-        step = {"input_ids": said[-1][:, None], "attention_mask": there, "position_ids": place}
-        logits = model(**step, past_key_values=cache, use_cache=True).logits[:, -1]
+        logits = model(input_ids=drawn[:, None], past_key_values=past, use_cache=True).logits[:, -1]
     rows = torch.stack(said, 1).tolist()
     return [row[: row.index(stop)] if stop in row else row for row in rows]
 
