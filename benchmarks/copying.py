@@ -1,6 +1,6 @@
 """How well does a model copy? The share of its next actions that name only what is there, by kind and by position.
 
-    python -m benchmarks.copying [--model DIR ...] [--positions 60] [--samples 4] [--seed 0] [--out FILE]
+    python -m benchmarks.copying [--model DIR] [--model DIR2 ...] [--positions 60] [--samples 4] [--seed 0] [--out FILE]
 
 A position is a recorded transcript up to a turn of the player: fresh games and shop sessions with new product codes,
 early, late, and directly after slips that were inserted there. Every model gets the same positions, a function of the
@@ -122,7 +122,7 @@ def rows(greedy: Table, sampled: Table) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", nargs="+", default=[TINY], help="directories or hub names")
+    parser.add_argument("--model", action="append", help="directory or hub name; may be given several times")
     parser.add_argument("--positions", type=int, default=60, help="of each place")
     parser.add_argument("--samples", type=int, default=4, help="sampled actions a position")
     parser.add_argument("--seed", type=int, default=0, help="of the positions")
@@ -131,10 +131,15 @@ def main() -> None:
     if min(options.positions, options.samples) < 1:
         parser.error("--positions and --samples count from 1")
     try:
-        models = {name: resolve_model(name) for name in options.model}
+        models = {name: resolve_model(name) for name in options.model or [TINY]}
         chats = {name: load_tokenizer(path) for name, path in models.items()}
         positions = record(options.positions, options.seed)
-        results: dict[str, Any] = {"machine": machine(), "options": vars(options) | {"out": None}, "models": []}
+        results: dict[str, Any] = {
+            "machine": machine(),
+            "positions": options.positions,
+            "seed": options.seed,
+            "models": [],
+        }
         for name, path in models.items():
             print(f"\n{name}")
             results["models"].append({"model": name, "rows": measure(path, chats[name], positions, options.samples)})
