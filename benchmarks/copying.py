@@ -134,12 +134,8 @@ def main() -> None:
         models = {name: resolve_model(name) for name in options.model or [TINY]}
         chats = {name: load_tokenizer(path) for name, path in models.items()}
         positions = record(options.positions, options.seed)
-        results: dict[str, Any] = {
-            "machine": machine(),
-            "positions": options.positions,
-            "seed": options.seed,
-            "models": [],
-        }
+        results: dict[str, Any] = {"machine": machine(), "positions": options.positions, "seed": options.seed}
+        results["models"] = []
         for name, path in models.items():
             print(f"\n{name}")
             results["models"].append({"model": name, "rows": measure(path, chats[name], positions, options.samples)})
