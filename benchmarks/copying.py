@@ -147,7 +147,8 @@ def main() -> None:
 def measure(path: str, chat: ChatTokenizer, positions: list[Position], samples: int) -> list[dict[str, Any]]:
     """Ask a model, print its table and return it."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).to(device).eval()
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    model.to(device)  # pyright: ignore[reportArgumentType]
     prompts = [chat.encode(chat.render(list(position.messages))) for position in positions]
     said = next_actions(model, chat, prompts, samples)
     greedy = tabulate(positions, [actions[:1] for actions in said])
