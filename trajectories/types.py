@@ -38,7 +38,7 @@ class Route(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One action of the agent inside a sequence: tokens [start, end) are its trained tokens."""
+    """One action of the agent inside a sequence: tokens [start, end), which are trained unless an expert slipped."""
 
     start: int
     end: int
