@@ -81,7 +81,7 @@ class ScheduleSettings(Settings):
     demonstrations_kind: DemonstrationsKind = "plain"
     """`plain`: the expert makes no mistake. `slips`: now and then it does what the environment refuses, up to four
     times in a row, and goes on; that is read, and only what follows is trained. Tuning: slips where a model that
-    slipped once is lost, as a low action_validity shows; they make demonstrations longer by a fifth."""
+    slipped once is lost, as a low action_validity shows; they make demonstrations a fifth longer in turns."""
     sft_batch: PositiveInt = 16
     """Sequences of demonstrations per learner step: whole ones, or single turns with windowed prompts. Tuning: 16 to
     64; with windowed prompts, that times the turns of an episode."""

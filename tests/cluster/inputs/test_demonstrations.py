@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -24,6 +26,7 @@ OPENING = load_config("local", None, ["data.webshop=generated"]).opening
 LONG = 100_000
 
 
+@lru_cache
 def tokenizer() -> ChatTokenizer:
     return load_tokenizer(resolve_model(TINY))
 
@@ -65,7 +68,7 @@ def test_what_the_engines_do_not_hold_is_left_out(tmp_path):
 
 
 def test_a_tokenizer_without_chat_template_is_named(tmp_path):
-    model = tokenizer()._tokenizer
+    model = load_tokenizer(resolve_model(TINY))._tokenizer
     model.chat_template = None
     model.save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"the tokenizer of .* cannot be used .*: check the name, or save one that has"):
