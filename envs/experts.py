@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from typing import Protocol
 
 from envs.base import Environment, Observation, StepResult
+from envs.slips import Slips
 
 Demonstration = list[tuple[Observation, str, StepResult]]
 """(what the expert saw, what it did, what came of it), in order."""
@@ -34,15 +36,37 @@ def play_expert(environment: EnvironmentWithExpert, task_id: str, seed: int = 0,
     Returns:
         One entry a turn. The task was solved if `rewards["success"]` of the last one is 1.0.
     """
+    return play_slipping(environment, task_id, Slips(random.Random(seed), rate=0.0), seed, max_turns)[0]
+
+
+def play_slipping(
+    environment: EnvironmentWithExpert, task_id: str, slips: Slips, seed: int = 0, max_turns: int = 50
+) -> tuple[Demonstration, frozenset[int]]:
+    """As `play_expert`, but now and then the expert slips; it goes on as if it had not, since slips change nothing.
+
+    An episode in which the environment takes a slip after all ends with it: the expert does not know where it stands.
+
+    Args:
+        slips: those of this episode.
+        max_turns: the expert's own; slips come on top, so that it solves what it solves without them.
+
+    Returns:
+        The demonstration, and which of its turns are slips.
+    """
     expert = environment.expert(seed)
-    observation = environment.reset(task_id, seed)
+    observation = shown = environment.reset(task_id, seed)
     expert.reset(observation)
     steps: Demonstration = []
-    while len(steps) < max_turns:
-        action = expert.act(observation)
+    slipped: set[int] = set()
+    while len(steps) - len(slipped) < max_turns:
+        slip = slips.draw(observation)
+        action = expert.act(observation) if slip is None else slip
         result = environment.step(action)
-        steps.append((observation, action, result))
-        if result.done:
+        if slip is not None:
+            slipped.add(len(steps))
+        steps.append((shown, action, result))
+        if result.done or (slip is not None and result.info["action_valid"]):
             break
-        observation = result.observation
-    return steps
+        shown = result.observation
+        observation = shown if slip is None else observation
+    return steps, frozenset(slipped)

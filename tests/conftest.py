@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -56,6 +57,18 @@ def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tied_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with `tie_word_embeddings=True`: the publication trap."""
     return _save_model(tmp_path_factory.mktemp("tied-model"), tied=True)
+
+
+@pytest.fixture(scope="session")
+def roomy_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded model as if it were made for 16,384 tokens: for settings whose context it would not hold."""
+    from learners.tiny import embedded_model_path
+
+    folder = tmp_path_factory.mktemp("roomy") / "model"
+    shutil.copytree(embedded_model_path(), folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 16_384}))
+    return folder
 
 
 def _save_model(folder: Path, tied: bool) -> Path:

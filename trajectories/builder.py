@@ -50,14 +50,17 @@ class PromptBuilder(Protocol):
         """Token ids to send to the engine now."""
         ...
 
-    def add_response(self, token_ids: npt.ArrayLike, logprobs: npt.ArrayLike, version: int, finished: bool) -> Answer:
-        """Record exactly these tokens as trained; returns the action for the environment, or why there is none.
+    def add_response(
+        self, token_ids: npt.ArrayLike, logprobs: npt.ArrayLike, version: int, finished: bool, trained: bool = True
+    ) -> Answer:
+        """Record exactly these tokens; returns the action for the environment, or why there is none.
 
         Args:
             token_ids: int [n], as sampled; the stop token is among them if `finished`.
             logprobs: float [n], under the sampling distribution.
             version: version of the policy that sampled them.
             finished: the last token is a stop token, not the last of a budget.
+            trained: they are trained on, and not only read by later turns.
         """
         ...
 
@@ -68,7 +71,7 @@ class PromptBuilder(Protocol):
     def sequences(
         self, sequence_id_prefix: str, episode_id: str, group_id: str, temperature: float
     ) -> tuple[Sequence, ...]:
-        """The closed turns as training sequences; each ends with its last trained token."""
+        """The closed turns as training sequences; each ends with its last trained token, and none is without one."""
         ...
 
 
@@ -127,10 +130,12 @@ class _Draft:
         self.trained += [False] * len(token_ids)
         self.logprobs += [0.0] * len(token_ids)
 
-    def add_response(self, token_ids: list[int], logprobs: list[float], version: int, finished: bool) -> None:
+    def add_response(
+        self, token_ids: list[int], logprobs: list[float], version: int, finished: bool, trained: bool
+    ) -> None:
         start = len(self.token_ids)
         self.token_ids += token_ids
-        self.trained += [True] * len(token_ids)
+        self.trained += [trained] * len(token_ids)
         self.logprobs += logprobs
         self.spans.append(VersionSpan(start, len(self.token_ids), version))
         self.truncated = not finished
@@ -139,9 +144,15 @@ class _Draft:
         span = self.spans[-1]
         self.turns.append(Turn(span.start, span.end, reward, state_hash, action_valid, self.truncated))
 
+    def teaching(self) -> list[Turn]:
+        """The closed turns, up to the last one that is trained."""
+        trained = [number for number, turn in enumerate(self.turns, 1) if self.trained[turn.start]]
+        return self.turns[: trained[-1]] if trained else []
+
     def to_sequence(self, sequence_id: str, episode_id: str, group_id: str, temperature: float) -> Sequence:
-        """Cut behind the last closed turn: neither an unanswered prompt nor an action that was never played trains."""
-        end = self.turns[-1].end
+        """Cut behind the last trained turn: neither an unanswered prompt nor an action that was never played trains."""
+        turns = self.teaching()
+        end = turns[-1].end
         return Sequence(
             sequence_id=sequence_id,
             episode_id=episode_id,
@@ -149,8 +160,8 @@ class _Draft:
             token_ids=np.asarray(self.token_ids[:end], np.int32),
             trained=np.asarray(self.trained[:end], np.bool_),
             logprobs=np.asarray(self.logprobs[:end], np.float32),
-            turns=tuple(self.turns),
-            version_spans=tuple(self.spans[: len(self.turns)]),
+            turns=tuple(turns),
+            version_spans=tuple(self.spans[: len(turns)]),
             temperature=temperature,
         )
 
@@ -173,20 +184,22 @@ class _Builder:
     def sequences(
         self, sequence_id_prefix: str, episode_id: str, group_id: str, temperature: float
     ) -> tuple[Sequence, ...]:
-        drafts = [draft for draft in self._drafts if draft.turns]
+        drafts = [draft for draft in self._drafts if draft.teaching()]
         return tuple(
             draft.to_sequence(f"{sequence_id_prefix}-{index}", episode_id, group_id, temperature)
             for index, draft in enumerate(drafts)
         )
 
-    def _record(self, token_ids: npt.ArrayLike, logprobs: npt.ArrayLike, version: int, finished: bool) -> list[int]:
+    def _record(
+        self, token_ids: npt.ArrayLike, logprobs: npt.ArrayLike, version: int, finished: bool, trained: bool
+    ) -> list[int]:
         ids: list[int] = np.asarray(token_ids, np.int64).tolist()
         values: list[float] = np.asarray(logprobs, np.float64).tolist()
         if not ids or len(ids) != len(values):
             raise ValueError(
                 f"a response needs one log-probability a token: got {len(ids)} tokens, {len(values)} values"
             )
-        self._drafts[-1].add_response(ids, values, version, finished)
+        self._drafts[-1].add_response(ids, values, version, finished, trained)
         return ids
 
     def _answer(self, ids: list[int], finished: bool) -> Answer:
@@ -238,8 +251,10 @@ class TranscriptBuilder(_Builder):
         draft.prompt = self._render(self._messages)
         draft.add_prompt(self._tokenizer.encode(draft.prompt))
 
-    def add_response(self, token_ids: npt.ArrayLike, logprobs: npt.ArrayLike, version: int, finished: bool) -> Answer:
-        ids = self._record(token_ids, logprobs, version, finished)
+    def add_response(
+        self, token_ids: npt.ArrayLike, logprobs: npt.ArrayLike, version: int, finished: bool, trained: bool = True
+    ) -> Answer:
+        ids = self._record(token_ids, logprobs, version, finished, trained)
         content = self._tokenizer.spoken(ids[:-1] if finished else ids)
         self._messages.append({"role": "assistant", "content": content})
         return self._answer(ids, finished)
@@ -273,8 +288,10 @@ class WindowedBuilder(_Builder):
         self._observations = [observation]
         self._drafts[-1].add_prompt(self._window())
 
-    def add_response(self, token_ids: npt.ArrayLike, logprobs: npt.ArrayLike, version: int, finished: bool) -> Answer:
-        answer = self._answer(self._record(token_ids, logprobs, version, finished), finished)
+    def add_response(
+        self, token_ids: npt.ArrayLike, logprobs: npt.ArrayLike, version: int, finished: bool, trained: bool = True
+    ) -> Answer:
+        answer = self._answer(self._record(token_ids, logprobs, version, finished, trained), finished)
         self._actions.append("(no action)" if answer.violation else answer.action)
         return answer
 
@@ -307,7 +324,8 @@ def make_builder(
 
 @dataclass(frozen=True, slots=True)
 class DemonstratedStep:
-    """One action of an expert, what the environment answered, and what the expert thought before, if anything."""
+    """One action of an expert, what the environment answered, and what the expert thought before, if anything. It is
+    `trained` unless it is a slip."""
 
     action: str
     observation: Observed
@@ -315,6 +333,7 @@ class DemonstratedStep:
     state_hash: int
     action_valid: bool
     thought: str = ""
+    trained: bool = True
 
 
 def add_demonstration(
@@ -332,5 +351,5 @@ def add_demonstration(
     builder.begin(first)
     for step in steps:
         ids = tokenizer.encode_response(write_answer(format, step.action, step.thought))
-        builder.add_response(ids, np.zeros(len(ids), np.float32), DEMONSTRATION_VERSION, finished=True)
+        builder.add_response(ids, np.zeros(len(ids), np.float32), DEMONSTRATION_VERSION, True, step.trained)
         builder.add_observation(step.observation, step.reward, step.state_hash, step.action_valid)

@@ -38,8 +38,8 @@ class Route(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One response of the agent inside a sequence: tokens [start, end) are its trained tokens. It is `truncated` where
-    its budget cut it off."""
+    """One response of the agent inside a sequence: tokens [start, end), which are trained unless an expert slipped.
+    It is `truncated` where its budget cut it off."""
 
     start: int
     end: int

@@ -18,6 +18,7 @@ from learners.learner_settings import RampSettings
 from trajectories.settings import Settings
 
 StageName = Literal["sft", "mixed", "grpo"]
+DemonstrationsKind = Literal["plain", "slips"]
 
 
 class Stage(Settings):
@@ -80,6 +81,10 @@ class ScheduleSettings(Settings):
     demonstrations_file: str | None = None
     """File of recorded demonstrations, made by `concerto data import`: all of them, instead of the experts' own.
     Tuning: for environments whose own expert is weaker than the recorded one."""
+    demonstrations_kind: DemonstrationsKind = "plain"
+    """`plain`: the expert makes no mistake. `slips`: now and then it does what the environment refuses, up to four
+    times in a row, and goes on; that is read, and only what follows is trained. Tuning: slips where a model that
+    slipped once is lost, as a low action_validity shows; they make demonstrations a fifth longer in turns."""
     sft_batch: PositiveInt = 16
     """Sequences of demonstrations per learner step: whole ones, or single turns with windowed prompts. Tuning: 16 to
     64; with windowed prompts, that times the turns of an episode."""
@@ -126,6 +131,15 @@ class ScheduleSettings(Settings):
         if self.min_group > self.group_size:
             raise ValueError(
                 f"min_group {self.min_group} is more than group_size {self.group_size}: no group can have it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _recorded_demonstrations_are_taken_as_they_are(self) -> ScheduleSettings:
+        if self.demonstrations_file and self.demonstrations_kind != "plain":
+            raise ValueError(
+                f"demonstrations_kind={self.demonstrations_kind} is for what the environments' own experts play, and "
+                "demonstrations_file replaces that: leave one of them out"
             )
         return self
 

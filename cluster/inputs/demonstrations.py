@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -10,10 +11,12 @@ from typing import Any
 
 import pyarrow as pa
 
+from cluster.config.sections import DemonstrationsKind
 from cluster.loop.tasks import TaskMixture, index_at
 from envs import EnvironmentSettings, Panel, make_environment
-from envs.experts import Demonstration, play_expert
+from envs.experts import Demonstration, EnvironmentWithExpert, play_slipping
 from envs.prompts import instructions
+from envs.slips import Slips
 from trajectories.builder import DemonstratedStep, PromptSettings, add_demonstration, make_builder
 from trajectories.chat import ChatTokenizer
 from trajectories.errors import UserError
@@ -23,6 +26,8 @@ from trajectories.store import read_cache, write_parquet
 from trajectories.types import Sequence
 
 FILE = "demonstrations.parquet"
+SLIP_RATES: dict[DemonstrationsKind, float] = {"plain": 0.0, "slips": 0.15}
+"""Chance that the expert slips before a turn. Since slips come in runs, 0.15 makes about one turn in six a slip."""
 
 Demonstrated = tuple[Sequence, ...]
 """The sequences of one demonstration."""
@@ -40,8 +45,12 @@ class Transcriber:
     prompt: PromptSettings
     longest: int
 
-    def sequences(self, demonstration: Demonstration, name: str) -> Demonstrated:
-        """A demonstration as training sequences. `name` is `environment/task`, and more where a task has several."""
+    def sequences(self, demonstration: Demonstration, name: str, slips: frozenset[int] = frozenset()) -> Demonstrated:
+        """A demonstration as training sequences. `name` is `environment/task`, and more where a task has several.
+
+        Args:
+            slips: turns that are read by later ones, but not trained.
+        """
         environment = name.partition("/")[0]
         builder = make_builder(self.tokenizer, self.prompt, instructions(environment, self.prompt))
         steps = [
@@ -51,8 +60,9 @@ class Transcriber:
                 reward=result.rewards["success"],
                 state_hash=result.info["state_hash"],
                 action_valid=result.info["action_valid"],
+                trained=turn not in slips,
             )
-            for _, action, result in demonstration
+            for turn, (_, action, result) in enumerate(demonstration)
         ]
         add_demonstration(builder, self.tokenizer, demonstration[0][0], steps, self.prompt.format)
         episode_id = PREFIX + name
@@ -71,6 +81,7 @@ class ExpertPlay:
         tasks: each panel gives an equal share, its tasks in a seeded order.
         opening: data and options of an environment, as `RunSettings.opening` gives them.
         count: won demonstrations wanted, of all panels together.
+        max_turns: the expert's own; slips come on top.
     """
 
     tasks: TaskMixture
@@ -78,11 +89,19 @@ class ExpertPlay:
     count: int
     max_turns: int
     seed: int
+    kind: DemonstrationsKind = "plain"
 
     def share(self, number: int) -> int:
         """Demonstrations wanted of the panel with this index; the shares add up to `count`."""
         panels = len(self.tasks.panels)
         return self.count * (number + 1) // panels - self.count * number // panels
+
+    def episode(
+        self, environment: EnvironmentWithExpert, name: str, task_id: str
+    ) -> tuple[Demonstration, frozenset[int]]:
+        """One episode and which of its turns are slips: they are those of the seed and of `name`, the environment's."""
+        slips = Slips(random.Random(f"{self.seed}/{name}/{task_id}"), SLIP_RATES[self.kind])
+        return play_slipping(environment, task_id, slips, self.seed, self.max_turns)
 
 
 def load_demonstrations(
@@ -124,9 +143,9 @@ def _of_panel(
     while len(found) < wanted and tried < len(panel.task_ids):
         task_id = panel.task_ids[index_at(len(panel.task_ids), play.seed, tried)]
         tried += 1
-        demonstration = play_expert(player, task_id, play.seed, play.max_turns)
+        demonstration, slips = play.episode(player, panel.environment, task_id)
         if demonstration and demonstration[-1][2].rewards["success"] >= 1.0:
-            demonstrated = transcriber.sequences(demonstration, f"{panel.environment}/{task_id}")
+            demonstrated = transcriber.sequences(demonstration, f"{panel.environment}/{task_id}", slips)
             if demonstrated and transcriber.fits(demonstrated):
                 found.append(demonstrated)
         progress(len(found))

@@ -106,8 +106,8 @@ def _demonstrations(plan: Plan, observer: RunObserver) -> pa.Table:
     if config.schedule.demonstrations_file and read_cache(plan.run_dir / FILE, observer.say) is None:
         write_parquet(plan.run_dir / FILE, plan.recorded())
     wanted = config.router.active or config.schedule.demonstrates
-    count = config.schedule.demonstrations if wanted else PARITY_SEQUENCES
-    play = ExpertPlay(plan.tasks, config.opening, count, config.rollout.max_turns, config.seed)
+    count, kind = config.schedule.demonstrations if wanted else PARITY_SEQUENCES, config.schedule.demonstrations_kind
+    play = ExpertPlay(plan.tasks, config.opening, count, config.rollout.max_turns, config.seed, kind)
     progress = partial(observer.activity, "demonstrations")
     return load_demonstrations(plan.run_dir, play, plan.transcriber, progress, observer.say)
 

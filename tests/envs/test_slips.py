@@ -17,6 +17,14 @@ def test_a_slip_is_not_admissible():
     assert not set(drawn) & set(SEEN.admissible_actions)
 
 
+def test_a_misread_click_is_not_a_search_which_a_shop_takes():
+    seen = Observation("", ("click[back to search]", "click[buy now]"))
+    slips = Slips(random.Random(0), rate=1.0, again=1.0)
+    drawn = [slip for _ in range(2000) if (slip := slips.draw(seen))]
+    assert drawn and not any(slip.startswith("search[") for slip in drawn)
+    assert any("[search" in slip for slip in drawn), "it is drawn elsewhere"
+
+
 def test_slips_come_at_their_rate_and_in_bounded_runs():
     slips = Slips(random.Random(0), rate=0.2, again=0.9)
     slipped = [slips.draw(SEEN) is not None for _ in range(5000)]

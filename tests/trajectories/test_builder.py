@@ -214,6 +214,62 @@ def test_a_demonstration_is_token_for_token_what_the_engine_would_see(mode: str)
         assert {span.version for span in theirs.version_spans} == {DEMONSTRATION_VERSION}
 
 
+def shown(mode: str, actions: list[tuple[str, bool]], tokenizer: ChatTokenizer = CHATML) -> tuple[Sequence, ...]:
+    """The sequences of a demonstration of (action, trained)."""
+    builder = make_builder(tokenizer, PromptSettings(mode=mode))  # pyright: ignore[reportArgumentType]
+    steps = [
+        DemonstratedStep(action, Seen(f"Nothing happens {turn}."), 0.0, turn, trained, trained=trained)
+        for turn, (action, trained) in enumerate(actions)
+    ]
+    add_demonstration(builder, tokenizer, Seen("You are in a room. Your task is to: find a mug."), steps)
+    return builder.sequences("e", "e", "g", 1.0)
+
+
+ACTIONS = st.sampled_from(["look", "go to desk 1", "<think>hm</think>take mug 1 from desk 1"])
+
+
+@given(
+    st.sampled_from(TOKENIZERS),
+    st.sampled_from(["transcript", "windowed"]),
+    st.lists(st.tuples(ACTIONS, st.booleans()), min_size=1, max_size=6),
+)
+@settings(max_examples=60)
+def test_turns_that_are_not_trained_are_read_as_if_they_were(
+    tokenizer: ChatTokenizer, mode: str, actions: list[tuple[str, bool]]
+) -> None:
+    sequences = shown(mode, actions, tokenizer)
+    everything = answered(shown(mode, [(action, True) for action, _ in actions], tokenizer))
+    assert [
+        (sequence.token_ids[: turn.start].tolist(), sequence.token_ids[turn.start : turn.end].tolist())
+        for sequence in sequences
+        for turn in sequence.turns
+        if sequence.trained[turn.start : turn.end].all()
+    ] == [call for call, (_, trained) in zip(everything, actions, strict=True) if trained]
+    for sequence in sequences:
+        assert sequence.trained[-1], "a sequence ends with what it trains"
+        assert sequence.trained.sum() == sum(
+            turn.end - turn.start for turn in sequence.turns if sequence.trained[turn.start]
+        )
+        assert [(span.start, span.end) for span in sequence.version_spans] == [
+            (turn.start, turn.end) for turn in sequence.turns
+        ]
+
+
+def test_a_turn_that_is_not_trained_gives_no_window_and_stands_in_later_ones() -> None:
+    first, last = shown("windowed", [("go to desk 1", True), ("open desk 7", False), ("look", True)])
+    assert "open desk 7" not in CHATML.decode(first.token_ids.tolist())
+    assert "You have taken 2 actions" in CHATML.decode(last.token_ids.tolist())
+    assert "> open desk 7" in CHATML.decode(last.token_ids.tolist())
+    assert CHATML.action(last.token_ids[last.trained].tolist()) == "look"
+
+
+def test_nothing_is_left_of_what_trains_nothing() -> None:
+    assert shown("transcript", [("look", False)] * 2) == ()
+    forked = [("<think>hm</think>look", True), ("look", False), ("<think>hm</think>look", False)]
+    (sequence,) = shown("transcript", forked, DROPS_REASONING)
+    assert len(sequence.turns) == 1
+
+
 def test_a_tokenizer_without_chat_template_or_turn_end_is_refused() -> None:
     with pytest.raises(ValueError, match="no chat template"):
         ChatTokenizer(samples.byte_tokenizer(None))

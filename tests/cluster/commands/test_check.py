@@ -12,10 +12,10 @@ from cluster.config.loading import load_config
 from trajectories.errors import UserError
 
 
-def shown(*settings: str, preset: str = "local") -> str:
+def shown(*settings: str, preset: str = "local", model: object = "concerto-tiny") -> str:
     output = io.StringIO()
     console = Console(file=output, soft_wrap=True)
-    show_check(load_config(preset, None, ["policy.model=concerto-tiny", *settings]), console)
+    show_check(load_config(preset, None, [f"policy.model={model}", *settings]), console)
     return output.getvalue()
 
 
@@ -29,8 +29,8 @@ def test_it_shows_the_prompt_a_parsed_answer_and_where_a_response_ends():
 
 @pytest.mark.parametrize("preset", ["instruct", "gpu", "cluster"])
 @pytest.mark.parametrize("tasks", ["alfworld", "webshop"])
-def test_presets_for_instruct_models_tell_the_task_and_fit_their_context(preset, tasks):
-    text = shown(f"tasks={tasks}", preset=preset)
+def test_presets_for_instruct_models_tell_the_task_and_fit_their_context(preset, tasks, roomy_model_dir):
+    text = shown(f"tasks={tasks}", preset=preset, model=roomy_model_dir)
     assert "\nActions:\n" in text and "is the action" in text
 
 

@@ -87,18 +87,17 @@ def test_experts_show_what_the_options_say(tmp_path):
     assert "[button]" in tokenizer.decode(table["token_ids"][0].as_py())
 
 
-def test_recordings_are_replayed_as_the_options_say(tmp_path):
+def test_recordings_are_replayed_as_the_options_say(tmp_path, roomy_model_dir):
+    roomy = (f"policy.model={roomy_model_dir}", "rollout.engine.max_model_len=8192")
     (tmp_path / "shop.jsonl").write_text(json.dumps(shop_record("1500")))
     out = tmp_path / "out.parquet"
-    settings = shop(RICH, "rollout.engine.max_model_len=8192")
+    settings = shop(RICH, *roomy)
     import_demonstrations(settings, "webshop", tmp_path / "shop.jsonl", out, Console(quiet=True))
     tokens = pq.read_table(out)["token_ids"][0].as_py()
     assert "[button]" in load_tokenizer(resolve_model(TINY)).decode(tokens)
     with pytest.raises(UserError, match=r"made with other options of webshop: import .* this run's environments\.webs"):
         plan_run(shop(f"schedule.demonstrations_file={out}"), tmp_path / "plain", resume=False)
-    assert plan_run(
-        shop(RICH, "rollout.engine.max_model_len=8192", f"schedule.demonstrations_file={out}"), tmp_path / "rich", False
-    )
+    assert plan_run(shop(RICH, *roomy, f"schedule.demonstrations_file={out}"), tmp_path / "rich", False)
 
 
 def test_an_evaluation_file_tells_the_options(tmp_path):

@@ -64,6 +64,7 @@ def test_merge_changes_neither_side():
         ("schedule.temperature=nan", "schedule.temperature.start='nan' does not fit"),
         ("schedule.temperature=[1,2]", "schedule.temperature is a section: set its keys one by one"),
         ("schedule.max_skipped=0", "schedule.max_skipped=0 does not fit: input should be greater than 0"),
+        ("schedule.demonstrations_kind=slip", "schedule.demonstrations_kind='slip' does not fit: input should be"),
     ],
 )
 def test_a_wrong_override_is_one_line_that_names_the_fix(override, message):
@@ -71,6 +72,12 @@ def test_a_wrong_override_is_one_line_that_names_the_fix(override, message):
         load_config("local", None, [override])
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_recorded_demonstrations_have_no_slips():
+    overrides = ["schedule.demonstrations_kind=slips", "schedule.demonstrations_file=demos.parquet"]
+    with pytest.raises(UserError, match=r"demonstrations_file replaces that: leave one of them out"):
+        load_config("local", None, overrides)
 
 
 @pytest.mark.parametrize("text", ["Answer: one action", "no", "", "# hash", "2024", "off", "null", "[a", '"q"', "a=b"])

@@ -122,3 +122,10 @@ def test_a_full_disk_is_not_taken_for_dead_workers_again_and_again(tmp_path, wit
     plan = plan_run(CONFIGURED, tmp_path / "run", resume=False)
     with pytest.raises(UserError, match=r"no room for .*run: .* MiB are free"):
         train.run_training(plan, Console(quiet=True))
+
+
+def test_a_run_goes_on_with_the_demonstrations_that_it_began_with(started):
+    checkpoint(started)
+    slips = load_config("local", None, ["learner.lr=1", "evaluation.panels=[]", "schedule.demonstrations_kind=slips"])
+    with pytest.raises(UserError, match="the section 'schedule' differs"):
+        find_start(slips, started, resume=True)
