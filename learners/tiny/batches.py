@@ -22,6 +22,8 @@ REPEATS = 4
 SPAN = (12, 32)
 """Random tokens in a sequence to copy, from and to."""
 
+FEWEST_LETTERS = 10
+
 Tokens = npt.NDArray[np.int64]
 IGNORED = -100
 """Target of tokens that are not learned, as `torch.nn.functional.cross_entropy` has it."""
@@ -70,10 +72,14 @@ def draw_copies(vocabulary: int, size: int, rng: np.random.Generator) -> Batch:
     """Random tokens repeated `REPEATS` times, rows of `MULTIPLE`; only the repeats are learned.
 
     From random tokens nothing can be learned but to find the last occurrence of what was just read and to say what came
-    after it there (an induction head). Out of transcripts it forms ten times more slowly.
+    after it there (an induction head). Out of transcripts it forms ten times more slowly. A row has an alphabet of its
+    own, from a few tokens to all: with few of them, as in product codes, one token alone does not tell the place, and
+    the last two or three must be found together.
     """
-    span = int(rng.integers(*SPAN, endpoint=True))
-    once = rng.integers(4, vocabulary, (size // MULTIPLE, span))
+    rows, span = size // MULTIPLE, int(rng.integers(*SPAN, endpoint=True))
+    letters = int(np.exp(rng.uniform(np.log(FEWEST_LETTERS), np.log(vocabulary))))
+    alphabets = rng.integers(4, vocabulary, (rows, letters))
+    once = np.take_along_axis(alphabets, rng.integers(0, letters, (rows, span)), axis=1)
     ids = np.tile(once, REPEATS)[:, :MULTIPLE]
     targets = _following(ids)
     targets[:, : span - 1] = IGNORED
@@ -104,7 +110,7 @@ def _of_like_length(corpus: Corpus, batching: Batching, pool: npt.NDArray[np.int
 def _padded(corpus: Corpus, batching: Batching, group: list[int]) -> Batch:
     lengths = [min(corpus.length(index), batching.longest) for index in group]
     width = _rounded(max(lengths))
-    ids = np.zeros((batching.size // width, width), np.int64)
+    ids = np.zeros((max(1, batching.size // width), width), np.int64)
     targets = np.full_like(ids, IGNORED)
     for row, (index, length) in enumerate(zip(group, lengths, strict=True)):
         tokens, learned = corpus.read(index, length)

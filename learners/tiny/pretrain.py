@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 
 CHECKPOINT_EVERY = 200
 LOG_EVERY = 20
+KERNELS_KEPT = 64
+"""Kernels that the CPU library caches, by the shapes of products: a thousand of them, its default, hold gigabytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +117,9 @@ class Trainer:
         half.to(dtype=torch.bfloat16)  # pyright: ignore[reportCallIssue]
         with written_aside(out / "model") as aside:
             save_checkpoint(half, self.corpus.tokenizer, aside)
-            (aside / "recipe.json").write_text(json.dumps(asdict(self.recipe) | asdict(self.progress), indent=2) + "\n")
+            (aside / "recipe.json").write_text(
+                json.dumps(asdict(self.recipe) | {"trained": asdict(self.progress)}, indent=2) + "\n"
+            )
         with written_aside(out / "training.pt") as aside:
             optimizers = [optimizer.state_dict() for optimizer in self.optimizers]
             torch.save(
@@ -166,6 +171,7 @@ if __name__ == "__main__":
     parser.add_argument("--intermediate-size", type=int, default=Shape().intermediate_size)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KERNELS_KEPT))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(arguments.threads)
     keep_freed_memory()
