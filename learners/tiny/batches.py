@@ -52,8 +52,8 @@ class Batching:
     seed: int = 0
     longest: int = 2_048
     size: int = 8_192
-    copied_first: int = 2_500_000
-    copied_share: float = 0.04
+    copied_first: int = 4_000_000
+    copied_share: float = 0.06
 
 
 def batches(corpus: Corpus, batching: Batching) -> Iterator[Batch]:
