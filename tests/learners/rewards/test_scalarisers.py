@@ -17,6 +17,7 @@ from learners.rewards.reward_batch import ConstantWatch, RewardBatch, reward_bat
 from learners.rewards.reward_settings import RewardSettings
 from learners.rewards.scalarisers import (
     GDPO,
+    Advantage,
     Random,
     Single,
     Static,
@@ -93,11 +94,30 @@ def test_a_batch_without_any_difference_gives_no_advantage(name: str) -> None:
     np.testing.assert_allclose(result.advantages.numpy(), 0.0, atol=1e-6)
 
 
-def test_the_configuration_names_the_class() -> None:
-    kinds = {"single": Single, "uniform": Uniform, "static": Static, "random": Random, "gdpo": GDPO}
-    for name, kind in kinds.items():
-        config = RewardSettings.model_validate({"scalariser": name, "weights": {"success": 1.0}})
-        assert isinstance(pure_scalariser(config, seed=0), kind)
+def test_the_configuration_names_the_scalariser_and_all_that_it_is_made_of() -> None:
+    reward_weights, advantage, normalise = {"success": 1.0, "progress": 0.5}, advantages.rloo, maths.z_score
+    made = {
+        "single": Single("progress", advantage),
+        "uniform": Uniform(normalise, advantage),
+        "static": Static(reward_weights, normalise, advantage),
+        "random": Random(3, normalise, advantage),
+        "gdpo": GDPO(reward_weights),
+    }
+    for name, scalariser in made.items():
+        section = {"scalariser": name, "weights": reward_weights, "outcome": "progress", "normalisation": "z_score"}
+        assert pure_scalariser(RewardSettings.model_validate(section), 3, advantage) == scalariser
+
+
+@pytest.mark.parametrize("advantage", [advantages.grpo, advantages.dr_grpo, advantages.rloo])
+def test_the_scalar_is_compared_in_the_way_that_was_asked_for(advantage: Advantage) -> None:
+    for scalariser in (
+        Single("success", advantage),
+        Uniform(advantage=advantage),
+        Static({"progress": 1.0}, advantage=advantage),
+        Random(advantage=advantage),
+    ):
+        found = scalariser(FOUR)
+        torch.testing.assert_close(found.advantages, advantage(found.rewards, FOUR.groups), msg=str(scalariser))
 
 
 @pytest.mark.parametrize(
