@@ -188,6 +188,21 @@ def test_metrics_per_channel() -> None:
     assert "reward/progress/sampled" not in metrics
 
 
+def test_metrics_of_sampled_channels_tell_their_shares_and_the_entropy() -> None:
+    probabilities = torch.tensor([[0.5, 0.5], [0.5, 0.5], [1.0, 0.0], [1.0, 0.0]])
+    sampled = replace(Uniform()(FOUR), choices=torch.tensor([0, 1, 0, 0]), probabilities=probabilities)
+    metrics = reward_weight_metrics(FOUR.names, sampled)
+    assert (metrics["reward/success/sampled"], metrics["reward/progress/sampled"]) == (0.75, 0.25)
+    assert metrics["reward/entropy"] == pytest.approx(0.5)
+
+
+def test_reward_weights_that_never_change_are_of_version_zero_and_in_full_precision() -> None:
+    for scalariser in (Single("success"), Uniform(), Static({"progress": 0.1}), Random(), GDPO()):
+        found = scalariser(FOUR)
+        assert (found.version, found.reward_weights.dtype) == (0, torch.float64)
+    assert Static({"progress": 0.1})(FOUR).reward_weights[0].tolist() == [0.0, 0.1]
+
+
 def test_some_rollouts_of_a_batch_keep_their_groups() -> None:
     rows = batch([(0.0, 1.0)] * 5, [0, 0, 2, 3, 3])
     some = rows.take(torch.tensor([1, 3, 4]))
