@@ -8,7 +8,7 @@ DATA ?= ../shared/data
 MODEL ?= runs/demo/model
 ENVIRONMENT := $(wildcard requirements/*) pyproject.toml
 
-.PHONY: help install demo test lint format docs bench gpu-check
+.PHONY: help install demo test mutate lint format docs bench gpu-check
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -20,6 +20,9 @@ demo: install  ## watch an agent learn ALFWorld: base model, SFT, GRPO, and a ta
 
 test: $(VENV)/.installed-dev $(VENV)/.installed-reference  ## run all tests, those with real Ray and vLLM included
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+mutate: $(VENV)/.installed-dev $(VENV)/.installed-reference  ## make small mutants of the pure packages: which would no test notice? Half an hour
+	OMP_NUM_THREADS=1 nice -n 15 $(BIN)/python -m benchmarks.mutants
 
 lint: $(VENV)/.installed-dev  ## check formatting, lint, types and who imports whom
 	$(BIN)/ruff format --check .

@@ -149,13 +149,27 @@ async def test_every_turn_and_member_has_its_own_sampling_seed(play, engine):
     assert len(set(seeded.seeds)) == 6
 
 
+async def test_all_members_start_from_the_environment_seed_of_the_first(play, engine):
+    seen = []
+
+    class Watched(LocalSession):
+        async def reset(self, task_id, seed):
+            seen.append((task_id, seed))
+            return await super().reset(task_id, seed)
+
+    environments = LocalEnvironments(8, lambda lease: Watched())
+    trajectories, _ = await play(engine("down"), environments, replace(REQUEST, seeds=(5, 6, 7)))
+    assert seen == [("3", 5)] * 3
+    assert [trajectory.episode.seed for trajectory in trajectories] == [5, 6, 7], "sampling has its own"
+
+
 async def test_no_more_episodes_run_than_there_are_environments(play, engine):
     environments = LocalEnvironments(slots=2)
     request = GroupRequest("g", "countdown", "2", tuple(range(6)), 0, 1.0, "train")
-    trajectories, _ = await play(engine("down", seconds=0.01), environments, request)
+    trajectories, _ = await play(engine("down", seconds=0.05), environments, request)
     assert environments.most == 2
     waits = [trajectory.episode.waiting_seconds for trajectory in trajectories]
-    assert waits[0] < 0.01 < waits[-1]
+    assert waits[-1] - waits[0] > 0.1, "two episodes of 0.1 s were played before it"
 
 
 async def test_a_short_episode_does_not_wait_for_a_long_one(play, engine):
@@ -261,3 +275,14 @@ def test_a_temperature_that_the_engine_would_change_is_refused(temperature):
     with pytest.raises(EngineError, match=r"take 0 \(greedy\), or one from 0\.01 to 2"):
         SamplingParameters(temperature=temperature)
     assert [SamplingParameters(temperature=taken).temperature for taken in (0.0, 0.01, 2.0)] == [0.0, 0.01, 2.0]
+
+
+@pytest.mark.parametrize("attempts", [1, 2, 3])
+async def test_an_episode_is_begun_exactly_as_often_as_the_settings_say(play, engine, attempts):
+    settings, one = SETTINGS.model_copy(update={"episode_attempts": attempts}), replace(REQUEST, seeds=(5,))
+    broken = LocalEnvironments(1, lambda lease: Failing())
+    _, result = await play(engine("down"), broken, one, settings)
+    assert (result.failed, broken.leases) == (1, attempts)
+    sound_at_last = LocalEnvironments(1, lambda lease: LocalSession() if lease == attempts else Failing())
+    _, result = await play(engine("down"), sound_at_last, one, settings)
+    assert (result.failed, sound_at_last.leases) == (0, attempts)

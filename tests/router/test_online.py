@@ -30,19 +30,20 @@ from tests.cluster.simulation import trajectory
 from tests.router.samples import make_sequence
 from trajectories.ids import demonstration_id
 from trajectories.schema import assignments_from_table, sequences_to_table, to_tables
-from trajectories.types import Route
+from trajectories.types import Route, StopReason
 
 CHOICES = (("a", EXPLORE), ("b", IMITATE))
 
 
-def group(name: str, wins: int = 2, turns: tuple[int, ...] = (9, 4, 7, 5)) -> Group:
-    """Four members, of which the first `wins` solved the task."""
+def group(name: str, wins: int = 2, turns: tuple[int, ...] = (9, 4, 7, 5), failed: int = 0) -> Group:
+    """Four members, of which the first `wins` solved the task and the last `failed` ended in an error."""
     task = GroupTask(name, "mock", f"task-{name}", (1, 3, 5, 7), 1.0, "train")
     members = []
     for member, count in enumerate(turns):
         played = trajectory(task, member, version=0)
         won = member < wins
-        episode = replace(played.episode, success=won, rewards={"success": float(won)}, turns=count)
+        stop = StopReason.ERROR if member >= len(turns) - failed else StopReason.DONE
+        episode = replace(played.episode, success=won, rewards={"success": float(won)}, turns=count, stop_reason=stop)
         members.append(replace(played, episode=episode))
     episodes, sequences = to_tables(members)
     rows = reward_batch(episodes)
@@ -116,6 +117,27 @@ def test_a_group_without_reference_or_without_gradient_is_not_routed() -> None:
     table = pa.concat_tables([measured({"b/1": 1.0}), measured({"c/1": 1.0}, norm=float("nan"))])
     assert router.decide(groups, [None, "b/1", "c/1"], table) == [None, IMITATE, None]
     assert router.decide(groups[:1], [None], measured({})) == [None]
+
+
+def test_a_matrix_without_gradient_is_no_reason_to_leave_a_group_out_but_a_model_without_any_is() -> None:
+    table = measured({"a/1": 1.0, "b/1": 1.0})
+    table = table.set_column(
+        4,
+        tables.MEASURED.field("norms"),
+        pa.array([[0.0, 2.0], [0.0, 0.0]], pa.list_(pa.float64())).cast(tables.MEASURED.field("norms").type),
+    )
+    assert OnlineRouter(RunningQuantile(Loss())).decide([group("a"), group("b")], ["a/1", "b/1"], table) == [
+        IMITATE,
+        None,
+    ]
+
+
+def test_members_that_failed_do_not_count_in_the_pass_rate() -> None:
+    (decision,) = OnlineRouter(PassRateSplit(0.6)).decide([group("a", wins=2, failed=1)], [None], None)
+    assert decision is None, "no reference"
+    for failed, expected in ((0, IMITATE), (1, EXPLORE)):
+        (decision,) = OnlineRouter(PassRateSplit(0.6)).decide([group("a", wins=2, failed=failed)], ["a/1"], None)
+        assert decision == expected and decision.score == 2 / (4 - failed)
 
 
 def test_policies_that_treat_all_alike_decide_for_a_group_without_reference() -> None:

@@ -102,6 +102,7 @@ def test_norms_are_those_of_a_plain_backward_pass() -> None:
     torch.testing.assert_close(result.losses[0], loss.detach())
     torch.testing.assert_close(result.hidden[0], output.hidden_states[-1][0, -1].detach())
     expected_logprobs = np.where(sequence.trained, np.append(0.0, logprobs.detach()), 0.0)
+    assert result.logprobs[0].dtype == np.float32
     np.testing.assert_allclose(result.logprobs[0], expected_logprobs, rtol=1e-5, atol=1e-6)
 
 

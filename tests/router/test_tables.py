@@ -19,6 +19,8 @@ def test_a_trajectory_of_several_turns_has_one_row_with_their_means() -> None:
     table = tables.measured(tables.probed(result, sequences))
     assert table["trajectory"].to_pylist() == ["a", "b", "c"]
     assert table["tokens"].to_pylist() == [9 + 3 + 5, 40 + 23, 64 + 17]
+    trained = [int(sequence.trained.sum()) for sequence in sequences]
+    assert table["trained_tokens"].to_pylist() == [sum(trained[at] for at in of) for of in ((0, 2, 4), (1, 3), (5, 6))]
     found = tables.candidates(table, ["mock"] * 3)
     assert found.norms is not None and found.losses is not None
     torch.testing.assert_close(found.norms[0], result.norms[[0, 2, 4]].double().mean(0))

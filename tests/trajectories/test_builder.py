@@ -150,8 +150,11 @@ def test_an_action_that_was_never_answered_does_not_train() -> None:
         before = builder.sequences("e", "e", "g", 1.0)
         builder.add_response(CHATML.encode_response("look"), np.zeros(len(CHATML.encode_response("look"))), 0, True)
         after = builder.sequences("e", "e", "g", 1.0)
-        assert answered(after) == answered(before)
-        assert all(sequence.trained[-1] for sequence in after)
+        for one, other in zip(before, after, strict=True):
+            for name in ("token_ids", "trained", "logprobs"):
+                np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+            assert (one.turns, one.version_spans) == (other.turns, other.version_spans)
+            assert len(one.token_ids) == one.turns[-1].end == one.version_spans[-1].end, "its last trained token"
 
 
 def test_the_action_is_the_text_without_blanks_and_special_tokens() -> None:
@@ -184,6 +187,24 @@ def test_windowed_prompts_show_the_task_the_last_steps_and_the_present() -> None
         "You have taken 2 actions. The last 1:\n> go to desk\nA mug.\n"
         "Admissible actions: take mug, look<|im_end|>\n<|im_start|>assistant\n"
     )
+
+
+def test_a_window_of_two_shows_two_steps_word_for_word() -> None:
+    builder = WindowedBuilder(CHATML, PromptSettings(mode="windowed", window=2))
+    builder.begin(Seen("A room. Your task is to: win."))
+    texts = []
+    for turn, action in enumerate(("look", "go to desk", "take mug", "open box")):
+        texts.append(CHATML.decode(builder.prompt().tolist()))
+        ids = CHATML.encode_response(action)
+        builder.add_response(ids, np.zeros(len(ids)), 0, True)
+        builder.add_observation(Seen(f"Seen {turn}."), 0.0, 0, True)
+    task, last = "A room. Your task is to: win.\n", "You have taken {} actions. The last {}:\n"
+    assert [text.removeprefix("<|im_start|>user\n").split("<|im_end|>")[0] for text in texts] == [
+        task.rstrip(),
+        task + last.format(1, 1) + "> look\nSeen 0.",
+        task + last.format(2, 2) + "> look\nSeen 0.\n> go to desk\nSeen 1.",
+        task + last.format(3, 2) + "> go to desk\nSeen 1.\n> take mug\nSeen 2.",
+    ]
 
 
 def test_windowed_prompts_stay_short_however_long_the_episode() -> None:

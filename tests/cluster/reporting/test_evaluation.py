@@ -1,6 +1,7 @@
 """Evaluation: whole panels, greedily and sampled, and the file."""
 
 import asyncio
+from collections import Counter
 
 import pytest
 
@@ -66,6 +67,17 @@ def test_an_evaluation_has_the_turn_limit_that_it_is_given():
         limits: set[int | None] = set()
         asyncio.run(evaluate_panel(Listening(), PANEL, Sampling(max_turns=limit), Subject("m")))
         assert limits == {limit}
+
+
+def test_every_episode_is_played_at_the_temperature_that_was_asked_for():
+    class Listening(SimulatedRollouts):
+        async def run_group(self, task):
+            asked[task.temperature, len(task.seeds)] += 1
+            return await super().run_group(task)
+
+    asked: Counter[tuple[float, int]] = Counter()
+    asyncio.run(evaluate_panel(Listening(), PANEL, Sampling(samples=3, temperature=0.7), Subject("m")))
+    assert asked == {(0.0, 1): 10, (0.7, 3): 10}
 
 
 def test_rewards_are_means_over_all_tasks_broken_ones_too():

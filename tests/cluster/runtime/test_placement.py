@@ -25,6 +25,37 @@ def test_colocated_halves_share_one_gpu():
     assert not plan_placement([*halves, Demand("x", 0, 0.1)], [Node("a", 4, 1)]).feasible
 
 
+def resources(amount: float, kind: str) -> tuple[float, float]:
+    """(CPUs, GPUs): so much of the one, none of the other."""
+    return (amount, 0) if kind == "cpus" else (0, amount)
+
+
+@pytest.mark.parametrize("kind", ["cpus", "gpus"])
+@pytest.mark.parametrize("order", [1, -1])
+def test_an_actor_goes_to_the_fullest_node_that_holds_it(kind, order):
+    nodes = [Node(name, *resources(free, kind)) for name, free in (("full", 1), ("fitting", 2), ("empty", 4))]
+    plan = plan_placement([Demand("x", *resources(2, kind))], nodes[::order])
+    assert [node for _, node in plan.assigned] == ["fitting"]
+
+
+@pytest.mark.parametrize("kind", ["cpus", "gpus"])
+def test_the_largest_is_placed_first_whatever_the_order_of_the_demands(kind):
+    """The small one first would go to the node of two, and leave no room for the second of two."""
+    demands = [Demand(f"d{at}", *resources(size, kind)) for at, size in enumerate((1, 2, 2))]
+    plan = plan_placement(demands, [Node("two", *resources(2, kind)), Node("three", *resources(3, kind))])
+    assert plan.feasible
+    assert sorted((demand.name, node) for demand, node in plan.assigned) == [
+        ("d0", "three"), ("d1", "two"), ("d2", "three"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("shares", [(1 / 3,) * 3, (0.7, 0.2, 0.1), (0.9, 0.1)])
+def test_shares_that_make_one_gpu_fit_on_it_although_floats_round(shares):
+    demands = [Demand(f"d{at}", 0, share) for at, share in enumerate(shares)]
+    assert plan_placement(demands, [Node("a", 1, 1)]).feasible
+    assert not plan_placement([*demands, Demand("more", 0, 0.01)], [Node("a", 1, 1)]).feasible
+
+
 def test_the_shortfall_names_actors_and_free_resources_per_node():
     text = plan_placement([ROLLOUT, LEARNER], [Node("only", 8, 1)]).shortfall()
     assert text.startswith("1 of 2 actors fit on no node (4 CPUs and 1 GPUs too few)")

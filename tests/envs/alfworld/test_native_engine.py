@@ -10,6 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from envs.alfworld.native.engine import NOTHING_HAPPENS, NativeEngine, NativeGame
+from envs.alfworld.native.facts import indexes
+from envs.alfworld.native.operators import Change, Condition, Operator
+from envs.alfworld.native.pddl import ActionSchema
 from tests.envs.alfworld.native_reference import Reference
 from tests.envs.alfworld.native_rooms import GOALS, compiled, compiled_game, generated, room, started
 
@@ -106,6 +109,63 @@ def test_progress_grows_to_one_when_won() -> None:
         seen.append(engine.goal_progress)
     assert seen == sorted(seen) and set(seen) == {0.0, 0.5, 1.0}
     assert engine.won and engine.score == 1.0
+
+
+def test_an_engine_that_played_before_starts_like_a_fresh_one() -> None:
+    game, other = compiled(room(GOALS["put"])), compiled_game(0)
+    for first in (game, other):
+        fresh, used = started(game), started(first)
+        walk(used, [3, 1, 4, 1, 5])
+        assert used.reset(game) == NativeEngine().reset(game)
+        for _ in range(4):
+            for name in ("state", "state_hash", "facts", "admissible_commands", "won", "goal_progress"):
+                assert getattr(used, name) == getattr(fresh, name), name
+            assert walk(used, [1]) == walk(fresh, [1])
+
+
+HOLD_OR_PUT = """(or (and (holds agent1 knife_bar_1) (opened microwave_bar_1) (inReceptacle mug_bar_2 desk_bar_1))
+    (and (inReceptacle mug_bar_1 desk_bar_1) (not (opened drawer_bar_1))))"""
+
+
+def test_progress_counts_what_must_not_hold_and_the_nearest_of_several_ways() -> None:
+    engine = started(compiled(room(HOLD_OR_PUT)))
+    assert engine.goal_progress == 1 / 2, "the drawer is closed"
+    for command, progress in {
+        "go to desk 1": 1 / 2,
+        "open microwave 1": 1 / 2,
+        "go to drawer 1": 1 / 2,
+        "open drawer 1": 1 / 3,
+        "take mug 2 from drawer 1": 1 / 3,
+        "close drawer 1": 1 / 2,
+        "go to desk 1 ": 1 / 2,
+        "move mug 2 to desk 1": 1.0,
+    }.items():
+        assert engine.step(command) != NOTHING_HAPPENS
+        assert (engine.goal_progress, engine.won) == (progress, progress == 1.0), command
+
+
+BITS = st.integers(0, 2**6 - 1)
+ONE_OR_NONE = st.sampled_from([0, *(1 << bit for bit in range(6))])
+"""Few facts to ask for, so that conditions often hold."""
+CHANGES = st.builds(Change, BITS, BITS)
+
+
+@given(BITS, CHANGES, st.lists(st.tuples(st.builds(Condition, ONE_OR_NONE, ONE_OR_NONE), CHANGES), max_size=4))
+def test_conditional_effects_are_judged_before_the_action_and_all_happen(
+    state: int, change: Change, conditional: list[tuple[Condition, Change]]
+) -> None:
+    """The plain reading, on sets of facts."""
+    schema = ActionSchema("act", (), (), ())
+    after = Operator(schema, (), "act", Condition(0, 0), change, tuple(conditional)).apply(state)
+    facts = set(indexes(state))
+    active = [change] + [
+        then
+        for when, then in conditional
+        if facts >= set(indexes(when.needs)) and not facts & set(indexes(when.forbids))
+    ]
+    added = {fact for one in active for fact in indexes(one.add)}
+    deleted = {fact for one in active for fact in indexes(one.delete)}
+    assert set(indexes(after)) == facts - deleted | added
 
 
 def test_negated_facts_appear_only_after_an_action_cleared_them() -> None:

@@ -26,8 +26,8 @@ def play(environment: WebShopEnvironment, *actions: str) -> list[str]:
     return [environment.step(action).observation.text for action in actions]
 
 
-def read(catalogue: Catalogue, goal: Goal, *actions: str, mode: str = "text") -> str:
-    """The page after these actions on a catalogue of one's own."""
+def reach(catalogue: Catalogue, goal: Goal, *actions: str) -> Situation:
+    """Where these actions lead on a catalogue of one's own."""
     situation = Situation()
     for action in actions:
         parsed = parse_action(action)
@@ -35,6 +35,12 @@ def read(catalogue: Catalogue, goal: Goal, *actions: str, mode: str = "text") ->
         followed = follow(situation, *parsed, nodes(situation, goal, catalogue), catalogue)
         assert followed is not None, action
         situation = followed
+    return situation
+
+
+def read(catalogue: Catalogue, goal: Goal, *actions: str, mode: str = "text") -> str:
+    """The page after these actions on a catalogue of one's own."""
+    situation = reach(catalogue, goal, *actions)
     return render(nodes(situation, goal, catalogue, 0.5), situation, mode)  # type: ignore[arg-type]
 
 
@@ -88,6 +94,17 @@ def test_rich_pages_mark_what_can_be_and_what_was_clicked(small: Catalogue, goal
     )
 
 
+def test_choosing_another_value_of_an_option_replaces_the_first(small: Catalogue, goal: Goal) -> None:
+    chosen = ("search[hat]", "click[b000000001]", "click[red]", "click[9]", "click[dark | blue]")
+    assert reach(small, goal, *chosen).options == (("color", "dark | blue"), ("size", "9"))
+    lines = read(small, goal, *chosen, mode="text_rich").splitlines()
+    assert lines[:2] == ["You have clicked 9.", "You have clicked dark | blue."]
+    assert "  [button] red [button_]" in lines
+    assert '[SEP] options [SEP] {"color": "dark | blue", "size": "9"} [SEP]' in read(
+        small, goal, *chosen, "click[buy now]"
+    )
+
+
 def test_the_last_page_is_the_originals(small: Catalogue, goal: Goal) -> None:
     page = read(small, goal, "search[hat]", "click[b000000001]", "click[red]", "click[buy now]")
     assert page.startswith(
@@ -125,6 +142,15 @@ def test_back_to_search_starts_over(shop: WebShopEnvironment) -> None:
     first = shop.reset(TRAIN_TASK)
     play(shop, "search[hat]", "click[next >]")
     assert shop.step("click[back to search]").observation == first
+
+
+def test_back_to_search_is_the_same_state_as_the_first_page(shop: WebShopEnvironment) -> None:
+    shop.reset(TRAIN_TASK)
+    first = shop.step("look around").info["state_hash"]
+    item = shop.step("search[office chairs]").observation.admissible_actions[2]
+    option = shop.step(item).observation.admissible_actions[-1]
+    states = [shop.step(action).info["state_hash"] for action in (option, "click[back to search]", "look around")]
+    assert states[0] != first and states[1:] == [first, first]
 
 
 def test_search_is_accepted_on_every_page(shop: WebShopEnvironment) -> None:

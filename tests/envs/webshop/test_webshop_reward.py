@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from rapidfuzz.fuzz import token_set_ratio
 
 from envs.webshop.goals import Goal
 from envs.webshop.prices import NO_CAP
@@ -64,6 +65,12 @@ def test_type_rules(query: str, path: str, nouns: tuple[str, ...], expected: flo
 def test_few_shared_nouns_override_a_same_query() -> None:
     goal = replace(GOAL, nouns=tuple(f"noun{number}" for number in range(11)))
     assert type_reward(replace(BOUGHT, nouns=("noun3",)), goal) == 0.1
+
+
+@pytest.mark.parametrize(("count", "expected"), [(9, 1.0), (10, 1.0), (11, 0.1)])
+def test_one_shared_noun_of_ten_is_enough_for_the_same_query(count: int, expected: float) -> None:
+    goal = replace(GOAL, nouns=tuple(f"noun{number}" for number in range(count)))
+    assert type_reward(replace(BOUGHT, nouns=("noun3",)), goal) == expected
 
 
 def test_repeated_goal_nouns_count_in_the_denominator_only() -> None:
@@ -142,6 +149,22 @@ def test_similarity_ignores_order_case_punctuation_and_other_alphabets() -> None
     assert similar("café noir", "caf noir")
     assert not similar("", "")
     assert not similar("锅巴", "锅巴")
+
+
+@pytest.mark.parametrize(
+    ("common", "first", "second", "ratio", "expected"),
+    [
+        (17, 1, 5, 85.0, False),
+        (20, 1, 6, 85.11, False),  # thefuzz rounds before it compares
+        (6, 1, 1, 85.71, True),
+    ],
+)
+def test_similarity_is_more_than_85_after_rounding(
+    common: int, first: int, second: int, ratio: float, expected: bool
+) -> None:
+    one, other = "a" * common + "b" * first, "a" * common + "c" * second
+    assert token_set_ratio(one, other) == pytest.approx(ratio, abs=0.005)
+    assert similar(one, other) is expected
 
 
 def test_the_score_is_the_originals_formula() -> None:

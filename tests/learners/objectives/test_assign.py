@@ -66,6 +66,23 @@ def test_groups_without_variance_have_weight_zero() -> None:
     ]  # fmt: skip
 
 
+def test_a_member_that_is_as_good_as_its_groups_mean_stays_where_the_group_varies() -> None:
+    rows = assign([trajectory(name, "g", success) for name, success in zip("abc", (1.0, 0.5, 0.0), strict=True)])
+    assert rows["b-0"].advantages == pytest.approx([0.0])
+    assert {(row.route, row.rl_weight) for row in rows.values()} == {(Route.GRPO, 1.0)}
+
+
+def test_turns_that_cancel_out_in_their_sum_teach_all_the_same() -> None:
+    """Both turns of the first episode were played at the common start, one for 1, one for -1."""
+    turns = (Turn(1, 2, 1.0, 0, True), Turn(2, 3, -1.0, 0, True))
+    rows = assign(
+        [trajectory("a", "g", 0.0, turns=turns), trajectory("b", "g", 0.0)],
+        GRPOSettings(advantage="anchored", gamma=0.0),
+    )
+    assert rows["a-0"].advantages == pytest.approx([1.0, -1.0])
+    assert {row.route for row in rows.values()} == {Route.GRPO}
+
+
 def test_reward_weights_make_the_scalar() -> None:
     batch = [trajectory("a", "g", 0.0, progress=0.5), trajectory("b", "g", 0.0, progress=0.0)]
     assert assign(batch)["a-0"].route == Route.DROP
@@ -164,6 +181,27 @@ def test_turns_are_credited_with_what_followed_the_same_state(advantage: str, cr
     assert found[1] == pytest.approx([0.0, -credit], abs=1e-5)
 
 
+@pytest.mark.parametrize("advantage", ["gigpo", "anchored"])
+def test_a_turn_is_credited_with_the_discounted_sum_of_all_that_followed(advantage: str) -> None:
+    """Three lost episodes earn 1 in their third, second and first turn: 0.25, 0.5 and 1 from the common start on."""
+    state, reward = (7, 8, 9), 1.0
+    played = [
+        tuple(Turn(at, at + 1, reward * (at == last), state[at - 1], True) for at in range(1, last + 1))
+        for last in (3, 2, 1)
+    ]
+    config = GRPOSettings.model_validate({"advantage": advantage, "gamma": 0.5})
+    rows = assign([trajectory(name, "g", 0.0, turns=turns) for name, turns in zip("abc", played, strict=True)], config)
+
+    def compared(*returns: float) -> np.ndarray:
+        centred = np.array(returns) - np.mean(returns)
+        return centred / np.std(returns, ddof=1) if advantage == "gigpo" else centred
+
+    first, second = compared(0.25, 0.5, 1.0), compared(0.5, 1.0)
+    assert rows["a-0"].advantages == pytest.approx([first[0], second[0], 0.0], abs=1e-4)
+    assert rows["b-0"].advantages == pytest.approx([first[1], second[1]], abs=1e-4)
+    assert rows["c-0"].advantages == pytest.approx([first[2]], abs=1e-4)
+
+
 def test_a_turn_towards_the_goal_is_credited_in_a_lost_episode_too() -> None:
     won = trajectory("a", "g", 1.0, turns=(Turn(1, 2, 0.0, 7, True), Turn(2, 3, 1.0, 8, True)))
     lost = trajectory("b", "g", 0.0, turns=(Turn(1, 2, 0.0, 7, True), Turn(2, 3, 0.0, 0, True)))
@@ -180,9 +218,10 @@ def test_an_invalid_action_costs_against_the_mean_of_its_group() -> None:
     assert rows["b-0"].advantages == pytest.approx([0.1])
 
 
-def test_pending_assignments_train_where_any_channel_varies() -> None:
+@pytest.mark.parametrize(("success", "progress"), [(0.0, 0.5), (1.0, 0.0)], ids=["last channel", "first channel"])
+def test_pending_assignments_train_where_any_channel_varies(success: float, progress: float) -> None:
     batch = [
-        trajectory("a", "g", 0.0, progress=0.5), trajectory("b", "g", 0.0), trajectory("c", "h", 1.0),
+        trajectory("a", "g", success, progress), trajectory("b", "g", 0.0), trajectory("c", "h", 1.0),
         trajectory("d", "h", 1.0),
     ]  # fmt: skip
     episodes, sequences = schema.to_tables(batch)

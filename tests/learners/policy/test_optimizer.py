@@ -100,6 +100,24 @@ def test_a_step_takes_the_rates_it_is_given_and_the_next_those_of_the_settings()
     assert moments[1] == pytest.approx((0.9 * 0.5 + 0.1, 0.95 * 0.25 + 0.05))
 
 
+def test_weight_decay_shrinks_matrices_and_nothing_else() -> None:
+    weights = [nn.Parameter(torch.ones(shape)) for shape in ((2, 3), (2, 3, 4), (3,))]
+    settings = OptimizerSettings(lr=0.1, weight_decay=0.5, warmup_steps=1)
+    run(PolicyOptimizer(weights, settings), weights, [torch.zeros_like(weight) for weight in weights])
+    for weight, left in zip(weights, (0.95, 0.95, 1.0), strict=True):
+        torch.testing.assert_close(weight.detach(), torch.full_like(weight, left))
+
+
+@pytest.mark.parametrize("gradient", [1.0, float("nan")])
+def test_a_step_leaves_no_gradient_for_the_next_one(gradient: float) -> None:
+    weights = parameters((2, 2), (3,))
+    try:
+        run(PolicyOptimizer(weights, SETTINGS), weights, [torch.full_like(weight, gradient) for weight in weights])
+    except FloatingPointError:
+        assert np.isnan(gradient)
+    assert all(weight.grad is None or not weight.grad.any() for weight in weights)
+
+
 @pytest.mark.parametrize("betas", [(1.0, 0.9), (0.9, -0.1)])
 def test_rates_outside_their_range_are_refused(betas: tuple[float, float]) -> None:
     with pytest.raises(ValueError, match="betas"):

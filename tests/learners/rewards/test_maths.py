@@ -189,3 +189,8 @@ def test_worked_examples() -> None:
         0.5,
         1.0,
     ]
+
+
+def test_a_single_channel_has_no_entropy_and_two_alike_have_all_of_it() -> None:
+    assert maths.normalised_entropy(torch.ones(3, 1)).tolist() == [0.0, 0.0, 0.0]
+    assert maths.normalised_entropy(torch.full((2, 2), 0.5)).tolist() == [1.0, 1.0]

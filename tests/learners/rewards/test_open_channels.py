@@ -16,6 +16,7 @@ from envs import load_panel, make_environment
 from learners.learner_settings import GRPOSettings
 from learners.rewards.channels import Reading
 from learners.rewards.open_channels import OpenChannels
+from learners.rewards.preference import PreferenceModel
 from learners.rewards.reward_settings import RewardSettings
 from learners.tiny import embedded_model_path
 from tests.actors.scripted import GroupsAtHand
@@ -87,10 +88,13 @@ def test_an_episode_without_a_response_is_named() -> None:
 
 
 def test_a_reward_model_reads_question_and_response(tmp_path: Path) -> None:
-    given = OpenChannels(("preference",), CHAT, 24, preference_model=str(write_reward_model(tmp_path, 1, CHATML)))
+    model = str(write_reward_model(tmp_path, 1, CHATML))
+    given = OpenChannels(("preference",), CHAT, 24, preference_model=model)
     assert given.to_read(*PLAYED).num_rows == 0
-    plain, reasoned = given.values(*PLAYED, None)["preference"]
-    assert plain != reasoned
+    question = make_environment("questions").reset(TASK).text
+    expected = PreferenceModel(model).score([question] * 2, ["7", "I count.\nAnswer: 7"])
+    assert len(set(expected.tolist())) == 2
+    assert given.values(*PLAYED, None)["preference"] == pytest.approx(expected.tolist())
 
 
 def test_the_router_actor_weighs_open_channels_beside_those_of_the_environment() -> None:

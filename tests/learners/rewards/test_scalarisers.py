@@ -17,6 +17,7 @@ from learners.rewards.reward_batch import ConstantWatch, RewardBatch, reward_bat
 from learners.rewards.reward_settings import RewardSettings
 from learners.rewards.scalarisers import (
     GDPO,
+    Advantage,
     Random,
     Single,
     Static,
@@ -93,11 +94,30 @@ def test_a_batch_without_any_difference_gives_no_advantage(name: str) -> None:
     np.testing.assert_allclose(result.advantages.numpy(), 0.0, atol=1e-6)
 
 
-def test_the_configuration_names_the_class() -> None:
-    kinds = {"single": Single, "uniform": Uniform, "static": Static, "random": Random, "gdpo": GDPO}
-    for name, kind in kinds.items():
-        config = RewardSettings.model_validate({"scalariser": name, "weights": {"success": 1.0}})
-        assert isinstance(pure_scalariser(config, seed=0), kind)
+def test_the_configuration_names_the_scalariser_and_all_that_it_is_made_of() -> None:
+    reward_weights, advantage, normalise = {"success": 1.0, "progress": 0.5}, advantages.rloo, maths.z_score
+    made = {
+        "single": Single("progress", advantage),
+        "uniform": Uniform(normalise, advantage),
+        "static": Static(reward_weights, normalise, advantage),
+        "random": Random(3, normalise, advantage),
+        "gdpo": GDPO(reward_weights),
+    }
+    for name, scalariser in made.items():
+        section = {"scalariser": name, "weights": reward_weights, "outcome": "progress", "normalisation": "z_score"}
+        assert pure_scalariser(RewardSettings.model_validate(section), 3, advantage) == scalariser
+
+
+@pytest.mark.parametrize("advantage", [advantages.grpo, advantages.dr_grpo, advantages.rloo])
+def test_the_scalar_is_compared_in_the_way_that_was_asked_for(advantage: Advantage) -> None:
+    for scalariser in (
+        Single("success", advantage),
+        Uniform(advantage=advantage),
+        Static({"progress": 1.0}, advantage=advantage),
+        Random(advantage=advantage),
+    ):
+        found = scalariser(FOUR)
+        torch.testing.assert_close(found.advantages, advantage(found.rewards, FOUR.groups), msg=str(scalariser))
 
 
 @pytest.mark.parametrize(
@@ -166,6 +186,21 @@ def test_metrics_per_channel() -> None:
     assert metrics["reward/success/spread"] == 0.5
     assert metrics["reward/progress/weight"] == 0.5
     assert "reward/progress/sampled" not in metrics
+
+
+def test_metrics_of_sampled_channels_tell_their_shares_and_the_entropy() -> None:
+    probabilities = torch.tensor([[0.5, 0.5], [0.5, 0.5], [1.0, 0.0], [1.0, 0.0]])
+    sampled = replace(Uniform()(FOUR), choices=torch.tensor([0, 1, 0, 0]), probabilities=probabilities)
+    metrics = reward_weight_metrics(FOUR.names, sampled)
+    assert (metrics["reward/success/sampled"], metrics["reward/progress/sampled"]) == (0.75, 0.25)
+    assert metrics["reward/entropy"] == pytest.approx(0.5)
+
+
+def test_reward_weights_that_never_change_are_of_version_zero_and_in_full_precision() -> None:
+    for scalariser in (Single("success"), Uniform(), Static({"progress": 0.1}), Random(), GDPO()):
+        found = scalariser(FOUR)
+        assert (found.version, found.reward_weights.dtype) == (0, torch.float64)
+    assert Static({"progress": 0.1})(FOUR).reward_weights[0].tolist() == [0.0, 0.1]
 
 
 def test_some_rollouts_of_a_batch_keep_their_groups() -> None:
