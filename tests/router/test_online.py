@@ -137,7 +137,7 @@ def test_members_that_failed_do_not_count_in_the_pass_rate() -> None:
     assert decision is None, "no reference"
     for failed, expected in ((0, IMITATE), (1, EXPLORE)):
         (decision,) = OnlineRouter(PassRateSplit(0.6)).decide([group("a", wins=2, failed=failed)], ["a/1"], None)
-        assert decision == expected and decision.score == 2 / (4 - failed)
+        assert decision is not None and decision == expected and decision.score == 2 / (4 - failed)
 
 
 def test_policies_that_treat_all_alike_decide_for_a_group_without_reference() -> None:
