@@ -14,10 +14,11 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
+from cluster.descendants import kill_descendants
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GRACE_S = 4.0
-"""Seconds for an orderly end. What is under way then (an engine that loads, a worker that starts) ends with this
-process: engines and the actors of its cluster follow it."""
+"""Seconds for an orderly end. What is under way then (an engine that loads, a worker that starts) is killed."""
 
 Handler = Callable[[int, FrameType | None], None]
 
@@ -45,6 +46,7 @@ class Interruption:
             if number[0] in SIGNALS:
                 code = self._hear(number[0])
                 select.select([heard], [], [], GRACE_S)
+                kill_descendants()
                 os._exit(code)
         os.close(heard)
 

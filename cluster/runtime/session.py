@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any
 from uuid import uuid4
@@ -20,6 +20,7 @@ from actors.environment_host import start_environment_host
 from actors.rollout import start_rollout_actor
 from cluster.config.run import RunSettings
 from cluster.config.sections import PlacementSettings
+from cluster.descendants import none_left
 from cluster.interruption import handlers_kept
 from cluster.runtime.fleet import RolloutFleet
 from cluster.runtime.placement import Demand, Node, preflight
@@ -58,23 +59,26 @@ def ray_cluster(placement: PlacementSettings) -> Iterator[None]:
     address = placement.address or os.environ.get("RAY_ADDRESS")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING", "0")
+    with none_left(), ExitStack() as leaving:
+        leaving.callback(ray.shutdown)
+        try:
+            _join(address)
+        except Exception as error:  # Ray raises bare ones too, e.g. when a busy machine starts it too slowly
+            raise UserError(
+                f"no Ray cluster at {address or 'this machine'} ({first_line(error)}): start one with `ray start "
+                "--head`, or leave out placement.address."
+            ) from error
+        yield
+
+
+def _join(address: str | None) -> None:
     namespace = f"concerto-{uuid4().hex}"  # names of actors are free in it, whatever else runs on a shared cluster
     common: dict[str, Any] = {"namespace": namespace, "logging_level": logging.ERROR, "log_to_driver": False}
-    try:
-        with handlers_kept():  # Ray's own for SIGTERM prints a stack of C++
-            if address:
-                ray.init(address=address, **common)
-            else:
-                ray.init(address="local", include_dashboard=False, **common)
-    except Exception as error:  # Ray raises bare ones too, e.g. when a busy machine starts it too slowly
-        raise UserError(
-            f"no Ray cluster at {address or 'this machine'} ({first_line(error)}): start one with `ray start --head`, "
-            "or leave out placement.address."
-        ) from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    with handlers_kept():  # Ray's own for SIGTERM prints a stack of C++
+        if address:
+            ray.init(address=address, **common)
+        else:
+            ray.init(address="local", include_dashboard=False, **common)
 
 
 def cluster_nodes() -> list[Node]:

@@ -5,8 +5,10 @@ Everything downstream (vLLM, learners, PEFT) treats the result like any other ch
 
 from __future__ import annotations
 
+import string
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain, product, repeat
 from pathlib import Path
 
 import torch
@@ -25,12 +27,16 @@ CHAT_TEMPLATE = (
 )
 
 
-PIECES = Regex(r" ?\[SEP\]| ?[A-Z]?[a-z]+| ?[0-9A-Z]| ?[^\sA-Za-z0-9]+|\s")
-"""No merge crosses a piece: the separator of shop pages, words (with a capital or not), single digits and single
-capital letters, punctuation. So a code is split alike wherever it stands, and a number is read digit by digit."""
+PIECES = Regex(r" ?\[SEP\]| ?[A-Z]?[a-z]+| (?=[0-9A-Z]{2})|[0-9A-Z]{2}| ?[0-9A-Z]| ?[^\sA-Za-z0-9]+|\s")
+"""No merge crosses a piece: the separator of shop pages, words (with a capital or not), digits and capital letters two by
+two, punctuation. So a code is split alike wherever it stands, and its pairs are all but unique on a page of them: copied
+letter by letter it would take two or three letters at once to know the place."""
+PAIRS = " ".join(map("".join, product(string.ascii_uppercase + string.digits, repeat=2)))
+PAIRS_READ = 1_000
+"""How often the tokenizer reads `PAIRS`: often enough that each becomes a token, rarely enough that words do."""
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int = 2048, max_length: int = 2048) -> PreTrainedTokenizerFast:
+def train_tokenizer(texts: Iterable[str], vocab_size: int = 3072, max_length: int = 2048) -> PreTrainedTokenizerFast:
     """Byte-level BPE on the environments' own text: frequent names become one token, any other string still encodes.
 
     Args:
@@ -52,7 +58,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 2048, max_length: in
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator(chain(texts, repeat(PAIRS, PAIRS_READ)), trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=PAD,
@@ -75,7 +81,7 @@ class Shape:
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast, shape: Shape = Shape(), *, seed: int = 0) -> Qwen3ForCausalLM:
-    """A randomly initialised Qwen3, of about 4 million parameters with the default sizes."""
+    """A randomly initialised Qwen3, of about 5 million parameters with the default sizes."""
     heads = max(2, shape.hidden_size // 64)
     pad, end = (int(tokenizer.vocab[token]) for token in (PAD, END))
     config = Qwen3Config(

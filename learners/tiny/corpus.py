@@ -49,7 +49,7 @@ class Volumes:
     """How much is read of what: ALFWorld transcripts, WebShop sessions, drills."""
 
     games: int = 24_000
-    sessions: int = 6_000
+    sessions: int = 9_000
     drills: int = 30_000
 
 

@@ -34,9 +34,9 @@ def draw_drill(rng: random.Random) -> Drill:
 
 
 def code(rng: random.Random, length: int | None = None) -> str:
-    """A code as shops use them: `B`, then letters and digits."""
-    letters = string.ascii_uppercase + string.digits
-    return "B" + "".join(rng.choices(letters, k=(length or rng.choice(CODE_LENGTHS)) - 1))
+    """A code as shops use them: `B` or `B0`, then letters and digits."""
+    letters, start = string.ascii_uppercase + string.digits, rng.choice(("B", "B0"))
+    return start + "".join(rng.choices(letters, k=(length or rng.choice(CODE_LENGTHS)) - len(start)))
 
 
 def thing(rng: random.Random) -> str:
