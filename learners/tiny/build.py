@@ -28,9 +28,9 @@ CHAT_TEMPLATE = (
 
 
 PIECES = Regex(r" ?\[SEP\]| ?[A-Z]?[a-z]+| (?=[0-9A-Z]{2})|[0-9A-Z]{2}| ?[0-9A-Z]| ?[^\sA-Za-z0-9]+|\s")
-"""No merge crosses a piece: the separator of shop pages, words (with a capital or not), digits and capital letters two by
-two, punctuation. So a code is split alike wherever it stands, and its pairs are all but unique on a page of them: copied
-letter by letter it would take two or three letters at once to know the place."""
+"""No merge crosses a piece: the separator of shop pages, words (with a capital or not), digits and capital letters two
+by two, punctuation. So a code is split alike wherever it stands, and its pairs are all but unique on a page of them:
+copied letter by letter it would take two or three letters at once to know the place."""
 PAIRS = " ".join(map("".join, product(string.ascii_uppercase + string.digits, repeat=2)))
 PAIRS_READ = 1_000
 """How often the tokenizer reads `PAIRS`: often enough that each becomes a token, rarely enough that words do."""
