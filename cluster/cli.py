@@ -113,16 +113,18 @@ def route(
     scores: Annotated[Path, typer.Option(help="File that `concerto probe` wrote.")],
     out: Annotated[Path, typer.Option(help="Parquet file to write; `--set router.routes=FILE` trains by it.")],
     policy: Annotated[str, typer.Option(help="median_split, inverse, random, magnitude, loss, …")] = "median_split",
+    share: Annotated[float, typer.Option(help="Share that goes to SFT, above 0 and up to 1.")] = 0.5,
+    thresholds: Annotated[str, typer.Option(help="environment (one each) or corpus (one for all).")] = "environment",
     seed: Annotated[int, typer.Option(help="Seed of the random routes.")] = 0,
 ) -> None:
-    """Split scored trajectories: the lower half to SFT, the tasks of the upper half to GRPO."""
+    """Split scored trajectories: the lower part to SFT, the tasks of the upper part to GRPO."""
     from cluster.config.loading import check_router_settings
 
-    settings = check_router_settings(policy=policy)
+    settings = check_router_settings(policy=policy, share=share, thresholds=thresholds)
     check_writable(out)
     from cluster.commands.route import run_route
 
-    routes = run_route(scores, settings.policy, seed, out)["route"].to_pylist()
+    routes = run_route(scores, settings, seed, out)["route"].to_pylist()
     CONSOLE.print(f"{routes.count('sft')} trajectories to SFT, {routes.count('grpo')} to GRPO; written to {out}.")
 
 

@@ -25,6 +25,8 @@ PolicyName = Literal[
 """Keys of `router.arbitration.POLICIES`, and `none`."""
 Metric = Literal["gini", "kurtosis", "cv", "hoyer", "entropy", "top_share"]
 """Keys of `router.geometry.CONCENTRATION`."""
+Thresholds = Literal["environment", "corpus"]
+"""What has a threshold of its own: each environment, or all of the corpus."""
 
 NEED_PROBE = frozenset({"median_split", "inverse", "magnitude", "loss"})
 """Policies that need the probe."""
@@ -48,8 +50,13 @@ class RouterSettings(Settings):
     metric: Metric = "gini"
     """Concentration statistic of `median_split` and `inverse`. Tuning: `gini` is published; compare by `--set
     router.metric=…`."""
-    share: float = Field(default=0.5, ge=0, le=1)
-    """Share of the trajectories that an online split sends to SFT. Tuning: 0.5 is the published median split."""
+    share: float = Field(default=0.5, gt=0, le=1)
+    """Share of the trajectories that a split sends to SFT, ties included; none at all is `all_grpo`. Tuning: 0.5 is the
+    published median split; sweep 0.25, 0.5 and 0.75 as arms of a comparison (benchmarks/prism-share.yaml)."""
+    thresholds: Thresholds = "environment"
+    """Whether a split takes a threshold for each environment, or one for all of the corpus. With one for all, the
+    environment whose gradients are the more even may go to SFT as a whole. Tuning: `environment`; `corpus` where an
+    environment has a few demonstrations only."""
     window: int = Field(default=512, ge=2)
     """Latest scores of each environment of which an online split takes its quantile. Tuning: some ten steps' worth."""
     gate: float = Field(default=0.0, ge=0, le=1)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import pickle
 from collections import Counter
 from dataclasses import replace
@@ -18,13 +19,13 @@ from router.arbitration import (
     Arbiter,
     ConstantMix,
     Decision,
-    MedianSplit,
+    QuantileSplit,
     PassRateSplit,
     RunningQuantile,
     ScheduledMix,
     Sequential,
-    median_split,
     quantile,
+    quantile_split,
 )
 from router.geometry import CONCENTRATION, kurtosis
 from router.scores import Candidates, Concentration, Inverse, Loss, Magnitude, Random, Score
@@ -52,37 +53,37 @@ def routes(arbiter: Arbiter, of: Candidates) -> list[str]:
 
 
 def test_median_split_worked_examples() -> None:
-    assert median_split([0.1, 0.4, 0.2, 0.3]) == ["sft", "grpo", "sft", "grpo"]
-    assert median_split(torch.tensor([3.0, 1.0, 2.0])) == ["grpo", "sft", "sft"]
-    assert median_split(np.array([1.0, 2.0, 2.0, 2.0, 3.0])) == ["sft", "sft", "sft", "sft", "grpo"]
-    assert median_split([7.0, 7.0, 7.0]) == ["sft", "sft", "sft"]
+    assert quantile_split([0.1, 0.4, 0.2, 0.3]) == ["sft", "grpo", "sft", "grpo"]
+    assert quantile_split(torch.tensor([3.0, 1.0, 2.0])) == ["grpo", "sft", "sft"]
+    assert quantile_split(np.array([1.0, 2.0, 2.0, 2.0, 3.0])) == ["sft", "sft", "sft", "sft", "grpo"]
+    assert quantile_split([7.0, 7.0, 7.0]) == ["sft", "sft", "sft"]
 
 
 @given(scores)
 def test_median_split_is_the_textbooks_median_with_ties_to_sft(values: list[float]) -> None:
-    assert median_split(values) == ["sft" if value <= np.median(values) else "grpo" for value in values]
+    assert quantile_split(values) == ["sft" if value <= np.median(values) else "grpo" for value in values]
 
 
 @given(st.lists(st.integers(-1000, 1000), min_size=2, max_size=30, unique=True))
 def test_distinct_scores_split_in_halves(values: list[int]) -> None:
-    counts = Counter(median_split([float(value) for value in values]))
+    counts = Counter(quantile_split([float(value) for value in values]))
     assert counts[Route.SFT] - counts[Route.GRPO] == len(values) % 2
 
 
 @pytest.mark.parametrize("values", [[], [1.0]])
 def test_fewer_than_two_trajectories_cannot_be_split(values: list[float]) -> None:
     with pytest.raises(UserError, match=f"two trajectories or more, got {len(values)}"):
-        median_split(values)
+        quantile_split(values)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_score_that_is_not_finite_is_refused_by_name(value: float) -> None:
     with pytest.raises(UserError, match="trajectory in row 1 has the score"):
-        median_split([1.0, value, 2.0])
+        quantile_split([1.0, value, 2.0])
     with pytest.raises(UserError, match="trajectory t1 has the score"):
-        MedianSplit(Loss()).decide(replace(candidates(3), losses=torch.tensor([1.0, value, 2.0])))
+        QuantileSplit(Loss()).decide(replace(candidates(3), losses=torch.tensor([1.0, value, 2.0])))
     with pytest.raises(UserError, match=r"one number per trajectory, got the shape \[2, 2\]"):
-        median_split(torch.ones(2, 2))
+        quantile_split(torch.ones(2, 2))
 
 
 @given(scores, st.floats(0.01, 1.0))
@@ -104,20 +105,20 @@ def test_quantile_is_the_least_value_that_covers_the_share(values: list[float], 
     ],
 )
 def test_median_split_by_each_score(score: Score, expected: list[str] | None) -> None:
-    made = routes(MedianSplit(score), candidates())
+    made = routes(QuantileSplit(score), candidates())
     assert expected is None or made == expected
     assert set(made) <= {"sft", "grpo"}
-    assert {decision for decision in MedianSplit(score).decide(candidates())} <= {IMITATE, EXPLORE}
+    assert {decision for decision in QuantileSplit(score).decide(candidates())} <= {IMITATE, EXPLORE}
 
 
 def test_random_halves_depend_on_seed_and_ids_only() -> None:
     many = candidates(200)
-    made = routes(MedianSplit(Random(1)), many)
+    made = routes(QuantileSplit(Random(1)), many)
     assert Counter(made) == {"sft": 100, "grpo": 100}
-    assert routes(MedianSplit(Random(1)), many) == made
-    assert routes(MedianSplit(Random(2)), many) != made
+    assert routes(QuantileSplit(Random(1)), many) == made
+    assert routes(QuantileSplit(Random(2)), many) != made
     backwards = replace(many, ids=many.ids[::-1])
-    assert routes(MedianSplit(Random(1)), backwards) == made[::-1]
+    assert routes(QuantileSplit(Random(1)), backwards) == made[::-1]
     drawn = Random(1)(many)
     assert abs(float(drawn.mean()) - 0.5) < 0.1
 
@@ -143,9 +144,17 @@ def test_running_quantile_follows_the_scores_of_each_environment() -> None:
     assert decide([1.0, 9.0]) == ["sft", "grpo"]
     assert decide([2.0], "webshop") == ["sft"]
     assert decide([3.0], "webshop") == ["grpo"]
-    assert arbiter.thresholds() == {"alfworld": 5.0, "webshop": 2.0}
+    assert arbiter.present() == {"alfworld": 5.0, "webshop": 2.0}
     assert decide([20.0, 21.0, 22.0]) == ["sft", "grpo", "grpo"]  # the window forgot 5 and 1
-    assert arbiter.thresholds()["alfworld"] == 20.0
+    assert arbiter.present()["alfworld"] == 20.0
+
+
+def test_one_window_for_the_corpus_compares_environments_with_each_other() -> None:
+    arbiter = RunningQuantile(Loss(), thresholds="corpus")
+    losses = torch.tensor([1.0, 2.0, 8.0, 9.0])
+    both = replace(candidates(4), environments=("shop", "shop", "mock", "mock"), losses=losses)
+    assert routes(arbiter, both) == ["sft", "sft", "grpo", "grpo"]
+    assert routes(RunningQuantile(Loss()), both) == ["sft", "grpo"] * 2
 
 
 @given(st.lists(st.integers(0, 10**6).map(float), min_size=40, max_size=40, unique=True), st.sampled_from([0.25, 0.5]))
@@ -166,7 +175,7 @@ def test_a_refused_batch_leaves_the_running_quantile_untouched() -> None:
     arbiter = RunningQuantile(Concentration())
     with pytest.raises(UserError, match="trajectory t0 and 1 more"):
         arbiter.decide(replace(candidates(2), norms=torch.zeros(2, 7)))
-    assert arbiter.thresholds() == {}
+    assert arbiter.present() == {}
 
 
 def test_pass_rate_gate_explores_what_succeeds_at_times() -> None:
@@ -196,9 +205,9 @@ def test_all_of_one_kind_and_one_after_the_other() -> None:
 @pytest.mark.parametrize(
     ("arbiter", "needs"),
     [
-        (MedianSplit(Concentration()), "gradient norms"),
-        (MedianSplit(Magnitude()), "gradient norms"),
-        (MedianSplit(Loss()), "losses"),
+        (QuantileSplit(Concentration()), "gradient norms"),
+        (QuantileSplit(Magnitude()), "gradient norms"),
+        (QuantileSplit(Loss()), "losses"),
         (PassRateSplit(), "pass rates"),
     ],
 )
@@ -218,6 +227,7 @@ def test_measurements_of_another_length_are_refused() -> None:
         lambda: ConstantMix(1.5),
         lambda: ScheduledMix(peak=0.1, valley=0.2),
         lambda: ScheduledMix(warmup_steps=-1),
+        lambda: QuantileSplit(Loss(), share=2.0),
         lambda: RunningQuantile(Loss(), share=2.0),
         lambda: RunningQuantile(Loss(), window=1),
         lambda: PassRateSplit(-0.1),

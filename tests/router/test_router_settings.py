@@ -4,7 +4,7 @@ from typing import get_args
 
 import pytest
 
-from router.arbitration import POLICIES, MedianSplit, RunningQuantile, make_arbiter
+from router.arbitration import POLICIES, QuantileSplit, RunningQuantile, make_arbiter
 from router.geometry import CONCENTRATION
 from router.router_settings import MIXES, NEED_PROBE, Metric, PolicyName, RouterSettings
 
@@ -21,10 +21,11 @@ def test_every_policy_can_be_made(name: str, mode: str) -> None:
     assert make_arbiter(RouterSettings.model_validate({"policy": name, "mode": mode}), seed=1).decide
 
 
-def test_a_split_is_a_median_of_the_corpus_or_a_quantile_that_runs() -> None:
+def test_a_split_is_a_quantile_of_the_corpus_or_one_that_runs() -> None:
+    settings = {"policy": "loss", "share": 0.2, "thresholds": "corpus"}
     staged, online = (
-        make_arbiter(RouterSettings.model_validate({"policy": "loss", "mode": mode}), 0)
-        for mode in ("staged", "online")
+        make_arbiter(RouterSettings.model_validate(settings | {"mode": mode}), 0) for mode in ("staged", "online")
     )
-    assert isinstance(staged, MedianSplit) and isinstance(online, RunningQuantile)
+    assert isinstance(staged, QuantileSplit) and isinstance(online, RunningQuantile)
     assert staged.score == online.score
+    assert (staged.share, staged.thresholds) == (online.share, online.thresholds) == (0.2, "corpus")
