@@ -123,40 +123,60 @@ class QuantileSplit:
         return [decisions[row] for row in range(len(values))]
 
 
+Place = tuple[str, str]
+"""Environment ("" where one threshold holds for all) and kind of reference: what a window belongs to."""
+
+
 @dataclass(slots=True)
 class RunningQuantile:
-    """Online routing: score <= quantile of the environment's latest scores, those to decide included, is imitated.
+    """Online routing: score <= quantile of the latest scores of its kind, those to decide included, is imitated.
+
+    A quantile only compares like with like: references of one kind (an expert's, an own success), of one environment,
+    scored by weights that are not too far apart. Until a window holds `fill` scores, what comes is explored: the
+    decision has a score and no threshold.
 
     Attributes:
         share: share of the trajectories that goes to SFT. Tuning: 0.5 is the median split.
-        window: scores kept for each environment. Tuning: some ten steps' worth; the policy's geometry drifts.
-        thresholds: `environment` keeps a window for each environment, `corpus` one for all.
+        window: scores kept of each kind and environment.
+        steps: how many of the latest steps' scores count, the present one included.
+        fill: scores that a window needs before it splits.
+        thresholds: `environment` keeps windows for each environment, `corpus` for all together.
     """
 
     score: Score
     share: float = 0.5
     window: int = 512
+    steps: int = 10
+    fill: int = 8
     thresholds: Thresholds = "environment"
-    _recent: dict[str, deque[float]] = field(default_factory=dict)
+    _windows: dict[Place, deque[tuple[int, float]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _within("share", self.share, 0.0, 1.0)
         _within("window", self.window, 2, math.inf)
+        _within("steps", self.steps, 1, math.inf)
+        _within("fill", self.fill, 1, self.window)
 
     def decide(self, candidates: Candidates) -> list[Decision]:
         values = _finite(self.score(candidates), candidates.ids)
-        places = _places(candidates, self.thresholds)
+        kinds = candidates.kinds or ("",) * len(values)
+        places = list(zip(_places(candidates, self.thresholds), kinds, strict=True))
         for place, value in zip(places, values, strict=True):
-            self._recent.setdefault(place, deque(maxlen=self.window)).append(value)
-        present = self.present()
-        return [
-            replace(IMITATE if value <= present[place] else EXPLORE, score=value, threshold=present[place])
-            for place, value in zip(places, values, strict=True)
-        ]
+            self._windows.setdefault(place, deque(maxlen=self.window)).append((candidates.step, value))
+        for window in self._windows.values():
+            while window and window[0][0] <= candidates.step - self.steps:
+                window.popleft()
+        present, decisions = self.present(), []
+        for place, value in zip(places, values, strict=True):
+            threshold = present.get(place)
+            made = IMITATE if threshold is not None and value <= threshold else EXPLORE
+            decisions.append(replace(made, score=value, threshold=threshold))
+        return decisions
 
-    def present(self) -> dict[str, float]:
-        """The present threshold of every environment seen."""
-        return {place: quantile(recent, self.share) for place, recent in self._recent.items()}
+    def present(self) -> dict[Place, float]:
+        """The present threshold of every window that is filled."""
+        scores = {place: [value for _, value in window] for place, window in self._windows.items()}
+        return {place: quantile(values, self.share) for place, values in scores.items() if len(values) >= self.fill}
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,7 +305,8 @@ def _split(score: Callable[[RouterSettings, int], Score]) -> Callable[[RouterSet
 
     def build(config: RouterSettings, seed: int) -> Arbiter:
         if config.mode == "online":
-            return RunningQuantile(score(config, seed), config.share, config.window, config.thresholds)
+            sizes = (config.window, config.window_steps, config.window_fill)
+            return RunningQuantile(score(config, seed), config.share, *sizes, config.thresholds)
         return QuantileSplit(score(config, seed), config.share, config.thresholds)
 
     return build

@@ -58,7 +58,14 @@ class RouterSettings(Settings):
     environment whose gradients are the more even may go to SFT as a whole. Tuning: `environment`; `corpus` where an
     environment has a few demonstrations only."""
     window: int = Field(default=512, ge=2)
-    """Latest scores of each environment of which an online split takes its quantile. Tuning: some ten steps' worth."""
+    """Latest scores of which an online split takes its quantile, for each environment and each kind of reference (an
+    expert's demonstration, an own success). Tuning: more than window_steps bring."""
+    window_steps: PositiveInt = 10
+    """Latest steps whose scores such a window holds, the present one included: other weights gave the older ones.
+    Tuning: until a window holds some 30 scores; 1 compares scores of the same weights only."""
+    window_fill: PositiveInt = 8
+    """Scores that a window needs before it splits; until then its groups are explored. Tuning: some two steps' groups;
+    1 imitates the first that comes."""
     gate: float = Field(default=0.0, ge=0, le=1)
     """`pass_rate`: success rate of a task above which it is explored. Tuning: 0 imitates only what never succeeds."""
     gate_episodes: PositiveInt = 8
@@ -92,6 +99,12 @@ class RouterSettings(Settings):
     def probes(self) -> bool:
         """The policy needs gradients."""
         return self.policy in NEED_PROBE
+
+    @model_validator(mode="after")
+    def _a_window_can_be_filled(self) -> RouterSettings:
+        if self.window_fill > self.window:
+            raise ValueError(f"window_fill {self.window_fill} is more than a window of {self.window} scores can hold")
+        return self
 
     @model_validator(mode="after")
     def _valley_below_peak(self) -> RouterSettings:

@@ -24,6 +24,7 @@ class Candidates:
     Attributes:
         ids: their names.
         environments: the environment of each; thresholds that run are kept apart by it.
+        kinds: where each came from; scores of different kinds are not compared while they run. None: all alike.
         step: optimiser steps taken so far.
         norms: [n, P], gradient norms of the probe.
         losses: [n], mean -log p of the trained tokens.
@@ -34,13 +35,14 @@ class Candidates:
 
     ids: tuple[str, ...]
     environments: tuple[str, ...]
+    kinds: tuple[str, ...] | None = None
     step: int = 0
     norms: Tensor | None = None
     losses: Tensor | None = None
     pass_rates: Tensor | None = None
 
     def __post_init__(self) -> None:
-        for name in ("environments", "norms", "losses", "pass_rates"):
+        for name in ("environments", "kinds", "norms", "losses", "pass_rates"):
             values = getattr(self, name)
             if values is not None and len(values) != len(self.ids):
                 raise UserError(f"{len(self.ids)} trajectories came with {len(values)} {name}")

@@ -42,7 +42,7 @@ class LearnerWorker:
 
     def __init__(self, config: LearnerSettings) -> None:
         self.sft, self.grpo = SFTObjective(config.sft), GRPOObjective(config.grpo)
-        self.policy = PolicyShard(config.policy, config.optimizer, config.seed, reference=self.grpo.needs_reference)
+        self.policy = PolicyShard(config.policy, config.optimizer, config.seed, reference=config.grpo.kl_weight > 0)
         self._seed = config.seed
         self._shared_threads, self._all_threads = torch.get_num_threads(), cores_of_worker()
         self._active: dict[Stage, tuple[Objective, ...]] = {
@@ -122,11 +122,14 @@ class LearnerWorker:
         return self._in_order(mine, self.policy.token_logprobs([rows[index] for index in mine]))
 
     def read(self, sequences: Tables) -> Reading:
-        """Log-probabilities and entropies of the trained tokens of each sequence, in order, by the present weights."""
+        """Log-probabilities and entropies of the trained tokens of each sequence, in order, by the present weights;
+        where the divergence from the initial ones is part of the rewards, also their log-probabilities."""
         rows = schema.sequences_from_table(_joined(sequences))
         mine = self._share([len(row.token_ids) for row in rows])
-        found = self._in_order(mine, self.policy.read([rows[index] for index in mine]))
-        return Reading(tuple(logprobs for logprobs, _ in found), tuple(entropies for _, entropies in found))
+        against = self.grpo.config.folds_kl
+        found = self._in_order(mine, self.policy.read([rows[index] for index in mine], against))
+        columns = tuple(zip(*found, strict=True)) or ((), (), ())
+        return Reading(*columns)
 
     def probe(self, sequences: Tables, token_budget: int) -> ProbeResult:
         """Gradient norms, losses, terminal states and log-probabilities of each sequence, in order, by the present

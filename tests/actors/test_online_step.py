@@ -29,7 +29,7 @@ EXPERTS = concat_tables([demonstration("a"), demonstration("b")])
 
 @pytest.mark.parametrize(
     ("arbiter", "imitated", "explored"),
-    [(RunningQuantile(Loss()), ["expert-a"], 4), (AllGRPO(), [], 8), (AllSFT(), ["expert-a", "expert-b"], 0)],
+    [(RunningQuantile(Loss(), fill=1), ["expert-a"], 4), (AllGRPO(), [], 8), (AllSFT(), ["expert-a", "expert-b"], 0)],
 )
 def test_demonstrations_train_where_they_are_imitated_and_stay_out_where_not(
     tiny_model_dir: Path, arbiter: Arbiter, imitated: list[str], explored: int

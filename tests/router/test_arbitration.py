@@ -19,8 +19,8 @@ from router.arbitration import (
     Arbiter,
     ConstantMix,
     Decision,
-    QuantileSplit,
     PassRateSplit,
+    QuantileSplit,
     RunningQuantile,
     ScheduledMix,
     Sequential,
@@ -52,11 +52,35 @@ def routes(arbiter: Arbiter, of: Candidates) -> list[str]:
     return [str(decision.route) for decision in arbiter.decide(of)]
 
 
-def test_median_split_worked_examples() -> None:
+def test_a_split_in_halves_worked_examples() -> None:
     assert quantile_split([0.1, 0.4, 0.2, 0.3]) == ["sft", "grpo", "sft", "grpo"]
     assert quantile_split(torch.tensor([3.0, 1.0, 2.0])) == ["grpo", "sft", "sft"]
     assert quantile_split(np.array([1.0, 2.0, 2.0, 2.0, 3.0])) == ["sft", "sft", "sft", "sft", "grpo"]
     assert quantile_split([7.0, 7.0, 7.0]) == ["sft", "sft", "sft"]
+
+
+def test_a_split_by_share_sends_ties_to_sft() -> None:
+    assert quantile_split([5.0, 1.0, 4.0, 2.0, 3.0], 0.2) == ["grpo", "sft", "grpo", "grpo", "grpo"]
+    assert quantile_split([1.0, 1.0, 4.0, 2.0, 3.0], 0.2) == ["sft", "sft", "grpo", "grpo", "grpo"]
+    assert quantile_split([1.0, 2.0], 1.0) == ["sft", "sft"]
+
+
+@given(st.lists(st.integers(-1000, 1000), min_size=2, max_size=30, unique=True), st.floats(0.01, 1.0))
+def test_distinct_scores_split_by_the_share_rounded_up(values: list[int], share: float) -> None:
+    batch = replace(candidates(len(values)), losses=torch.tensor(values, dtype=torch.float64))
+    assert Counter(routes(QuantileSplit(Loss(), share), batch))["sft"] == math.ceil(share * len(values))
+
+
+@given(st.lists(st.tuples(st.integers(-20, 20), st.booleans()), max_size=30), st.floats(0.01, 1.0))
+def test_an_environment_is_split_as_if_there_were_no_other(some: list[tuple[int, bool]], share: float) -> None:
+    rows = [*some, (0, True), (1, True), (0, False), (1, False)]
+    losses, places = [float(value) for value, _ in rows], [str(place) for _, place in rows]
+    both = replace(candidates(len(rows)), environments=tuple(places), losses=torch.tensor(losses, dtype=torch.float64))
+    made = routes(QuantileSplit(Loss(), share), both)
+    for name in ("True", "False"):
+        mine = [row for row, place in enumerate(places) if place == name]
+        assert [made[row] for row in mine] == quantile_split([losses[row] for row in mine], share)
+    assert routes(QuantileSplit(Loss(), share, "corpus"), both) == quantile_split(losses, share)
 
 
 @given(scores)
@@ -135,7 +159,7 @@ def test_an_unknown_statistic_is_refused_with_the_known_ones() -> None:
 
 
 def test_running_quantile_follows_the_scores_of_each_environment() -> None:
-    arbiter = RunningQuantile(Loss(), window=4)
+    arbiter = RunningQuantile(Loss(), window=4, fill=1)
 
     def decide(losses: list[float], environment: str = "alfworld") -> list[str]:
         return routes(arbiter, replace(candidates(len(losses), environment=environment), losses=torch.tensor(losses)))
@@ -144,17 +168,51 @@ def test_running_quantile_follows_the_scores_of_each_environment() -> None:
     assert decide([1.0, 9.0]) == ["sft", "grpo"]
     assert decide([2.0], "webshop") == ["sft"]
     assert decide([3.0], "webshop") == ["grpo"]
-    assert arbiter.present() == {"alfworld": 5.0, "webshop": 2.0}
+    assert arbiter.present() == {("alfworld", ""): 5.0, ("webshop", ""): 2.0}
     assert decide([20.0, 21.0, 22.0]) == ["sft", "grpo", "grpo"]  # the window forgot 5 and 1
-    assert arbiter.present()["alfworld"] == 20.0
+    assert arbiter.present()["alfworld", ""] == 20.0
+
+
+def test_a_lone_first_candidate_is_explored_until_its_window_is_filled() -> None:
+    arbiter = RunningQuantile(Loss(), fill=3)
+    found = [
+        arbiter.decide(replace(candidates(1, step), losses=torch.tensor([value])))[0]
+        for step, value in enumerate((1.0, 2.0, 1.5))
+    ]
+    assert found == [EXPLORE, EXPLORE, IMITATE]
+    assert [(decision.score, decision.threshold) for decision in found] == [(1.0, None), (2.0, None), (1.5, 1.5)]
+
+
+def test_expert_references_and_own_successes_are_compared_each_with_their_kind() -> None:
+    """One quantile of both would imitate every own success, which the policy finds likely, and explore every
+    expert's."""
+    batch = replace(candidates(4), losses=torch.tensor([0.1, 0.2, 5.0, 6.0]))
+    kinds = ("own", "own", "expert", "expert")
+    assert routes(RunningQuantile(Loss(), fill=1), batch) == ["sft", "sft", "grpo", "grpo"]
+    assert routes(RunningQuantile(Loss(), fill=1), replace(batch, kinds=kinds)) == ["sft", "grpo"] * 2
+
+
+def test_scores_of_older_weights_leave_the_window() -> None:
+    arbiter = RunningQuantile(Loss(), steps=2, fill=2)
+
+    def decide(step: int, *losses: float) -> list[str]:
+        return routes(arbiter, replace(candidates(len(losses), step), losses=torch.tensor(losses)))
+
+    assert decide(0, 9.0, 9.5) == ["sft", "grpo"]
+    assert decide(1, 1.0, 2.0) == ["sft", "sft"]  # among 1, 2, 9, 9.5
+    assert decide(2, 3.0) == ["grpo"], "among 1, 2, 3: those of step 0 are too old"
+    assert decide(9, 2.5) == ["grpo"], "alone, since all others are too old"
+    assert arbiter.present() == {}
+    with pytest.raises(UserError, match=r"fill must be in \[1, 4\], got 8"):
+        RunningQuantile(Loss(), window=4)
 
 
 def test_one_window_for_the_corpus_compares_environments_with_each_other() -> None:
-    arbiter = RunningQuantile(Loss(), thresholds="corpus")
+    arbiter = RunningQuantile(Loss(), fill=1, thresholds="corpus")
     losses = torch.tensor([1.0, 2.0, 8.0, 9.0])
     both = replace(candidates(4), environments=("shop", "shop", "mock", "mock"), losses=losses)
     assert routes(arbiter, both) == ["sft", "sft", "grpo", "grpo"]
-    assert routes(RunningQuantile(Loss()), both) == ["sft", "grpo"] * 2
+    assert routes(RunningQuantile(Loss(), fill=1), both) == ["sft", "grpo"] * 2
 
 
 @given(st.lists(st.integers(0, 10**6).map(float), min_size=40, max_size=40, unique=True), st.sampled_from([0.25, 0.5]))
@@ -164,7 +222,7 @@ def test_running_quantile_on_one_batch_is_the_quantile_split(values: list[float]
 
 
 def test_running_quantile_continues_after_a_checkpoint() -> None:
-    arbiter = RunningQuantile(Concentration())
+    arbiter = RunningQuantile(Concentration(), fill=1)
     arbiter.decide(candidates())
     resumed = pickle.loads(pickle.dumps(arbiter))
     assert resumed == arbiter
@@ -172,7 +230,7 @@ def test_running_quantile_continues_after_a_checkpoint() -> None:
 
 
 def test_a_refused_batch_leaves_the_running_quantile_untouched() -> None:
-    arbiter = RunningQuantile(Concentration())
+    arbiter = RunningQuantile(Concentration(), fill=1)
     with pytest.raises(UserError, match="trajectory t0 and 1 more"):
         arbiter.decide(replace(candidates(2), norms=torch.zeros(2, 7)))
     assert arbiter.present() == {}
@@ -230,6 +288,7 @@ def test_measurements_of_another_length_are_refused() -> None:
         lambda: QuantileSplit(Loss(), share=2.0),
         lambda: RunningQuantile(Loss(), share=2.0),
         lambda: RunningQuantile(Loss(), window=1),
+        lambda: RunningQuantile(Loss(), steps=0),
         lambda: PassRateSplit(-0.1),
     ],
 )
