@@ -92,7 +92,9 @@ def probe(
     model: Annotated[str, typer.Option(help="Model directory, hub name, or concerto-tiny.")],
     corpus: Annotated[Path, typer.Option(help="Sequences table in Parquet, e.g. RUN/demonstrations.parquet.")],
     out: Annotated[Path, typer.Option(help="Parquet file to write; an interrupted probe goes on.")],
-    metric: Annotated[str, typer.Option(help="gini, kurtosis, cv, hoyer, entropy or top_share.")] = "gini",
+    metric: Annotated[
+        str, typer.Option(help="gini, kurtosis, cv, hoyer, entropy, top_share, gini_per_entry.")
+    ] = "gini",
     workers: Annotated[int, typer.Option(min=1, help="Models that probe at once; each takes a GPU if any.")] = 1,
     token_budget: Annotated[int, typer.Option(min=1, help="Tokens of one pass.")] = 1024,
     address: Annotated[str | None, typer.Option(help="Ray cluster to join; none starts a private one.")] = None,

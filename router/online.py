@@ -107,7 +107,7 @@ def sequences_of(table: pa.Table, episode_id: str | None) -> pa.Table:
 
 def measure(result: ProbeResult, sequences: pa.Table) -> pa.Table:
     """`tables.MEASURED` of what the workers probed."""
-    return tables.measured(tables.probed(result, sequences_from_table(sequences)))
+    return tables.measured(result, list(sequences_from_table(sequences)))
 
 
 def routed_assignments(group: Group, reference: pa.Table, decision: Decision, version: int = 0) -> pa.Table:

@@ -23,8 +23,8 @@ PolicyName = Literal[
     "sequential",
 ]
 """Keys of `router.arbitration.POLICIES`, and `none`."""
-Metric = Literal["gini", "kurtosis", "cv", "hoyer", "entropy", "top_share"]
-"""Keys of `router.geometry.CONCENTRATION`."""
+Metric = Literal["gini", "kurtosis", "cv", "hoyer", "entropy", "top_share", "gini_per_entry"]
+"""Keys of `router.geometry.CONCENTRATION`, and the Gini of norms divided by the root of their matrix's entries."""
 Thresholds = Literal["environment", "corpus"]
 """What has a threshold of its own: each environment, or all of the corpus."""
 
@@ -48,8 +48,8 @@ class RouterSettings(Settings):
     """File of `concerto route` that tells every trajectory's route, in place of a probe by this run. Tuning: share one
     among the arms of a comparison."""
     metric: Metric = "gini"
-    """Concentration statistic of `median_split` and `inverse`. Tuning: `gini` is published; compare by `--set
-    router.metric=…`."""
+    """Concentration statistic of `median_split` and `inverse`; `gini_per_entry` is that of norm / √entries, without the
+    bias of the matrices' shapes. Tuning: `gini` is published; compare by `--set router.metric=…`."""
     share: float = Field(default=0.5, gt=0, le=1)
     """Share of the trajectories that a split sends to SFT, ties included; none at all is `all_grpo`. Tuning: 0.5 is the
     published median split; sweep 0.25, 0.5 and 0.75 as arms of a comparison (benchmarks/prism-share.yaml)."""

@@ -90,8 +90,8 @@ class RunSettings(Settings):
     def _gdpo_has_no_scalar_reward(self) -> RunSettings:
         if self.reward.scalariser == "gdpo" and self.grpo.folds_kl:
             raise ValueError(
-                "grpo.kl_in=reward folds the divergence into the scalar reward, and reward.scalariser=gdpo has none: leave "
-                "it at loss"
+                "grpo.kl_in=reward folds the divergence into the scalar reward, and reward.scalariser=gdpo has none: "
+                "leave it at loss"
             )
         return self
 

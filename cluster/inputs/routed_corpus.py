@@ -24,7 +24,7 @@ from cluster.loop.stream import RunError
 from cluster.loop.tasks import TaskMixture, member_seeds
 from router import tables
 from router.arbitration import make_arbiter
-from router.probe import ProbeResult, check, concatenated
+from router.probe import ProbeResult, check, concatenated, whole_batches
 from router.router_settings import MIXES, RouterSettings
 from router.scores import Candidates
 from trajectories.errors import UserError, first_line
@@ -37,7 +37,7 @@ MEASURED_FILE, ROUTES_FILE = "measured.parquet", "routes.parquet"
 NO_SFT = "set schedule.sft_steps=0 and schedule.mixed_steps=0"
 NO_GRPO = "set schedule.grpo_steps=0 and schedule.mixed_steps=0"
 PROBED_AT_ONCE = 128
-"""Sequences of one request to the learner workers: how often progress shows."""
+"""Sequences of one request to the learner workers, at least: how often progress shows."""
 
 
 class Prober(Protocol):
@@ -144,7 +144,7 @@ class CorpusRouter:
         places = tuple(demonstrated_task(name)[0] for name in names)
         if self.router.probes:
             started = time.monotonic()
-            measured = tables.measured(tables.probed(await self._probe(demonstrations), sequences))
+            measured = tables.measured((await self._probe(demonstrations)).arranged(sequences), sequences)
             return _Known(tables.candidates(measured, places), measured, time.monotonic() - started)
         rates = None
         if self.router.policy == "pass_rate":
@@ -152,11 +152,11 @@ class CorpusRouter:
         return _Known(Candidates(names, places, pass_rates=rates), None, 0.0)
 
     async def _probe(self, demonstrations: pa.Table) -> ProbeResult:
-        parts, count = [], demonstrations.num_rows
-        for first in range(0, count, PROBED_AT_ONCE):
-            rows = demonstrations.slice(first, PROBED_AT_ONCE)
-            parts.append(await self.learner.probe(rows, self.router.token_budget))
-            self.progress("probe", min(first + PROBED_AT_ONCE, count), count)
+        parts, done = [], 0
+        for rows in whole_batches(demonstrations["episode_id"].to_pylist(), PROBED_AT_ONCE):
+            parts.append(await self.learner.probe(demonstrations.take(rows), self.router.token_budget))
+            done += len(rows)
+            self.progress("probe", done, demonstrations.num_rows)
         return concatenated(parts)
 
     async def _pass_rates(self, tasks: Sequence[tuple[str, str]]) -> torch.Tensor:

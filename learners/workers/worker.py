@@ -25,7 +25,7 @@ from learners.rewards.reward_batch import RewardBatch
 from learners.rewards.scalarisers import Scalariser
 from learners.rewards.weigher import Weighed, Weigher
 from learners.workers.process import cores_of_worker
-from router.probe import ProbeResult, batched_share, check, concatenated
+from router.probe import ProbeResult, batched_share, by_trajectory, check, concatenated
 from trajectories import schema
 from trajectories.files import storing
 from trajectories.packing import split_over_workers
@@ -132,8 +132,9 @@ class LearnerWorker:
         return Reading(*columns)
 
     def probe(self, sequences: Tables, token_budget: int) -> ProbeResult:
-        """Gradient norms, losses, terminal states and log-probabilities of each sequence, in order, by the present
-        weights. Each worker probes sequences of its own; no weight and no optimiser state changes.
+        """Gradient norms of each trajectory, and losses, terminal states and log-probabilities of each sequence, in
+        order, by the present weights. Each worker probes trajectories of its own; no weight and no optimiser state
+        changes.
 
         Args:
             token_budget: tokens of one pass, see `router.probe.batched`.
@@ -142,15 +143,15 @@ class LearnerWorker:
         """
         rows = schema.sequences_from_table(_joined(sequences))
         check(rows)  # all of them on all workers: none must leave while the others wait for it
-        mine = self._share([len(row.token_ids) for row in rows])
+        units = list(by_trajectory([row.episode_id for row in rows]).values())
+        mine = self._share([sum(len(rows[index].token_ids) for index in unit) for unit in units])
 
         def most(value: int) -> int:
             return distributed.max_over_workers(value, distributed.device())
 
-        result = batched_share(self.policy.model, [rows[index] for index in mine], token_budget, most)
-        parts = distributed.gather_objects((mine, result))
-        order = [index for indices, _ in parts for index in indices]
-        return concatenated([part for _, part in parts]).take(np.argsort(order).tolist())
+        chosen = [rows[index] for unit in mine for index in units[unit]]
+        result = batched_share(self.policy.model, chosen, token_budget, most)
+        return concatenated(distributed.gather_objects(result)).arranged(rows)
 
     def export(self, version: int) -> WeightUpdate | None:
         """The current weights for the engines; None on all workers but the first."""

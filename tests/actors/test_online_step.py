@@ -39,7 +39,8 @@ def test_demonstrations_train_where_they_are_imitated_and_stay_out_where_not(
     experts, own, count = router.references(EXPERTS, groups)
     assert (experts["sequence_id"].to_pylist(), own.num_rows, count) == (["expert-a", "expert-b"], 0, 2)
     names = tuple(experts["sequence_id"].to_pylist())
-    probed = ProbeResult(names, torch.ones(2, 7), torch.tensor([1.0, 2.0]), torch.zeros(2, 4), ())
+    owners = tuple(experts["episode_id"].to_pylist())
+    probed = ProbeResult(names, owners, torch.ones(2, 7), (4,) * 7, torch.tensor([1.0, 2.0]), torch.zeros(2, 4), ())
     assignments, batch, said, after = router.route(OnlineRouter(arbiter), probed, experts, own, None, groups)
     assert said["duplicates"] == 6 / 8, "all members act alike, and each group has a first one"
     rows = assignments_from_table(assignments)

@@ -153,6 +153,17 @@ def test_concentration_by_name(name: str) -> None:
     assert made.shape == (6,)
 
 
+def test_norms_per_entry_take_the_shapes_of_the_matrices_out_of_the_score() -> None:
+    """The same gradient per entry everywhere: even without the bias of shapes, uneven with it."""
+    entries = (4, 16, 100)
+    batch = replace(candidates(2), norms=torch.tensor([[2.0, 4.0, 10.0], [2.0, 4.0, 20.0]]), entries=entries)
+    even, uneven = Concentration.named("gini_per_entry")(batch).tolist()
+    assert even == pytest.approx(0.0) and uneven > 0.1
+    assert Concentration.named("gini")(batch)[0] > 0.3
+    with pytest.raises(UserError, match="needs the sizes of the matrices and there are none; run the probe first"):
+        Concentration.named("gini_per_entry")(replace(batch, entries=None))
+
+
 def test_an_unknown_statistic_is_refused_with_the_known_ones() -> None:
     with pytest.raises(UserError, match="no statistic 'ginni'; choose one of gini, kurtosis"):
         Concentration.named("ginni")

@@ -7,11 +7,13 @@ import pytest
 from router.arbitration import POLICIES, QuantileSplit, RunningQuantile, make_arbiter
 from router.geometry import CONCENTRATION
 from router.router_settings import MIXES, NEED_PROBE, Metric, PolicyName, RouterSettings
+from router.scores import Concentration
 
 
 def test_every_name_that_a_configuration_takes_is_a_policy_or_a_statistic() -> None:
     assert set(get_args(PolicyName)) == {"none", *POLICIES}
-    assert set(get_args(Metric)) == set(CONCENTRATION)
+    assert set(get_args(Metric)) == {*CONCENTRATION, "gini_per_entry"}
+    assert all(Concentration.named(name) for name in get_args(Metric))
     assert set(POLICIES) >= NEED_PROBE | MIXES
 
 

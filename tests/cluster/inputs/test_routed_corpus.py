@@ -50,13 +50,14 @@ class SimulatedProber:
         self.calls += 1
         rows = sequences_from_table(sequences)
         tasks = torch.tensor([float(row.episode_id[-1]) for row in rows])
-        norms = torch.ones(len(rows), 7)
-        norms[:, 3] += tasks
+        owners = tuple(dict.fromkeys(row.episode_id for row in rows))
+        norms = torch.ones(len(owners), 7)
+        norms[:, 3] += torch.tensor([float(name[-1]) for name in owners])
         if self.broken is not None:
             norms[-1] = self.broken
         names = tuple(row.sequence_id for row in rows)
         logprobs = tuple(np.zeros(len(row.token_ids), np.float32) for row in rows)
-        return ProbeResult(names, norms, tasks, torch.zeros(len(rows), 4), logprobs)
+        return ProbeResult(names, owners, norms, (4,) * 7, tasks, torch.zeros(len(rows), 4), logprobs)
 
 
 def route(run_dir: Path, policy: str, demonstrations: pa.Table, prober: SimulatedProber, **more) -> Routing:

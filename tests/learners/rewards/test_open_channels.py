@@ -25,7 +25,7 @@ from tests.learners.rewards.test_channels import write_reward_model
 from tests.trajectories.samples import CHATML
 from trajectories.chat import ChatTokenizer
 from trajectories.errors import UserError
-from trajectories.schema import assignments_from_table, sequences_from_table, to_tables
+from trajectories.schema import sequences_from_table, to_tables
 from trajectories.types import Episode, Sequence, StopReason, Trajectory
 
 CHAT = ChatTokenizer(AutoTokenizer.from_pretrained(embedded_model_path()))
@@ -102,12 +102,10 @@ def test_the_divergence_is_taken_off_the_reward_before_rewards_are_compared() ->
     counts = [int(row.trained.sum()) for row in rows]
     now = tuple(np.full(count, -1.0) for count in counts)
     initial = tuple(np.full(count, value) for count, value in zip(counts, (-1.0, -3.0), strict=True))
-    assignments, batch, metrics = router.assign((), Reading(now, now, initial), groups)
+    _, batch, metrics = router.assign((), Reading(now, now, initial), groups)
     k3 = np.exp(-2.0) + 2.0 - 1.0
     assert batch.names == ("success", "format") and batch.penalty.tolist() == pytest.approx([0.0, 0.5 * k3])
     assert metrics["reward/kl"] == pytest.approx(k3 / 2)
-    sound = [row for row in assignments_from_table(assignments) if not row.sequence_id.startswith("broken")]
-    assert [row.rl_weight for row in sound] == [1.0, 1.0], "both failed, but one has drifted away"
     scalarise = pure_scalariser(reward, 0, advantages.dr_grpo)
     assert scalarise(batch).advantages.tolist() == pytest.approx([0.25 * k3, -0.25 * k3])
 
