@@ -246,7 +246,7 @@ class PolicyShard:
             passes = list(self._micro_batches(sequences, group))  # as many on every worker
             runs, states = [], []
             for _, batch in passes:
-                with self.model.final_states(batch) as final:
+                with self.model.final_states(batch, *weigher.context) as final:
                     runs.append(self._run(batch, shares))
                 states += final
             order = [index for rows, _ in passes for index in rows]

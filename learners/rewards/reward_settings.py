@@ -30,6 +30,12 @@ class ConductorSettings(Settings):
     most."""
     beta: float = Field(default=0.5, ge=0, le=1)
     """Weight that the sampled channel gets on top (`emphasis`, `uniform_boost`). Tuning: higher explores more."""
+    context_layer: Literal["last", "first"] = "last"
+    """Decoder layer whose states the Conductor reads; the last one's are normalised by the model. Tuning: `last`, as
+    published; `first` as an ablation, which knows the words and little of what they mean."""
+    context_tokens: Literal["last", "mean"] = "last"
+    """Of which tokens: the last one of a rollout, or the mean over prompt and response, of the last turn with windowed
+    prompts. Tuning: `last`, as published; `mean` where rollouts end alike."""
     update_every: int = Field(default=3, ge=1)
     """GRPO steps (M) whose rollouts are buffered for one update. Tuning: more makes updates steadier and rarer."""
     lr: float = Field(default=5e-5, gt=0)

@@ -21,8 +21,8 @@ from learners.policy import distributed
 from learners.policy.shard import PolicyShard, Term
 from learners.policy.weight_update import WeightUpdate
 from learners.rewards.channels import Reading
+from learners.rewards.conductor_head import ConductorScalariser
 from learners.rewards.reward_batch import RewardBatch
-from learners.rewards.scalarisers import Scalariser
 from learners.rewards.weigher import Weighed, Weigher
 from learners.workers.process import cores_of_worker
 from router.probe import ProbeResult, batched_share, by_trajectory, check, concatenated
@@ -68,7 +68,7 @@ class LearnerWorker:
         return self._train(stage, _joined(sequences), _joined(assignments), None)
 
     def train_weighing(
-        self, stage: Stage, sequences: Tables, assignments: Tables, batch: RewardBatch, scalarise: Scalariser
+        self, stage: Stage, sequences: Tables, assignments: Tables, batch: RewardBatch, scalarise: ConductorScalariser
     ) -> tuple[dict[str, float], Weighed | None]:
         """Like `train`, where the advantages depend on the policy's terminal states: they are found in the pass that
         trains, in place of those in the assignments.
