@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pyarrow as pa
 import ray
@@ -12,7 +13,7 @@ from actors.group_references import GroupTables, StepGroups
 from learners.learner_settings import GRPOSettings
 from learners.objectives.assign import duplicate_share, pending_assignments, scalarised_assignments
 from learners.rewards.channels import Reading
-from learners.rewards.open_channels import OpenChannels
+from learners.rewards.open_channels import KL, OpenChannels
 from learners.rewards.reward_batch import RewardBatch, reward_batch
 from learners.rewards.reward_settings import RewardSettings
 from learners.rewards.scalarisers import ADVANTAGES, channel_metrics, pure_scalariser, reward_weight_metrics
@@ -142,9 +143,15 @@ class RouterActor:
     ) -> tuple[list[Group], RewardBatch, dict[str, float]]:
         """Each group as all of it would go to GRPO. Advantages that the Conductor gives are still 0."""
         episodes, sequences = _joined(tables)
-        more = self._open.values(episodes, sequences, reading) if self._open is not None else {}
+        more = dict(self._open.values(episodes, sequences, reading)) if self._open is not None else {}
+        moved = more.pop(KL, None)
         batch = reward_batch(episodes, self._outcome, self._channels, more)
-        metrics = channel_metrics(batch) | {"duplicates": duplicate_share(sequences, batch)}
+        metrics = channel_metrics(batch)
+        if moved is not None:
+            divergence = torch.tensor(moved, dtype=torch.float64)
+            batch = replace(batch, penalty=self._grpo.kl_weight * divergence)
+            metrics["reward/kl"] = float(divergence.mean())
+        metrics |= {"duplicates": duplicate_share(sequences, batch)}
         if self._scalarise is None:
             assignments = pending_assignments(sequences, batch)
         else:
@@ -180,6 +187,7 @@ def _metrics(decisions: Sequence[Decision | None]) -> dict[str, float]:
         "router/sft": float(sum(decision.route is Route.SFT for decision in made)),
         "router/grpo": float(sum(decision.route is Route.GRPO for decision in made)),
         "router/unrouted": float(len(decisions) - len(made)),
+        "router/waiting": float(sum(decision.score is not None and decision.threshold is None for decision in made)),
     }
     for name in ("score", "threshold"):
         values = [value for decision in made if (value := getattr(decision, name)) is not None]

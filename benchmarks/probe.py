@@ -115,13 +115,24 @@ def _speed(policy: PolicyModel, sequences: list[Sequence], token_budget: int, re
 def _without_norms(policy: PolicyModel, sequences: list[Sequence], token_budget: int) -> ProbeResult:
     """The batched probe's forward and backward pass, and nothing measured in it."""
 
-    def run(policy: PolicyNetwork, batch: PaddedBatch, layers: list[nn.Linear]) -> tuple[Tensor, Tensor]:
+    return probe._probe(policy, sequences, probe._plan(sequences, token_budget), _Nothing)
+
+
+class _Nothing:
+    """Runs the passes and measures nothing."""
+
+    def __init__(self, layers: list[nn.Linear], passes: int) -> None:
+        self._layers, self._owners = len(layers), 0
+
+    def run(self, policy: PolicyNetwork, batch: PaddedBatch, shares: Tensor, owners: list[int]) -> Tensor:
+        self._owners = max(owners) + 1
         with probe._embeddings(policy.causal_lm) as embedded:
             logprobs = policy(batch)
-            torch.autograd.grad(probe._losses(logprobs, batch).sum(), embedded)
-        return logprobs, torch.zeros(len(batch.lengths), len(layers))
+            torch.autograd.grad((shares * probe._losses(logprobs, batch)).sum(), embedded)
+        return logprobs
 
-    return probe._probe(policy, sequences, probe._plan(sequences, token_budget), run)
+    def norms(self) -> Tensor:
+        return torch.zeros(self._owners, self._layers)
 
 
 def _plain(policy: PolicyModel, sequences: list[Sequence], token_budget: int) -> ProbeResult:
@@ -129,7 +140,7 @@ def _plain(policy: PolicyModel, sequences: list[Sequence], token_budget: int) ->
     for rows in plan_batches([len(sequence.token_ids) for sequence in sequences], token_budget):
         policy(collate([sequences[row] for row in rows], DEVICE)).sum().backward()  # pyright: ignore
     policy.zero_grad()
-    return ProbeResult((), torch.zeros(0), torch.zeros(0), torch.zeros(0), ())
+    return ProbeResult((), (), torch.zeros(0), (), torch.zeros(0), torch.zeros(0), ())
 
 
 def _peak(kind: str, config: PolicySettings, sequences: list[Sequence]) -> int:

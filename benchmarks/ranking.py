@@ -4,8 +4,8 @@
     python -m benchmarks.ranking a.parquet b.parquet [--runs RUN ...]
 
 Takes scores of `concerto probe`, or `measured.parquet` of runs. Pass rates are the shares of a task's rollouts in the
-given runs that succeeded. With `--model` it also says how the order changes when the bias of the matrices' shapes is
-taken out of the norms (norm / sqrt(entries)).
+given runs that succeeded. It also says how the order changes when the bias of the matrices' shapes is taken out of the
+norms (norm / sqrt(entries), the router's metric `gini_per_entry`).
 """
 
 from __future__ import annotations
@@ -18,12 +18,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cluster.inputs.models import resolve_model
-from learners.learner_settings import PolicySettings
-from learners.policy.model import load_policy
 from router.analysis import Column, agreement, goes_along, rank_stability, spearman
 from router.geometry import CONCENTRATION, per_entry
-from router.probe import projections
 from trajectories.ids import demonstration_id
 from trajectories.store import TrajectoryStore
 from trajectories.types import StopReason
@@ -33,12 +29,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scores", type=Path, nargs="+")
     parser.add_argument("--runs", type=Path, nargs="*", default=[])
-    parser.add_argument("--model", help="any model of the architecture that was probed")
     parser.add_argument("--metric", choices=list(CONCENTRATION), default="gini")
     options = parser.parse_args()
     tables = {str(path): pq.read_table(path) for path in options.scores}
     rates = _pass_rates(options.runs)
-    sizes = _entries(options.model) if options.model else None
     scores = {name: _concentration(table, options.metric) for name, table in tables.items()}
     for name, table in tables.items():
         others = {
@@ -53,11 +47,10 @@ def main() -> None:
         print(
             "  rank correlation with " + ", ".join(f"{k} {v:+.2f}" for k, v in goes_along(scores[name], others).items())
         )
-        if sizes is not None:
-            norms = per_entry(_norms(table), sizes)
-            plain = _named(table, CONCENTRATION[options.metric](norms, table["trajectory"].to_pylist()).numpy())
-            same = agreement(scores[name], plain)
-            print(f"  without the bias of shapes: {spearman(scores[name], plain):+.2f}, the same half for {same:.0%}")
+        norms = per_entry(_norms(table), table["entries"][0].as_py())
+        plain = _named(table, CONCENTRATION[options.metric](norms, table["trajectory"].to_pylist()).numpy())
+        same = agreement(scores[name], plain)
+        print(f"  without the bias of shapes: {spearman(scores[name], plain):+.2f}, the same half for {same:.0%}")
     for (first, second), correlation in rank_stability(scores).items():
         same = agreement(scores[first], scores[second])
         print(f"{first} and {second}: rank correlation {correlation:+.2f}, the same half for {same:.0%}")
@@ -65,12 +58,6 @@ def main() -> None:
 
 def _concentration(table: pa.Table, metric: str) -> Column:
     return _named(table, CONCENTRATION[metric](_norms(table), table["trajectory"].to_pylist()).numpy())
-
-
-def _entries(model: str) -> list[int]:
-    """Of each matrix, in the order of the norms."""
-    policy = load_policy(PolicySettings(model=resolve_model(model)), seed=0)
-    return [layer.weight.numel() for layer in projections(policy).values()]
 
 
 def _norms(table: pa.Table) -> np.ndarray:

@@ -124,7 +124,9 @@ def probe(
     model: Annotated[str, typer.Option(help="Model directory, hub name, or concerto-tiny.")],
     corpus: Annotated[Path, typer.Option(help="Sequences table in Parquet, e.g. RUN/demonstrations.parquet.", **AT)],
     out: Annotated[Path, typer.Option(help="Parquet file to write; an interrupted probe goes on.", **AT)],
-    metric: Annotated[str, typer.Option(help="gini, kurtosis, cv, hoyer, entropy or top_share.")] = "gini",
+    metric: Annotated[
+        str, typer.Option(help="gini, kurtosis, cv, hoyer, entropy, top_share, gini_per_entry.")
+    ] = "gini",
     workers: Annotated[int, typer.Option(min=1, help="Models that probe at once; each takes a GPU if any.")] = 1,
     token_budget: Annotated[int, typer.Option(min=1, help="Tokens of one pass.")] = 1024,
     address: Annotated[str | None, typer.Option(help="Ray cluster to join; none starts a private one.")] = None,
@@ -145,16 +147,18 @@ def route(
     scores: Annotated[Path, typer.Option(help="File that `concerto probe` wrote.", **AT)],
     out: Annotated[Path, typer.Option(help="Parquet file to write; `--set router.routes=FILE` trains by it.", **AT)],
     policy: Annotated[str, typer.Option(help="median_split, inverse, random, magnitude, loss, …")] = "median_split",
+    share: Annotated[float, typer.Option(help="Share that goes to SFT, above 0 and up to 1.")] = 0.5,
+    thresholds: Annotated[str, typer.Option(help="environment (one each) or corpus (one for all).")] = "environment",
     seed: Annotated[int, typer.Option(help="Seed of the random routes.")] = 0,
 ) -> None:
-    """Split scored trajectories: the lower half to SFT, the tasks of the upper half to GRPO."""
+    """Split scored trajectories: the lower part to SFT, the tasks of the upper part to GRPO."""
     from cluster.config.loading import check_router_settings
 
-    settings = check_router_settings(policy=policy)
+    settings = check_router_settings(policy=policy, share=share, thresholds=thresholds)
     check_writable(out)
     from cluster.commands.route import run_route
 
-    routes = run_route(scores, settings.policy, seed, out)["route"].to_pylist()
+    routes = run_route(scores, settings, seed, out)["route"].to_pylist()
     CONSOLE.print(f"{routes.count('sft')} trajectories to SFT, {routes.count('grpo')} to GRPO; written to {out}.")
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import pyarrow.parquet as pq
 
 from router import tables
-from router.arbitration import Arbiter, Decision, MedianSplit
+from router.arbitration import Arbiter, Decision, QuantileSplit
 from router.scores import Candidates, Concentration
 from trajectories.errors import UserError
 from trajectories.types import Route
@@ -29,7 +29,7 @@ class WithoutKnown:
     """Drops trajectories on which the loss is below `known`; another policy decides on all others."""
 
     known: float
-    others: Arbiter = MedianSplit(Concentration())  # noqa: RUF009 (frozen)
+    others: Arbiter = QuantileSplit(Concentration())  # noqa: RUF009 (frozen)
 
     def decide(self, candidates: Candidates) -> list[Decision]:
         if candidates.losses is None or candidates.norms is None:

@@ -126,6 +126,11 @@ class GRPOSettings(ObjectiveSettings):
     kl_weight: float = Field(default=0.0, ge=0)
     """Weight of the k3 divergence from the weights that the run started from, in nats. Costs a second forward pass.
     Tuning: 0, or up to 0.01 where the policy drifts into nonsense."""
+    kl_in: Literal["loss", "reward"] = "loss"
+    """Where that divergence counts. `loss`: a term of every token. `reward`: its mean over an episode's trained tokens
+    is subtracted from the episode's scalar reward before rewards are compared, as MAESTRO does; the policy then reads
+    its rollouts twice before a step. Tuning: `loss`; `reward` with advantage=dr_grpo, since a division by the spread
+    blows up the little that is left to compare in a group whose rewards are all equal."""
     gamma: float = Field(default=0.95, ge=0, le=1)
     """Discount a turn (`gigpo`, `anchored`, `gae`). Tuning: 0.95 for episodes of tens of turns."""
     decay: float = Field(default=0.9, ge=0, le=1)
@@ -162,6 +167,11 @@ class GRPOSettings(ObjectiveSettings):
     invalid_penalty: float = Field(default=0.0, ge=0)
     """Subtracted from the advantage of a turn whose action did nothing, against the group's mean. Tuning: 0, or 0.1
     where a group's failures are full of such actions."""
+
+    @property
+    def folds_kl(self) -> bool:
+        """The divergence is part of the rewards."""
+        return self.kl_weight > 0 and self.kl_in == "reward"
 
     @model_validator(mode="after")
     def _band_contains_one(self) -> GRPOSettings:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from router.router_settings import RouterSettings
+from router.router_settings import RouterSettings, Thresholds
 from router.scores import Candidates, Concentration, Inverse, Loss, Magnitude, Random, Score
 from trajectories.errors import UserError
 from trajectories.types import Route
@@ -56,21 +56,25 @@ class Arbiter(Protocol):
         ...
 
 
-def median_split(scores: Tensor | npt.NDArray[Any] | Many[float], ids: Many[str] | None = None) -> list[Route]:
-    """SFT where score <= median, GRPO above. The median is the lower one, so distinct scores split in halves, the odd
-    one to SFT; ties with it go to SFT.
+def quantile_split(
+    scores: Tensor | npt.NDArray[Any] | Many[float], share: float = 0.5, ids: Many[str] | None = None
+) -> list[Route]:
+    """SFT where score <= the quantile of `share`, GRPO above; ties with it go to SFT. At 0.5 it is the lower median, so
+    distinct scores split in halves, the odd one to SFT.
 
-    median_split([0.1, 0.4, 0.2, 0.3]) is ["sft", "grpo", "sft", "grpo"].
+    quantile_split([0.1, 0.4, 0.2, 0.3]) is ["sft", "grpo", "sft", "grpo"]; with a share of 0.25 only the first is
+    imitated.
 
     Args:
+        share: the part of the trajectories that goes to SFT, in (0, 1].
         ids: names for errors.
     Raises:
         UserError: fewer than two scores, or one that is not finite.
     """
     values = _finite(scores, ids)
     if len(values) < 2:
-        raise UserError(f"a median split needs two trajectories or more, got {len(values)}")
-    threshold = quantile(values, 0.5)
+        raise UserError(f"a split needs two trajectories or more, got {len(values)}")
+    threshold = quantile(values, share)
     return [Route.SFT if value <= threshold else Route.GRPO for value in values]
 
 
@@ -83,57 +87,96 @@ def quantile(values: Many[float], share: float) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class MedianSplit:
-    """Staged routing: the lower half of the corpus by score is imitated, the tasks of the upper half are explored."""
+class QuantileSplit:
+    """Staged routing: the lower share of the corpus by score is imitated, the tasks of the others are explored.
+
+    Attributes:
+        share: the part of the trajectories that goes to SFT, in (0, 1].
+        thresholds: `environment` splits each environment's trajectories by themselves, `corpus` all of them at once.
+    """
 
     score: Score
+    share: float = 0.5
+    thresholds: Thresholds = "environment"
+
+    def __post_init__(self) -> None:
+        _within("share", self.share, 0.0, 1.0)
 
     def decide(self, candidates: Candidates) -> list[Decision]:
-        scores = self.score(candidates)
-        routes = median_split(scores, candidates.ids)
-        values = scores.tolist()
-        threshold = quantile(values, 0.5)
-        return [
-            replace(IMITATE if route is Route.SFT else EXPLORE, score=value, threshold=threshold)
-            for route, value in zip(routes, values, strict=True)
-        ]
+        values = _finite(self.score(candidates), candidates.ids)
+        if len(values) < 2:
+            raise UserError(f"a split needs two trajectories or more, got {len(values)}")
+        places = _places(candidates, self.thresholds)
+        decisions: dict[int, Decision] = {}
+        for place in dict.fromkeys(places):
+            rows = [row for row, other in enumerate(places) if other == place]
+            if len(rows) < 2:
+                raise UserError(
+                    f"{place} has a single trajectory, {candidates.ids[rows[0]]}, which a threshold of its own cannot "
+                    "split: give more of them, or set router.thresholds=corpus"
+                )
+            mine = [values[row] for row in rows]
+            routes, threshold = quantile_split(mine, self.share), quantile(mine, self.share)
+            for row, route in zip(rows, routes, strict=True):
+                made = IMITATE if route is Route.SFT else EXPLORE
+                decisions[row] = replace(made, score=values[row], threshold=threshold)
+        return [decisions[row] for row in range(len(values))]
+
+
+Place = tuple[str, str]
+"""Environment ("" where one threshold holds for all) and kind of reference: what a window belongs to."""
 
 
 @dataclass(slots=True)
 class RunningQuantile:
-    """Online routing: score <= quantile of the environment's latest scores, those to decide included, is imitated.
+    """Online routing: score <= quantile of the latest scores of its kind, those to decide included, is imitated.
+
+    A quantile only compares like with like: references of one kind (an expert's, an own success), of one environment,
+    scored by weights that are not too far apart. Until a window holds `fill` scores, what comes is explored: the
+    decision has a score and no threshold.
 
     Attributes:
         share: share of the trajectories that goes to SFT. Tuning: 0.5 is the median split.
-        window: scores kept for each environment. Tuning: some ten steps' worth; the policy's geometry drifts.
+        window: scores kept of each kind and environment.
+        steps: how many of the latest steps' scores count, the present one included.
+        fill: scores that a window needs before it splits.
+        thresholds: `environment` keeps windows for each environment, `corpus` for all together.
     """
 
     score: Score
     share: float = 0.5
     window: int = 512
-    _recent: dict[str, deque[float]] = field(default_factory=dict)
+    steps: int = 10
+    fill: int = 8
+    thresholds: Thresholds = "environment"
+    _windows: dict[Place, deque[tuple[int, float]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _within("share", self.share, 0.0, 1.0)
         _within("window", self.window, 2, math.inf)
+        _within("steps", self.steps, 1, math.inf)
+        _within("fill", self.fill, 1, self.window)
 
     def decide(self, candidates: Candidates) -> list[Decision]:
         values = _finite(self.score(candidates), candidates.ids)
-        for environment, value in zip(candidates.environments, values, strict=True):
-            self._recent.setdefault(environment, deque(maxlen=self.window)).append(value)
-        thresholds = self.thresholds()
-        return [
-            replace(
-                IMITATE if value <= thresholds[environment] else EXPLORE,
-                score=value,
-                threshold=thresholds[environment],
-            )
-            for environment, value in zip(candidates.environments, values, strict=True)
-        ]
+        kinds = candidates.kinds or ("",) * len(values)
+        places = list(zip(_places(candidates, self.thresholds), kinds, strict=True))
+        for place, value in zip(places, values, strict=True):
+            self._windows.setdefault(place, deque(maxlen=self.window)).append((candidates.step, value))
+        for window in self._windows.values():
+            while window and window[0][0] <= candidates.step - self.steps:
+                window.popleft()
+        present, decisions = self.present(), []
+        for place, value in zip(places, values, strict=True):
+            threshold = present.get(place)
+            made = IMITATE if threshold is not None and value <= threshold else EXPLORE
+            decisions.append(replace(made, score=value, threshold=threshold))
+        return decisions
 
-    def thresholds(self) -> dict[str, float]:
-        """The present threshold of every environment seen."""
-        return {environment: quantile(recent, self.share) for environment, recent in self._recent.items()}
+    def present(self) -> dict[Place, float]:
+        """The present threshold of every window that is filled."""
+        scores = {place: [value for _, value in window] for place, window in self._windows.items()}
+        return {place: quantile(values, self.share) for place, values in scores.items() if len(values) >= self.fill}
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +270,11 @@ ALIKE = (ConstantMix, ScheduledMix, AllSFT, AllGRPO, Sequential)
 """Policies that treat everything alike, without a look at it: they decide for a group without reference too."""
 
 
+def _places(candidates: Candidates, thresholds: Thresholds) -> tuple[str, ...]:
+    """What each candidate shares its threshold with."""
+    return candidates.environments if thresholds == "environment" else ("",) * len(candidates.ids)
+
+
 def _mixed(mu: float) -> Decision:
     return Decision(Route.GRPO if mu < 1 else Route.SFT, rl_weight=1.0 - mu, ce_weight=mu)
 
@@ -253,12 +301,13 @@ def make_arbiter(config: RouterSettings, seed: int) -> Arbiter:
 
 
 def _split(score: Callable[[RouterSettings, int], Score]) -> Callable[[RouterSettings, int], Arbiter]:
-    """By the median of the corpus when it is routed at once, by a running quantile when it comes bit by bit."""
+    """By a quantile of the corpus when it is routed at once, by a running one when it comes bit by bit."""
 
     def build(config: RouterSettings, seed: int) -> Arbiter:
         if config.mode == "online":
-            return RunningQuantile(score(config, seed), config.share, config.window)
-        return MedianSplit(score(config, seed))
+            sizes = (config.window, config.window_steps, config.window_fill)
+            return RunningQuantile(score(config, seed), config.share, *sizes, config.thresholds)
+        return QuantileSplit(score(config, seed), config.share, config.thresholds)
 
     return build
 

@@ -1,8 +1,9 @@
 """Online routing: every finished group goes to GRPO, or its task's reference trajectory to SFT, by the weights of now.
 
 The reference is the expert's demonstration of the task, else the group's own best success: the one with the fewest
-turns. A group without either, or whose reference has no gradient to speak of, cannot be compared: it is not routed and
-stays with GRPO. Policies that compare nothing (`arbitration.ALIKE`) decide for such groups too.
+turns. The two are compared each with its own kind. A group without either, or whose reference has no gradient to speak
+of, cannot be compared: it is not routed and stays with GRPO. Policies that compare nothing (`arbitration.ALIKE`) decide
+for such groups too.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from router.scores import Candidates
 from trajectories.ids import demonstration_id
 from trajectories.schema import assignments_from_table, assignments_to_table, sequences_from_table
 from trajectories.types import Assignment, Route, StopReason
+
+EXPERT, OWN = "expert", "own"
+"""Kinds of reference trajectory. The policy finds its own likelier, so their gradients are others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,21 +64,21 @@ class OnlineRouter:
         decisions: list[Decision | None] = [None] * len(groups)
         if routed:
             rows = [sound[references[at] or ""] for at in routed] if sound is not None else None
-            for at, decision in zip(
-                routed, self.arbiter.decide(self._candidates(groups, routed, rows, measured)), strict=True
-            ):
+            chosen = [(groups[at], references[at]) for at in routed]
+            known = measured.take(rows) if measured is not None and rows else None
+            for at, decision in zip(routed, self.arbiter.decide(self._candidates(chosen, known)), strict=True):
                 decisions[at] = decision
         self.steps += 1
         return decisions
 
-    def _candidates(
-        self, groups: Many[Group], routed: list[int], rows: list[int] | None, measured: pa.Table | None
-    ) -> Candidates:
-        episodes = [groups[at].episodes for at in routed]
-        known = tables.candidates(measured.take(rows), [""] * len(routed)) if measured is not None and rows else None
+    def _candidates(self, chosen: Many[tuple[Group, str | None]], measured: pa.Table | None) -> Candidates:
+        episodes = [group.episodes for group, _ in chosen]
+        own = [name in group.episodes["episode_id"].to_pylist() for group, name in chosen]
+        known = tables.candidates(measured, [""] * len(chosen)) if measured is not None else None
         return Candidates(
             ids=tuple(table["group_id"][0].as_py() for table in episodes),
             environments=tuple(table["environment"][0].as_py() for table in episodes),
+            kinds=tuple(OWN if by_itself else EXPERT for by_itself in own),
             step=self.steps,
             norms=known.norms if known else None,
             losses=known.losses if known else None,
@@ -103,7 +107,7 @@ def sequences_of(table: pa.Table, episode_id: str | None) -> pa.Table:
 
 def measure(result: ProbeResult, sequences: pa.Table) -> pa.Table:
     """`tables.MEASURED` of what the workers probed."""
-    return tables.measured(tables.probed(result, sequences_from_table(sequences)))
+    return tables.measured(result, list(sequences_from_table(sequences)))
 
 
 def routed_assignments(group: Group, reference: pa.Table, decision: Decision, version: int = 0) -> pa.Table:

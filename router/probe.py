@@ -1,14 +1,15 @@
-"""The gradient probe: how large each sequence's gradient is in every projection matrix, without an optimiser step.
+"""The gradient probe: how large each trajectory's gradient is in every projection matrix, without an optimiser step.
 
 One interface, `Probe`, and two ways to the same numbers: `sequential` is the reference, `batched` the fast one. With
-adapters active, both measure the base model's matrices, as those adapters shape their gradients. The loss of a sequence
-is the mean of -log p over its trained tokens, at its temperature. In windowed mode a sequence is one turn;
-`router.tables.measured` averages over the turns of a trajectory.
+adapters active, both measure the base model's matrices, as those adapters shape their gradients. The loss of a
+trajectory is the mean of -log p over its trained tokens, at the temperature of their sequences. In windowed mode, where
+a trajectory has one sequence a turn, what is measured is the norm of its mean gradient, not the mean of its turns'
+norms: turns that pull the same way count for more than turns that undo each other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as Many
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -64,44 +65,79 @@ class PolicyNetwork(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """What one pass over S sequences yields, on the CPU, in the order in which the sequences were given.
+    """What the probe of S sequences of E trajectories yields, on the CPU, in the order in which these were given.
 
     Nothing is judged here: a gradient that vanished or is not finite shows in `norms`, where `geometry` refuses it.
 
     Attributes:
-        norms: float32 [S, 7L], Frobenius norms of the gradients, layer by layer in the order of `PROJECTIONS`.
+        trajectories: ids of the episodes, in the order of their first sequences.
+        norms: float32 [E, 7L], Frobenius norms of their gradients, layer by layer in the order of `PROJECTIONS`.
+        entries: of each of the 7L matrices.
         losses: float32 [S], mean -log p over the trained tokens.
         hidden: float32 [S, H], the final layer's state after the last token.
         logprobs: float32 [T] each, log p of every trained token, 0 elsewhere.
     """
 
     sequence_ids: tuple[str, ...]
+    trajectories: tuple[str, ...]
     norms: Tensor
+    entries: tuple[int, ...]
     losses: Tensor
     hidden: Tensor
     logprobs: tuple[npt.NDArray[np.float32], ...]
 
-    def take(self, rows: Many[int]) -> ProbeResult:
-        """Some of the sequences, in the order of `rows`."""
-        at = torch.tensor(rows, dtype=torch.int64)
+    def arranged(self, sequences: Many[Sequence]) -> ProbeResult:
+        """What belongs to these sequences, in their order; each trajectory's are all among them."""
+        place = {name: row for row, name in enumerate(self.sequence_ids)}
+        rows = [place[sequence.sequence_id] for sequence in sequences]
+        names = tuple(by_trajectory([sequence.episode_id for sequence in sequences]))
+        number = {name: row for row, name in enumerate(self.trajectories)}
         return ProbeResult(
             tuple(self.sequence_ids[row] for row in rows),
-            self.norms[at],
-            self.losses[at],
-            self.hidden[at],
+            names,
+            self.norms[[number[name] for name in names]],
+            self.entries,
+            self.losses[rows],
+            self.hidden[rows],
             tuple(self.logprobs[row] for row in rows),
         )
 
 
 def concatenated(parts: Many[ProbeResult]) -> ProbeResult:
-    """The sequences of all parts, one part after the other."""
+    """The sequences of all parts, one part after the other; no trajectory is in two of them."""
     return ProbeResult(
         tuple(name for part in parts for name in part.sequence_ids),
+        tuple(name for part in parts for name in part.trajectories),
         torch.cat([part.norms for part in parts]),
+        parts[0].entries,
         torch.cat([part.losses for part in parts]),
         torch.cat([part.hidden for part in parts]),
         tuple(values for part in parts for values in part.logprobs),
     )
+
+
+def by_trajectory(names: Many[str]) -> dict[str, list[int]]:
+    """Rows of each trajectory, by its name, in the order of their first rows.
+
+    by_trajectory(["a", "b", "a"]) is {"a": [0, 2], "b": [1]}.
+    """
+    rows: dict[str, list[int]] = {}
+    for row, name in enumerate(names):
+        rows.setdefault(name, []).append(row)
+    return rows
+
+
+def whole_batches(names: Many[str], least: int) -> list[list[int]]:
+    """Rows in batches of whole trajectories, each of as many as it takes to have `least` rows; the last may have fewer.
+
+    whole_batches(["a", "a", "b", "c", "c"], 3) is [[0, 1, 2], [3, 4]].
+    """
+    batches: list[list[int]] = []
+    for rows in by_trajectory(names).values():
+        if not batches or len(batches[-1]) >= least:
+            batches.append([])
+        batches[-1] += rows
+    return batches
 
 
 def check(sequences: Many[Sequence]) -> None:
@@ -123,17 +159,19 @@ Probe = Callable[[PolicyNetwork, Many[Sequence]], ProbeResult]
 
 
 def sequential(policy: PolicyNetwork, sequences: Many[Sequence]) -> ProbeResult:
-    """One sequence at a time, autograd's own weight gradients: the reference.
+    """One sequence at a time, autograd's own weight gradients, summed up over a trajectory: the reference.
 
     Raises:
         UserError: nothing to probe, a sequence without trained tokens, or a model that cannot be probed.
     """
     check(sequences)
-    return _probe(policy, sequences, [[index] for index in range(len(sequences))], _autograd_pass)
+    owned = by_trajectory([sequence.episode_id for sequence in sequences])
+    return _probe(policy, sequences, [[[index] for index in rows] for rows in owned.values()], _Autograd)
 
 
 def batched(policy: PolicyNetwork, sequences: Many[Sequence], token_budget: int = 8192) -> ProbeResult:
-    """Padded batches, one forward and backward pass each, in which no weight gradient is computed.
+    """Padded batches, one forward and backward pass each, in which no weight gradient is computed but of trajectories
+    that are too long for one pass.
 
     Args:
         token_budget: tokens (padding counted) in one pass; a longer sequence goes alone. Changes memory and speed only.
@@ -142,7 +180,7 @@ def batched(policy: PolicyNetwork, sequences: Many[Sequence], token_budget: int 
         UserError: nothing to probe, a sequence without trained tokens, or a model that cannot be probed.
     """
     check(sequences)
-    return _probe(policy, sequences, _plan(sequences, token_budget), _tapped_pass)
+    return _probe(policy, sequences, _plan(sequences, token_budget), _Taps)
 
 
 def batched_share(
@@ -161,15 +199,35 @@ def batched_share(
         most: the largest of the workers' values.
     """
     plan = _plan(sequences, token_budget)
-    idle = most(len(plan)) - len(plan)
-    result = _probe(policy, sequences, plan, _tapped_pass)
+    passes = sum(map(len, plan))
+    idle = most(passes) - passes
+    result = _probe(policy, sequences, plan, _Taps)
     if idle:
-        _probe(policy, [IDLE], [[0]] * idle, _tapped_pass)
+        _probe(policy, [IDLE], [[[0]]] * idle, _Taps)
     return result
 
 
-def _plan(sequences: Many[Sequence], token_budget: int) -> list[list[int]]:
-    return plan_batches([len(sequence.token_ids) for sequence in sequences], token_budget)
+Unit = list[list[int]]
+"""Rows of the passes that are measured together: one pass of whole trajectories, or several passes of one."""
+
+
+def _plan(sequences: Many[Sequence], token_budget: int) -> list[Unit]:
+    """As `plan_batches`, but no pass shares a trajectory with another, unless it has that trajectory alone."""
+    lengths = [len(sequence.token_ids) for sequence in sequences]
+    long: list[Unit] = []
+    short: list[tuple[int, list[int]]] = []
+    for rows in by_trajectory([sequence.episode_id for sequence in sequences]).values():
+        passes = plan_batches([lengths[row] for row in rows], token_budget)
+        if len(passes) > 1:
+            long.append([[rows[at] for at in part] for part in passes])
+        else:
+            short.append((max(lengths[row] for row in rows), rows))
+    shared: list[tuple[int, list[int]]] = []
+    for width, rows in sorted(short, key=lambda trajectory: -trajectory[0]):
+        if not shared or (len(shared[-1][1]) + len(rows)) * shared[-1][0] > token_budget:
+            shared.append((width, []))
+        shared[-1][1].extend(rows)
+    return long + [[rows] for _, rows in shared]
 
 
 def projections(policy: PolicyNetwork) -> dict[str, nn.Linear]:
@@ -192,43 +250,96 @@ def projections(policy: PolicyNetwork) -> dict[str, nn.Linear]:
     return found
 
 
-Pass = Callable[[PolicyNetwork, PaddedBatch, list[nn.Linear]], tuple[Tensor, Tensor]]
-"""-> log-probabilities [N] and norms [B, 7L] of a batch."""
+class Meter(Protocol):
+    """Measures the passes of a unit."""
+
+    def run(self, policy: PolicyNetwork, batch: PaddedBatch, shares: Tensor, owners: list[int]) -> Tensor:
+        """One pass: the log-probabilities [N] of a batch.
+
+        Args:
+            shares: float32 [B], of each row in the loss of its trajectory.
+            owners: the trajectory of each row within the unit.
+        """
+        ...
+
+    def norms(self) -> Tensor:
+        """float32 [trajectories of the unit, 7L], after all its passes."""
+        ...
 
 
 @torch.enable_grad()
-def _probe(policy: PolicyNetwork, sequences: Many[Sequence], plan: list[list[int]], run: Pass) -> ProbeResult:
+def _probe(
+    policy: PolicyNetwork,
+    sequences: Many[Sequence],
+    plan: list[Unit],
+    meter: Callable[[list[nn.Linear], int], Meter],
+) -> ProbeResult:
+    """`meter`: makes that of a unit of so many passes."""
     layers = list(projections(policy).values())
     _refuse_dropout(policy.causal_lm)
-    norms, losses = torch.zeros(len(sequences), len(layers)), torch.zeros(len(sequences))
+    owned = by_trajectory([sequence.episode_id for sequence in sequences])
+    names, shares = tuple(owned), _shares(sequences, owned)
+    place = {name: row for row, name in enumerate(names)}
+    norms, losses = torch.zeros(len(names), len(layers)), torch.zeros(len(sequences))
     hidden = torch.zeros(len(sequences), policy.causal_lm.config.hidden_size)
     logprobs = [np.zeros(len(sequence.token_ids), np.float32) for sequence in sequences]
-    for rows in plan:
-        batch = collate([sequences[index] for index in rows], layers[0].weight.device)
-        with policy.final_states(batch) as states:
-            values, measured = run(policy, batch, layers)
-        norms[rows] = measured.cpu()
-        losses[rows], hidden[rows] = _losses(values.detach(), batch).cpu(), states[0].cpu()
-        for index, tokens in zip(rows, values.detach().cpu().split(batch.trained), strict=True):
-            logprobs[index][1:][sequences[index].trained[1:]] = tokens
-    return ProbeResult(tuple(s.sequence_id for s in sequences), norms, losses, hidden, tuple(logprobs))
+    for unit in plan:
+        measured = meter(layers, len(unit))
+        mine = list(dict.fromkeys(sequences[index].episode_id for rows in unit for index in rows))
+        for rows in unit:
+            batch = collate([sequences[index] for index in rows], layers[0].weight.device)
+            with policy.final_states(batch) as states:
+                owners = [mine.index(sequences[index].episode_id) for index in rows]
+                values = measured.run(policy, batch, shares[rows].to(batch.input_ids.device), owners).detach()
+            losses[rows], hidden[rows] = _losses(values, batch).cpu(), states[0].cpu()
+            for index, tokens in zip(rows, values.cpu().split(batch.trained), strict=True):
+                logprobs[index][1:][sequences[index].trained[1:]] = tokens
+        norms[[place[name] for name in mine]] = measured.norms().cpu()
+    ids, entries = tuple(s.sequence_id for s in sequences), tuple(layer.weight.numel() for layer in layers)
+    return ProbeResult(ids, names, norms, entries, losses, hidden, tuple(logprobs))
 
 
-def _autograd_pass(policy: PolicyNetwork, batch: PaddedBatch, layers: list[nn.Linear]) -> tuple[Tensor, Tensor]:
-    weights = [layer.weight for layer in layers]
-    with _trainable(weights):
-        logprobs = policy(batch)
-        gradients = torch.autograd.grad(_losses(logprobs, batch).sum(), weights)
-    return logprobs, torch.stack([gradient.float().norm() for gradient in gradients])[None]
+def _shares(sequences: Many[Sequence], owned: Mapping[str, list[int]]) -> Tensor:
+    """Share of each sequence in its trajectory's trained tokens, float32 [S]."""
+    trained = torch.tensor([float(trained_tokens(sequence)) for sequence in sequences])
+    totals = {name: trained[rows].sum() for name, rows in owned.items()}
+    whole = [float(totals[sequence.episode_id]) for sequence in sequences]
+    return trained / torch.tensor(whole)
 
 
-def _tapped_pass(policy: PolicyNetwork, batch: PaddedBatch, layers: list[nn.Linear]) -> tuple[Tensor, Tensor]:
-    recorder = NormRecorder(batch.lengths, layers)
-    with recorder.recording(), _embeddings(policy.causal_lm) as embedded:
-        logprobs = policy(batch)
-        # Only what lies between the loss and the embeddings is computed: activations, and no parameter.
-        torch.autograd.grad(_losses(logprobs, batch).sum(), embedded)
-    return logprobs, recorder.norms()
+class _Autograd:
+    """The weight gradients of one trajectory, as autograd computes them."""
+
+    def __init__(self, layers: list[nn.Linear], passes: int) -> None:
+        self._weights = [layer.weight for layer in layers]
+        self._sums = [torch.zeros((), device=weight.device) for weight in self._weights]
+
+    def run(self, policy: PolicyNetwork, batch: PaddedBatch, shares: Tensor, owners: list[int]) -> Tensor:
+        with _trainable(self._weights):
+            logprobs = policy(batch)
+            gradients = torch.autograd.grad((shares * _losses(logprobs, batch)).sum(), self._weights)
+        self._sums = [total + gradient.float() for total, gradient in zip(self._sums, gradients, strict=True)]
+        return logprobs
+
+    def norms(self) -> Tensor:
+        return torch.stack([total.norm() for total in self._sums])[None]
+
+
+class _Taps:
+    """Norms from activations and output gradients."""
+
+    def __init__(self, layers: list[nn.Linear], passes: int) -> None:
+        self._recorder = NormRecorder(layers, passes)
+
+    def run(self, policy: PolicyNetwork, batch: PaddedBatch, shares: Tensor, owners: list[int]) -> Tensor:
+        with self._recorder.recording(batch.lengths, owners), _embeddings(policy.causal_lm) as embedded:
+            logprobs = policy(batch)
+            # Only what lies between the loss and the embeddings is computed: activations, and no parameter.
+            torch.autograd.grad((shares * _losses(logprobs, batch)).sum(), embedded)
+        return logprobs
+
+    def norms(self) -> Tensor:
+        return self._recorder.norms()
 
 
 def _losses(logprobs: Tensor, batch: PaddedBatch) -> Tensor:

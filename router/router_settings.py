@@ -24,8 +24,10 @@ PolicyName = Literal[
     "sequential",
 ]
 """Keys of `router.arbitration.POLICIES`, and `none`."""
-Metric = Literal["gini", "kurtosis", "cv", "hoyer", "entropy", "top_share"]
-"""Keys of `router.geometry.CONCENTRATION`."""
+Metric = Literal["gini", "kurtosis", "cv", "hoyer", "entropy", "top_share", "gini_per_entry"]
+"""Keys of `router.geometry.CONCENTRATION`, and the Gini of norms divided by the root of their matrix's entries."""
+Thresholds = Literal["environment", "corpus"]
+"""What has a threshold of its own: each environment, or all of the corpus."""
 
 NEED_PROBE = frozenset({"median_split", "inverse", "magnitude", "loss"})
 """Policies that need the probe."""
@@ -47,12 +49,24 @@ class RouterSettings(Settings):
     """File of `concerto route` that tells every trajectory's route, in place of a probe by this run. Tuning: share one
     among the arms of a comparison."""
     metric: Metric = "gini"
-    """Concentration statistic of `median_split` and `inverse`. Tuning: `gini` is published; compare by `--set
-    router.metric=…`."""
-    share: float = Field(default=0.5, ge=0, le=1)
-    """Share of the trajectories that an online split sends to SFT. Tuning: 0.5 is the published median split."""
+    """Concentration statistic of `median_split` and `inverse`; `gini_per_entry` is that of norm / √entries, without the
+    bias of the matrices' shapes. Tuning: `gini` is published; compare by `--set router.metric=…`."""
+    share: float = Field(default=0.5, gt=0, le=1)
+    """Share of the trajectories that a split sends to SFT, ties included; none at all is `all_grpo`. Tuning: 0.5 is the
+    published median split; sweep 0.25, 0.5 and 0.75 as arms of a comparison (benchmarks/prism-share.yaml)."""
+    thresholds: Thresholds = "environment"
+    """Whether a split takes a threshold for each environment, or one for all of the corpus. With one for all, the
+    environment whose gradients are the more even may go to SFT as a whole. Tuning: `environment`; `corpus` where an
+    environment has a few demonstrations only."""
     window: int = Field(default=512, ge=2)
-    """Latest scores of each environment of which an online split takes its quantile. Tuning: some ten steps' worth."""
+    """Latest scores of which an online split takes its quantile, for each environment and each kind of reference (an
+    expert's demonstration, an own success). Tuning: more than window_steps bring."""
+    window_steps: PositiveInt = 10
+    """Latest steps whose scores such a window holds, the present one included: other weights gave the older ones.
+    Tuning: until a window holds some 30 scores; 1 compares scores of the same weights only."""
+    window_fill: PositiveInt = 8
+    """Scores that a window needs before it splits; until then its groups are explored. Tuning: some two steps' groups;
+    1 imitates the first that comes."""
     gate: float = Field(default=0.0, ge=0, le=1)
     """`pass_rate`: success rate of a task above which it is explored. Tuning: 0 imitates only what never succeeds."""
     gate_episodes: PositiveInt = 8
@@ -91,6 +105,12 @@ class RouterSettings(Settings):
     @classmethod
     def _at_home(cls, file: str | None) -> str | None:
         return os.path.expanduser(file) if file else file
+
+    @model_validator(mode="after")
+    def _a_window_can_be_filled(self) -> RouterSettings:
+        if self.window_fill > self.window:
+            raise ValueError(f"window_fill {self.window_fill} is more than a window of {self.window} scores can hold")
+        return self
 
     @model_validator(mode="after")
     def _valley_below_peak(self) -> RouterSettings:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from router.geometry import CONCENTRATION, Statistic, gini
+from router.geometry import CONCENTRATION, Statistic, gini, per_entry
 from trajectories.errors import UserError
 
 
@@ -24,8 +25,10 @@ class Candidates:
     Attributes:
         ids: their names.
         environments: the environment of each; thresholds that run are kept apart by it.
+        kinds: where each came from; scores of different kinds are not compared while they run. None: all alike.
         step: optimiser steps taken so far.
         norms: [n, P], gradient norms of the probe.
+        entries: of each of the P matrices.
         losses: [n], mean -log p of the trained tokens.
         pass_rates: [n], share of each task's rollouts that succeeded, in [0, 1].
     Raises:
@@ -34,40 +37,56 @@ class Candidates:
 
     ids: tuple[str, ...]
     environments: tuple[str, ...]
+    kinds: tuple[str, ...] | None = None
     step: int = 0
     norms: Tensor | None = None
+    entries: tuple[int, ...] | None = None
     losses: Tensor | None = None
     pass_rates: Tensor | None = None
 
     def __post_init__(self) -> None:
-        for name in ("environments", "norms", "losses", "pass_rates"):
+        for name in ("environments", "kinds", "norms", "losses", "pass_rates"):
             values = getattr(self, name)
             if values is not None and len(values) != len(self.ids):
                 raise UserError(f"{len(self.ids)} trajectories came with {len(values)} {name}")
 
 
 Score = Callable[[Candidates], Tensor]
+Values = TypeVar("Values")
+
+PER_ENTRY = "_per_entry"
+"""Ends the name of a statistic of norms that are divided by the root of their matrix's entries."""
 
 
 @dataclass(frozen=True, slots=True)
 class Concentration:
-    """PRISM, arXiv 2601.07224: how unevenly the gradient is spread over the matrices."""
+    """PRISM, arXiv 2601.07224: how unevenly the gradient is spread over the matrices.
+
+    Attributes:
+        per_entry: divide every norm by the root of its matrix's entries, so that the shapes of the matrices, which are
+            the same for all trajectories, have no part in the score. Ours.
+    """
 
     statistic: Statistic = gini
+    per_entry: bool = False
 
     @classmethod
     def named(cls, name: str) -> Concentration:
-        """The score by a name of `geometry.CONCENTRATION`.
+        """The score by a name of `geometry.CONCENTRATION`, with `PER_ENTRY` behind it for that of norms per entry.
 
         Raises:
             UserError: there is no such statistic.
         """
-        if name not in CONCENTRATION:
+        plain = name.removesuffix(PER_ENTRY)
+        if plain not in CONCENTRATION:
             raise UserError(f"there is no statistic {name!r}; choose one of {', '.join(CONCENTRATION)}")
-        return cls(CONCENTRATION[name])
+        return cls(CONCENTRATION[plain], per_entry=plain != name)
 
     def __call__(self, candidates: Candidates) -> Tensor:
-        return self.statistic(_measured(candidates.norms, "gradient norms", "run the probe"), candidates.ids)
+        norms = _measured(candidates.norms, "gradient norms", "run the probe")
+        if self.per_entry:
+            norms = per_entry(norms, _measured(candidates.entries, "the sizes of the matrices", "run the probe"))
+        return self.statistic(norms, candidates.ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +126,7 @@ class Random:
         return torch.tensor(values, dtype=torch.float64)
 
 
-def _measured(values: Tensor | None, what: str, fix: str) -> Tensor:
+def _measured(values: Values | None, what: str, fix: str) -> Values:
     if values is None:
         raise UserError(f"this routing policy needs {what} and there are none; {fix} first")
     return values

@@ -1,8 +1,9 @@
-"""Measures, during a backward pass, the weight gradients of linear layers, sequence by sequence, without forming them
-for the batch.
+"""Measures, during backward passes, the weight gradients of linear layers, trajectory by trajectory, without forming
+them for the batch.
 
 For y = W a the gradient of one sequence's loss by W is G = sum_t e_t a_t^T, with e_t the loss gradient by y at token t.
-Rows of a padded batch do not mix, so one backward pass of the summed losses brings every sequence's own e.
+Rows of a padded batch do not mix, so one backward pass of the summed losses brings every sequence's own e; the gradient
+of a trajectory's loss is the sum over the tokens of all its sequences.
 """
 
 from __future__ import annotations
@@ -37,47 +38,70 @@ def gradient_norm(inputs: Tensor, gradients: Tensor) -> Tensor:
 
 
 class NormRecorder:
-    """Collects norms[row, matrix] of one batch while its backward pass runs."""
+    """Collects norms[trajectory, matrix] while backward passes run. A trajectory's gradient is the sum over its rows.
 
-    def __init__(self, lengths: Many[int], layers: Many[nn.Module]) -> None:
+    Rows of one pass are measured at once, without a matrix of the weight's size where these are short. A trajectory
+    that takes several passes is summed up from pass to pass: meanwhile one such matrix is kept for each layer.
+    """
+
+    def __init__(self, layers: Many[nn.Module], passes: int = 1) -> None:
         """
         Args:
-            lengths: tokens of each row of the batch.
             layers: the linear layers to measure; inputs [B, T, in], outputs [B, T, out].
+            passes: how many there are; with several, all are of one trajectory.
         """
-        self._lengths = tuple(lengths)
-        self._layers = tuple(layers)
+        self._layers, self._passes = tuple(layers), passes
         self._columns: dict[int, Tensor] = {}
+        self._sums: dict[int, Tensor] = {}
 
     @contextmanager
-    def recording(self) -> Iterator[None]:
-        """One forward and backward pass run inside: recomputed activations need their taps as well."""
+    def recording(self, lengths: Many[int], owners: Many[int]) -> Iterator[None]:
+        """One forward and backward pass run inside: recomputed activations need their taps as well.
+
+        Args:
+            lengths: tokens of each row of the batch.
+            owners: the trajectory of each row, counted from 0.
+        """
         with ExitStack() as stack:
             for column, layer in enumerate(self._layers):
-                handle = layer.register_forward_hook(self._tap(column))
+                handle = layer.register_forward_hook(self._tap(column, lengths, owners))
                 stack.callback(handle.remove)
             yield
 
     def norms(self) -> Tensor:
-        """float32 [B, number of layers].
+        """float32 [trajectories, number of layers].
 
         Raises:
-            RuntimeError: the backward pass did not go through every layer.
+            RuntimeError: a backward pass did not go through every layer.
         """
+        self._columns |= {column: torch.linalg.vector_norm(total)[None] for column, total in self._sums.items()}
         if missing := len(self._layers) - len(self._columns):
             raise RuntimeError(f"the backward pass went past {missing} of {len(self._layers)} probed layers")
         return torch.stack([self._columns[column] for column in range(len(self._layers))], dim=1)
 
-    def _tap(self, column: int) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
+    def _tap(
+        self, column: int, lengths: Many[int], owners: Many[int]
+    ) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
         def measure(inputs: Tensor, gradients: Tensor) -> None:
             # The last token of a sequence predicts nothing: its gradient, like that of the padding behind, is zero.
-            rows = zip(inputs, gradients, self._lengths, strict=True)
-            self._columns[column] = torch.stack([gradient_norm(a[: n - 1], e[: n - 1]) for a, e, n in rows])
+            rows = [(a[: n - 1], e[: n - 1]) for a, e, n in zip(inputs, gradients, lengths, strict=True)]
+            if self._passes > 1:
+                total = sum((e.T @ a.to(e.dtype)).float() for a, e in rows)
+                self._sums[column] = self._sums[column] + total if column in self._sums else torch.as_tensor(total)
+            else:
+                self._columns[column] = torch.stack([gradient_norm(*tokens) for tokens in _by_owner(rows, owners)])
 
         def hook(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
             return _Tap.apply(output, args[0].detach(), measure)  # pyright: ignore[reportReturnType]
 
         return hook
+
+
+def _by_owner(rows: Many[tuple[Tensor, Tensor]], owners: Many[int]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Tokens [T, in] and [T, out] of all rows of each owner, in the order of its number."""
+    for owner in range(max(owners) + 1):
+        mine = [row for row, other in zip(rows, owners, strict=True) if other == owner]
+        yield mine[0] if len(mine) == 1 else (torch.cat([a for a, _ in mine]), torch.cat([e for _, e in mine]))
 
 
 class _Tap(torch.autograd.Function):

@@ -1,7 +1,7 @@
 """`concerto probe`: score the trajectories of a corpus that need not fit in memory.
 
 The corpus is a sequences table in Parquet, as a run writes it (`RUN/demonstrations.parquet`, `RUN/trajectories/…`).
-Ray Data streams it through actors that hold the model. What is done lies in `<out>.parts/`, so a probe that was stopped
+Ray Data has actors that hold the model read it. What is done lies in `<out>.parts/`, so a probe that was stopped
 goes on where it was; the scores appear under their name when all is done.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import count
@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 import ray.data
@@ -30,8 +29,9 @@ from cluster.config.sections import PlacementSettings
 from cluster.inputs.model_check import check_probed_model
 from cluster.runtime.session import ray_cluster
 from router import tables
-from router.geometry import CONCENTRATION
+from router.probe import whole_batches
 from router.router_settings import Metric
+from router.scores import Concentration
 from trajectories.errors import UserError, first_line
 from trajectories.files import reading, written_aside
 from trajectories.schema import SEQUENCES, sequences_from_table
@@ -40,6 +40,7 @@ from trajectories.store import read_cache, write_parquet
 METRIC = b"metric"
 """Schema metadata key of a scores table: the statistic that made its column `score`."""
 BATCH = 64
+"""Sequences that are read and measured at a time, at least: those of a trajectory stay together."""
 NEEDED = ("sequence_id", "episode_id", "token_ids", "trained", "temperature")
 
 
@@ -49,7 +50,7 @@ class ProbeJob:
 
     model: str
     corpus: str
-    rows: int
+    trajectories: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +76,15 @@ def run_probe(model: str, corpus: Path, metric: Metric, out: Path, workers: Work
             gradient that is zero or not finite.
     """
     check_free(out)
-    job = ProbeJob(check_probed_model(model), str(corpus.resolve()), check_corpus(corpus))
+    names = check_corpus(corpus)
+    job = ProbeJob(check_probed_model(model), str(corpus.resolve()), len(set(names)))
     parts = _open_parts(out, job)
     say = partial(console.print, highlight=False, markup=False)
     done = _drop_damaged(parts, say)
-    if done < job.rows:
+    if done < job.trajectories:
         with ray_cluster(PlacementSettings(address=workers.address)), Progress(console=console) as progress:
-            task = progress.add_task(f"probe {corpus.name}", total=job.rows, completed=done)
-            for part in _probe_rest(job, parts, workers):
+            task = progress.add_task(f"probe {corpus.name}", total=job.trajectories, completed=done)
+            for part in _probe_rest(job, names, parts, workers):
                 write_parquet(_free_part(parts), part)
                 progress.advance(task, part.num_rows)
     scores = _scored(_read_parts(parts), metric)
@@ -91,8 +93,8 @@ def run_probe(model: str, corpus: Path, metric: Metric, out: Path, workers: Work
     return scores
 
 
-def check_corpus(corpus: Path) -> int:
-    """Read through the corpus, a piece at a time; the number of its sequences.
+def check_corpus(corpus: Path) -> list[str]:
+    """Read through the corpus, a piece at a time; the trajectory of each of its sequences.
 
     Raises:
         UserError: it cannot be read, is no sequences table, is empty, or a sequence trains no token.
@@ -103,68 +105,92 @@ def check_corpus(corpus: Path) -> int:
         raise UserError(f"cannot read the corpus {corpus}: {first_line(error)}") from None
     if missing := [name for name in NEEDED if name not in file.schema_arrow.names]:
         raise UserError(f"{corpus} lacks the column {missing[0]!r}: give a sequences table, as runs write them")
-    rows = 0
-    for batch in file.iter_batches(columns=["sequence_id", "trained"]):
-        rows += batch.num_rows
+    names: list[str] = []
+    for batch in file.iter_batches(columns=["sequence_id", "episode_id", "trained"]):
+        names += batch["episode_id"].to_pylist()
         for name, trained in zip(batch["sequence_id"].to_pylist(), batch["trained"], strict=True):
             if not np.any(trained.values.to_numpy(zero_copy_only=False)[1:]):
                 raise UserError(f"trajectory {name} has no trained token that others precede; drop it from {corpus}")
-    if not rows:
+    if not names:
         raise UserError(f"there is nothing to probe: {corpus} holds no sequence")
-    return rows
+    return names
+
+
+class CorpusRows:
+    """Sequences of a corpus by row; the row group that was read last stays in memory, since the next is likely in
+    it."""
+
+    def __init__(self, corpus: str) -> None:
+        self._file = pq.ParquetFile(corpus)
+        counts = [self._file.metadata.row_group(group).num_rows for group in range(self._file.num_row_groups)]
+        self._starts = np.cumsum([0, *counts])
+        self._group, self._table = -1, SEQUENCES.empty_table()
+
+    def take(self, rows: Sequence[int]) -> pa.Table:
+        """Some of the sequences, by number of row."""
+        parts = []
+        groups = np.searchsorted(self._starts, rows, side="right") - 1
+        for group in np.unique(groups).tolist():
+            if group != self._group:
+                table = self._file.read_row_group(group, columns=SEQUENCES.names)
+                self._group, self._table = group, table.select(SEQUENCES.names).cast(SEQUENCES)
+            parts.append(self._table.take(np.asarray(rows)[groups == group] - self._starts[group]))
+        return pa.concat_tables(parts)
 
 
 class ProbeActor:
-    """Holds the model and measures batches of sequences; Ray Data runs several."""
+    """Holds the model and measures batches of whole trajectories; Ray Data runs several."""
 
-    def __init__(self, model: str, token_budget: int) -> None:
+    def __init__(self, model: str, corpus: str, token_budget: int) -> None:
         from learners.learner_settings import PolicySettings
         from learners.policy.distributed import device
         from learners.policy.model import load_policy
 
         self._policy = load_policy(PolicySettings(model=model), seed=0).to(device())
-        self._token_budget = token_budget
+        self._corpus, self._token_budget = CorpusRows(corpus), token_budget
 
     def __call__(self, batch: pa.Table) -> pa.Table:
+        """`MEASURED` of the trajectories whose rows the column `rows` lists."""
         from router.probe import batched
 
-        sequences = sequences_from_table(batch.select(SEQUENCES.names).cast(SEQUENCES))
-        return tables.probed(batched(self._policy, sequences, self._token_budget), sequences)
+        rows = [row for some in batch["rows"].to_pylist() for row in some]
+        sequences = list(sequences_from_table(self._corpus.take(rows)))
+        return tables.measured(batched(self._policy, sequences, self._token_budget), sequences)
 
 
-def _probe_rest(job: ProbeJob, parts: Path, workers: Workers) -> Iterator[pa.Table]:
-    """`PROBED` tables of what no part holds yet, as they become ready."""
+def _probe_rest(job: ProbeJob, names: list[str], parts: Path, workers: Workers) -> Iterator[pa.Table]:
+    """`MEASURED` tables of what no part holds yet, as they become ready.
+
+    Args:
+        names: the trajectory of each row of the corpus.
+    """
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     context.execution_options.preserve_order = False
-    data = ray.data.read_parquet(job.corpus)
-    if done := set(_read_parts(parts)["sequence_id"].to_pylist()):
-        data = data.map_batches(partial(_not_in, done), batch_format="pyarrow", batch_size=None)
+    done = set(_read_parts(parts)["trajectory"].to_pylist())
+    left = [row for row, name in enumerate(names) if name not in done]
+    batches = whole_batches([names[row] for row in left], BATCH)
+    items = [{"rows": [left[at] for at in batch]} for batch in batches]
+    data = ray.data.from_items(items, override_num_blocks=len(items))  # a part a block
     gpus = 1 if ray.cluster_resources().get("GPU") else 0
     data = data.map_batches(
         ProbeActor,
-        fn_constructor_kwargs={"model": job.model, "token_budget": workers.token_budget},
+        fn_constructor_kwargs={"model": job.model, "corpus": job.corpus, "token_budget": workers.token_budget},
         batch_format="pyarrow",
-        batch_size=BATCH,
+        batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=workers.count),
         num_gpus=gpus,
     )
-    batches: Any = data.iter_batches(batch_format="pyarrow", batch_size=None)
-    for batch in batches:
-        yield batch.select(tables.PROBED.names).cast(tables.PROBED)
+    found: Any = data.iter_batches(batch_format="pyarrow", batch_size=None)
+    for table in found:
+        yield table.select(tables.MEASURED.names).cast(tables.MEASURED)
 
 
-def _not_in(done: set[str], batch: pa.Table) -> pa.Table:
-    return batch.filter(~pc.field("sequence_id").isin(list(done)))
-
-
-def _scored(probed: pa.Table, metric: Metric) -> pa.Table:
+def _scored(measured: pa.Table, metric: Metric) -> pa.Table:
     """The scores table: what was measured of every trajectory in order of name, and its score."""
-    measured = tables.measured(probed).sort_by("trajectory")
-    candidates = tables.candidates(measured, [""] * measured.num_rows)
-    assert candidates.norms is not None
-    scores = CONCENTRATION[metric](candidates.norms, candidates.ids).tolist()
+    measured = measured.sort_by("trajectory")
+    scores = Concentration.named(metric)(tables.candidates(measured, [""] * measured.num_rows)).tolist()
     table = measured.append_column("score", pa.array(scores, pa.float64()))
     return table.replace_schema_metadata({METRIC: metric.encode()})
 
@@ -205,7 +231,7 @@ def _drop_damaged(folder: Path, say: Callable[[str], None]) -> int:
 
 def _read_parts(folder: Path) -> pa.Table:
     found = [pq.read_table(part) for part in sorted(folder.glob("*.parquet"))]
-    return pa.concat_tables([tables.PROBED.empty_table(), *found])
+    return pa.concat_tables([tables.MEASURED.empty_table(), *found])
 
 
 def check_free(out: Path) -> None:

@@ -11,31 +11,39 @@ import pyarrow.parquet as pq
 from cluster.commands.probe import METRIC, check_free
 from router import tables
 from router.arbitration import make_arbiter
-from router.router_settings import MIXES, PolicyName, RouterSettings
+from router.router_settings import MIXES, RouterSettings
 from trajectories.errors import UserError, first_line
+from trajectories.ids import PREFIX, demonstrated_task
 from trajectories.store import write_parquet
 
 
-def run_route(scores: Path, policy: PolicyName, seed: int, out: Path) -> pa.Table:
+def run_route(scores: Path, router: RouterSettings, seed: int, out: Path) -> pa.Table:
     """Split a scores table by a staged policy and write the routes table to `out`.
 
+    Args:
+        router: the policy, its share and its thresholds; the metric is that of the scores. Trajectories that are no
+            demonstrations belong to no environment and share one threshold.
     Raises:
         UserError: no such file, no scores table, too few rows, `out` is taken, or a policy that splits nothing or needs
             more than scores.
     """
-    if policy == "none" or policy in MIXES:
-        raise UserError(f"--policy {policy} splits no corpus: choose median_split or another policy for stages.")
+    if not router.active or router.policy in MIXES:
+        raise UserError(f"--policy {router.policy} splits no corpus: choose median_split or another policy for stages.")
     check_free(out)
     table = _read(scores)
     tables.check_columns(table, tables.MEASURED, str(scores), "give a file that `concerto probe` wrote")
     if not table.num_rows:
         raise UserError(f"there is nothing to route: {scores} holds no trajectory")
     metric: Any = (table.schema.metadata or {}).get(METRIC, b"gini").decode()
-    candidates = tables.candidates(table, [""] * table.num_rows)
-    decisions = make_arbiter(RouterSettings(policy=policy, metric=metric), seed).decide(candidates)
+    candidates = tables.candidates(table, [_environment(name) for name in table["trajectory"].to_pylist()])
+    decisions = make_arbiter(router.model_copy(update={"metric": metric}), seed).decide(candidates)
     routes = tables.routes(candidates.ids, decisions)
     write_parquet(out, routes)
     return routes
+
+
+def _environment(trajectory: str) -> str:
+    return demonstrated_task(trajectory)[0] if trajectory.startswith(PREFIX) else ""
 
 
 def _read(path: Path) -> pa.Table:

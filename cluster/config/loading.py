@@ -50,7 +50,7 @@ def check_config(values: Mapping[str, Any]) -> RunSettings:
         raise UserError(_explain(error)) from None
 
 
-def check_router_settings(**values: str) -> RouterSettings:
+def check_router_settings(**values: Any) -> RouterSettings:
     """Settings of the router by themselves. Raises UserError for a wrong one."""
     try:
         return RouterSettings.model_validate(values)

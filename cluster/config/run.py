@@ -105,6 +105,15 @@ class RunSettings(Settings):
         return self
 
     @model_validator(mode="after")
+    def _gdpo_has_no_scalar_reward(self) -> RunSettings:
+        if self.reward.scalariser == "gdpo" and self.grpo.folds_kl:
+            raise ValueError(
+                "grpo.kl_in=reward folds the divergence into the scalar reward, and reward.scalariser=gdpo has none: "
+                "leave it at loss"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _conducted_episodes_are_all_trained(self) -> RunSettings:
         if self.reward.scalariser == "conductor" and self.grpo.truncated == "mask":
             raise ValueError(

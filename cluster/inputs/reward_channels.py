@@ -9,14 +9,15 @@ from cluster.config.run import RunSettings
 from cluster.inputs.models import resolve_model
 from cluster.loop.tasks import TaskMixture
 from envs import make_environment
-from learners.rewards.open_channels import OF_ANY_EPISODE, OF_QUESTIONS, OpenChannels
+from learners.rewards.open_channels import KL, OF_ANY_EPISODE, OF_QUESTIONS, OpenChannels
 from trajectories.chat import ChatTokenizer
 from trajectories.errors import UserError, did_you_mean
 
 
 def reward_channels(config: RunSettings, tasks: TaskMixture) -> tuple[str, ...]:
     """Those of `reward.channels`, else all that every environment of the run gives by itself; for questions, where
-    several channels are weighed, also those that the policy's view and a reward model add.
+    several channels are weighed, also those that the policy's view and a reward model add. What `single` trains on is
+    one of them, whoever gives it.
 
     Raises:
         UserError: an environment does not give a channel, the outcome or a weighed reward.
@@ -28,18 +29,23 @@ def reward_channels(config: RunSettings, tasks: TaskMixture) -> tuple[str, ...]:
     }
     wanted = {"channels": reward.channels, "weights": tuple(reward.weights)}
     for environment, names in given.items():
-        _check("outcome", (reward.outcome,), environment, names)
         more = OF_QUESTIONS if environment == "questions" else OF_ANY_EPISODE
+        # Where several channels are weighed the outcome judges them, which a channel of the policy's own view cannot.
+        _check("outcome", (reward.outcome,), environment, (*names, *more) if reward.scalariser == "single" else names)
         for key, channels in wanted.items():
             _check(key, channels, environment, (*names, *more))
     channels = reward.channels or _all_channels(config, given)
+    if reward.outcome in OF_QUESTIONS and reward.outcome not in channels:
+        channels = (*channels, reward.outcome)
     if left_out := [name for name in reward.weights if name not in channels]:
         raise UserError(
             f"reward.weights names {left_out[0]!r}, which is not among the channels of this run "
             f"({', '.join(channels)}): name all that are weighed in reward.channels."
         )
     if "preference" in channels and reward.preference_model is None:
-        raise UserError("reward.channels names 'preference', which needs a reward model: set reward.preference_model.")
+        raise UserError(
+            "this run has the channel 'preference', which needs a reward model: set reward.preference_model."
+        )
     if reward.preference_model is not None:
         if "preference" not in channels:
             raise UserError(
@@ -59,8 +65,9 @@ def _all_channels(config: RunSettings, given: Mapping[str, Sequence[str]]) -> tu
 
 
 def open_channels(config: RunSettings, channels: Sequence[str], model: str) -> Callable[[], OpenChannels] | None:
-    """Makes, in another process, those of the channels that no environment gives; None where there are none."""
-    names = [name for name in channels if name in OF_QUESTIONS]
+    """Makes, in another process, those of the channels that no environment gives, and the penalty where there is one;
+    None where there are none."""
+    names = [name for name in channels if name in OF_QUESTIONS] + [KL] * config.grpo.folds_kl
     if not names:
         return None
     return partial(_make, names, model, config)
@@ -71,8 +78,8 @@ def _make(names: Sequence[str], model: str, config: RunSettings) -> OpenChannels
         names,
         ChatTokenizer.from_pretrained(model),
         config.rollout.max_response_tokens,
+        config.reward,
         config.data.get("questions"),
-        config.reward.preference_model,
     )
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,7 +24,7 @@ from cluster.loop.stream import RunError
 from cluster.loop.tasks import TaskMixture, member_seeds
 from router import tables
 from router.arbitration import make_arbiter
-from router.probe import ProbeResult, check, concatenated
+from router.probe import ProbeResult, check, concatenated, whole_batches
 from router.router_settings import MIXES, RouterSettings
 from router.scores import Candidates
 from trajectories.errors import UserError, first_line
@@ -37,7 +37,7 @@ MEASURED_FILE, ROUTES_FILE = "measured.parquet", "routes.parquet"
 NO_SFT = "set schedule.sft_steps=0 and schedule.mixed_steps=0"
 NO_GRPO = "set schedule.grpo_steps=0 and schedule.mixed_steps=0"
 PROBED_AT_ONCE = 128
-"""Sequences of one request to the learner workers: how often progress shows."""
+"""Sequences of one request to the learner workers, at least: how often progress shows."""
 
 
 class Prober(Protocol):
@@ -130,7 +130,10 @@ class CorpusRouter:
             if known.measured is not None:
                 write_parquet(self.run_dir / MEASURED_FILE, known.measured)
             write_parquet(path, routes)
-            metrics = route_metrics(routes) | {"probe_s": known.probe_s, "routing_s": time.monotonic() - started}
+            metrics = route_metrics(routes, known.candidates.environments) | {
+                "probe_s": known.probe_s,
+                "routing_s": time.monotonic() - started,
+            }
         return _routing(routes, demonstrations, self.programme, metrics)
 
     async def _measure(self, demonstrations: pa.Table) -> _Known:
@@ -138,10 +141,10 @@ class CorpusRouter:
         sequences = sequences_from_table(demonstrations)
         check(sequences)
         names = tuple(dict.fromkeys(sequence.episode_id for sequence in sequences))
-        places = ("",) * len(names)  # one threshold for the whole corpus
+        places = tuple(demonstrated_task(name)[0] for name in names)
         if self.router.probes:
             started = time.monotonic()
-            measured = tables.measured(tables.probed(await self._probe(demonstrations), sequences))
+            measured = tables.measured((await self._probe(demonstrations)).arranged(sequences), sequences)
             return _Known(tables.candidates(measured, places), measured, time.monotonic() - started)
         rates = None
         if self.router.policy == "pass_rate":
@@ -149,11 +152,11 @@ class CorpusRouter:
         return _Known(Candidates(names, places, pass_rates=rates), None, 0.0)
 
     async def _probe(self, demonstrations: pa.Table) -> ProbeResult:
-        parts, count = [], demonstrations.num_rows
-        for first in range(0, count, PROBED_AT_ONCE):
-            rows = demonstrations.slice(first, PROBED_AT_ONCE)
-            parts.append(await self.learner.probe(rows, self.router.token_budget))
-            self.progress("probe", min(first + PROBED_AT_ONCE, count), count)
+        parts, done = [], 0
+        for rows in whole_batches(demonstrations["episode_id"].to_pylist(), PROBED_AT_ONCE):
+            parts.append(await self.learner.probe(demonstrations.take(rows), self.router.token_budget))
+            done += len(rows)
+            self.progress("probe", done, demonstrations.num_rows)
         return concatenated(parts)
 
     async def _pass_rates(self, tasks: Sequence[tuple[str, str]]) -> torch.Tensor:
@@ -197,19 +200,34 @@ def read_routes(path: Path) -> pa.Table:
     return routes
 
 
-def route_metrics(routes: pa.Table) -> dict[str, float]:
-    """How many went where, and by which threshold."""
-    kinds = routes["route"].to_pylist()
+def route_metrics(routes: pa.Table, environments: Sequence[str]) -> dict[str, float]:
+    """How many went where, and by which threshold; where there are several environments, also of each.
+
+    Args:
+        environments: of each row.
+    """
+    metrics, rows = _route_metrics(routes.to_pylist()), zip(environments, routes.to_pylist(), strict=True)
+    by_environment: dict[str, list[Any]] = {name: [] for name in environments}
+    for name, row in rows:
+        by_environment[name].append(row)
+    if len(by_environment) > 1:
+        for name, mine in by_environment.items():
+            metrics |= {f"{key}/{name}": value for key, value in _route_metrics(mine).items()}
+    return metrics
+
+
+def _route_metrics(rows: Sequence[Any]) -> dict[str, float]:
+    kinds = [row["route"] for row in rows]
     metrics = {f"router/{kind}": float(kinds.count(str(kind))) for kind in (Route.SFT, Route.GRPO)}
-    scores = [score for score in routes["score"].to_pylist() if score is not None]
+    scores = [row["score"] for row in rows if row["score"] is not None]
+    thresholds = {row["threshold"] for row in rows if row["score"] is not None}
     if scores:
         metrics |= {
-            "router/threshold": routes["threshold"][0].as_py(),
             "router/score_mean": sum(scores) / len(scores),
             "router/score_min": min(scores),
             "router/score_max": max(scores),
         }
-    return metrics
+    return metrics | ({"router/threshold": thresholds.pop()} if len(thresholds) == 1 else {})
 
 
 def _routing(routes: pa.Table, demonstrations: pa.Table, programme: Programme, metrics: dict[str, float]) -> Routing:

@@ -169,7 +169,8 @@ def _conductor(plan: Plan, name: str) -> RemoteConductor:
 
 def _routing(plan: Plan, pool: LearnerPool, router: Any, demonstrations: pa.Table) -> PlainRouting | OnlineRouting:
     settings = plan.config.router
-    reader = NothingToRead() if READ.isdisjoint(plan.channels) else PolicyReader(pool, router)
+    reads = plan.config.grpo.folds_kl or not READ.isdisjoint(plan.channels)
+    reader = PolicyReader(pool, router) if reads else NothingToRead()
     plain = PlainRouting(router, reader, demonstrations)
     if not settings.online:
         return plain

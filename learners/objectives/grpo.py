@@ -19,7 +19,8 @@ class GRPOObjective(Objective):
 
     Metrics, averages over tokens: `loss`; `ratio` to the behaviour policy; `clip_fraction` of tokens without gradient;
     `masked_fraction` outside the IcePop band; `behaviour_kl`, the k3 estimate of how far the sampling policy is;
-    `reference_kl`, of how far the policy has moved (0 where `kl_weight` is 0); `entropy` of the policy, in nats.
+    `reference_kl`, of how far the policy has moved (0 unless it is a term of the loss); `entropy` of the policy, in
+    nats.
     """
 
     name = "grpo"
@@ -29,7 +30,7 @@ class GRPOObjective(Objective):
     def __init__(self, config: GRPOSettings) -> None:
         super().__init__(config)
         self.config = config
-        self.needs_reference = config.kl_weight > 0
+        self.needs_reference = config.kl_weight > 0 and not config.folds_kl
         self.raises_entropy = config.entropy_weight > 0
 
     @property

@@ -65,17 +65,26 @@ class PolicyModel(nn.Module):
             return selective_read(selected, head, batch.targets, batch.temperature, entropy_gradient)
 
     @contextmanager
-    def final_states(self, batch: PaddedBatch) -> Iterator[list[Tensor]]:
-        """The state after the last token of each row, float32 [B, H], of the forward pass inside."""
+    def final_states(self, batch: PaddedBatch, layer: str = "last", tokens: str = "last") -> Iterator[list[Tensor]]:
+        """The state of each row, float32 [B, H], of the forward pass inside: after its last token, or the `mean` over
+        its tokens; of the `last` layer, or of the `first`."""
         states: list[Tensor] = []
-        ends = torch.tensor(batch.lengths, device=batch.input_ids.device) - 1
+        lengths = torch.tensor(batch.lengths, device=batch.input_ids.device)
 
         def keep(_: nn.Module, __: Any, output: Any) -> None:
-            hidden = output.last_hidden_state.detach()
-            states.append(hidden[torch.arange(len(ends), device=ends.device), ends].float())
+            if layer == "last":
+                hidden = output.last_hidden_state.detach()
+            else:
+                hidden = (output[0] if isinstance(output, tuple) else output).detach()
+            if tokens == "mean":
+                real = torch.arange(hidden.shape[1], device=lengths.device) < lengths[:, None]
+                states.append((hidden.float() * real[..., None]).sum(1) / lengths[:, None])
+            else:
+                states.append(hidden[torch.arange(len(lengths), device=lengths.device), lengths - 1].float())
 
         lm = self.causal_lm
-        handle = getattr(lm, lm.base_model_prefix).register_forward_hook(keep)
+        read = getattr(lm, lm.base_model_prefix) if layer == "last" else self.layers[0]
+        handle = read.register_forward_hook(keep)
         try:
             yield states
         finally:

@@ -142,17 +142,18 @@ class PolicyShard:
         return scored
 
     @torch.no_grad()
-    def read(self, sequences: Many[Sequence]) -> list[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]:
+    def read(self, sequences: Many[Sequence], against: bool = False) -> list[tuple[npt.NDArray[np.float32], ...]]:
         """For each sequence log-probability, and entropy of the policy's distribution in nats, of every trained token
-        in turn, float32 [n] each."""
-        found: list[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]] = [
-            (np.zeros(0, np.float32), np.zeros(0, np.float32)) for _ in sequences
-        ]
+        in turn, float32 [n] each; with `against` also its log-probability by the initial weights."""
+        nothing = (np.zeros(0, np.float32),) * (3 if against else 2)
+        found: list[tuple[npt.NDArray[np.float32], ...]] = [nothing for _ in sequences]
         useful = [index for index, sequence in enumerate(sequences) if trained_tokens(sequence)]
         for rows, batch in self._micro_batches(sequences, useful):
-            columns = [column.cpu().split(batch.trained) for column in self.model.read(batch, entropy_gradient=False)]
-            for index, logprobs, entropies in zip(rows, *columns, strict=False):  # an idle batch has a row of its own
-                found[index] = logprobs.numpy(), entropies.numpy()
+            values = self.model.read(batch, entropy_gradient=False)
+            values = (*values, self._reference_logprobs(batch)) if against else values
+            columns = [column.cpu().split(batch.trained) for column in values]
+            for index, *parts in zip(rows, *columns, strict=False):  # an idle batch has a row of its own
+                found[index] = tuple(part.numpy() for part in parts)
         return found
 
     def export(self, version: int) -> WeightUpdate | None:
@@ -245,7 +246,7 @@ class PolicyShard:
             passes = list(self._micro_batches(sequences, group))  # as many on every worker
             runs, states = [], []
             for _, batch in passes:
-                with self.model.final_states(batch) as final:
+                with self.model.final_states(batch, *weigher.context) as final:
                     runs.append(self._run(batch, shares))
                 states += final
             order = [index for rows, _ in passes for index in rows]

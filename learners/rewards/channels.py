@@ -14,6 +14,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from learners.objectives.losses import k3_kl
+from learners.rewards.reward_settings import LengthShape
 from trajectories.errors import UserError
 
 TokenValues = Sequence[npt.NDArray[np.floating]]
@@ -27,10 +29,13 @@ class Reading:
     Attributes:
         logprobs: log-probability of every trained token.
         entropies: entropy of the policy's distribution at every trained token, in nats.
+        initial: log-probability of every trained token by the weights that the run started from; none where nobody
+            needs it.
     """
 
     logprobs: TokenValues
     entropies: TokenValues
+    initial: TokenValues = ()
 
 
 def reference(logprobs: TokenValues, reasoning_tokens: Sequence[int], episode_ids: Sequence[str]) -> Tensor:
@@ -51,20 +56,52 @@ def reference(logprobs: TokenValues, reasoning_tokens: Sequence[int], episode_id
     return _means(logprobs, "reference", episode_ids) / (1.0 + length.clamp(min=1.0).log())
 
 
-def certainty(entropies: TokenValues, episode_ids: Sequence[str]) -> Tensor:
-    """The channel `entropy`: minus the mean entropy of a response's tokens, in nats, float64 [B].
+def mean_entropy(entropies: TokenValues, sign: int, episode_ids: Sequence[str]) -> Tensor:
+    """The channel `entropy`: the mean entropy of a response's tokens times the sign, in nats, float64 [B].
 
     Args:
         entropies: entropies of the policy's distribution at every token of the response.
+        sign: -1 where certain responses are better (EM-GRPO), 1 where uncertain ones are.
     Raises:
         UserError: a response has no token.
     """
-    return -_means(entropies, "entropy", episode_ids)
+    return sign * _means(entropies, "entropy", episode_ids)
 
 
-def brevity(tokens: Sequence[float], limit: int) -> Tensor:
-    """The channel `length`: 1 - tokens / limit, float64 [B]; 0 for a response that used up its `limit` tokens."""
-    return 1.0 - torch.as_tensor(tokens, dtype=torch.float64) / limit
+def divergence(logprobs: TokenValues, initial: TokenValues, episode_ids: Sequence[str]) -> Tensor:
+    """The k3 estimate of how far the policy has moved, the mean over each response's tokens, in nats, float64 [B].
+
+    Args:
+        logprobs, initial: log-probabilities of a response's tokens by the present weights and by the initial ones.
+    Raises:
+        UserError: a response has no token.
+    """
+    pairs = zip(logprobs, initial, strict=True)
+    tokens = [k3_kl(torch.as_tensor(now).double(), torch.as_tensor(first).double()).numpy() for now, first in pairs]
+    return _means(tokens, "kl", episode_ids)
+
+
+def length(tokens: Sequence[float], limit: int, shape: LengthShape, target: float) -> Tensor:
+    """The channel `length` of responses of so many tokens, float64 [B] in [0, 1], with x = tokens / limit:
+
+        short:   1 - x
+        target:  1 - |x - target|
+        overlong: 1 up to target, then (1 - x) / (1 - target)
+
+    With a limit of 100 and a target of 0.5, 25 and 75 tokens are worth 0.75 and 0.25, 0.75 and 0.75, 1 and 0.5.
+
+    Args:
+        limit: most tokens of a response.
+        target: a share of the limit, in (0, 1).
+    """
+    x = torch.as_tensor(tokens, dtype=torch.float64) / limit
+    match shape:
+        case "short":
+            return 1.0 - x
+        case "target":
+            return 1.0 - (x - target).abs()
+        case "overlong":
+            return ((1.0 - x) / (1.0 - target)).clamp(max=1.0)
 
 
 def _means(values: TokenValues, channel: str, episode_ids: Sequence[str]) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from learners.objectives import advantages
 from learners.rewards import maths
 from learners.rewards.reward_batch import RewardBatch
 from learners.rewards.reward_settings import ConductorSettings
@@ -100,11 +101,14 @@ class ConductorScalariser:
 
         The outcome alone would teach nothing: a rollout's outcome does not depend on the reward weights drawn for it
         afterwards. Its product with the advantage does: it is positive where these push the policy the way that
-        the outcome would, and a policy-gradient step raises the outcome, to first order, by their sum.
+        the outcome would, and a policy-gradient step raises the outcome, to first order, by their sum. Its mean over a
+        group says how well the channels serve, whichever was drawn; the baseline takes that out, so that a draw earns
+        what it did better than the others' draws.
 
         Args:
             earned: [B], the advantages under the sampled reward weights.
         """
         if self.config.meta_signal == "scalarised":
             return earned
-        return earned * self.advantage(batch.outcome, batch.groups)
+        product = earned * self.advantage(batch.outcome, batch.groups)
+        return advantages.rloo(product, batch.groups) if self.config.baseline == "leave_one_out" else product

@@ -100,8 +100,8 @@ def scalarise(rewards: Tensor, reward_weights: Tensor) -> Tensor:
 
 
 def emphasis(probabilities: Tensor, choices: Tensor, beta: float) -> Tensor:
-    """(1 - beta) pi + beta onehot(a), float64 [B, K] (arXiv 2601.07208): all channels by their probability, the sampled
-    one more.
+    """(1 - beta) pi + beta onehot(a), float64 [B, K]: all channels by their probability, the sampled one more. Ours,
+    not the paper's.
 
     Args:
         probabilities: [B, K], each row sums to 1.

@@ -17,7 +17,8 @@ from envs.questions.library import QuestionLibrary
 from envs.questions.question import Question
 from envs.questions.scoring import reasoning
 from learners.rewards import channels
-from learners.rewards.channels import Reading
+from learners.rewards.channels import Reading, TokenValues
+from learners.rewards.reward_settings import RewardSettings
 from trajectories import types
 from trajectories.chat import ChatTokenizer
 from trajectories.errors import UserError
@@ -29,19 +30,23 @@ if TYPE_CHECKING:
 
 OF_ANY_EPISODE = ("entropy", "length")
 OF_QUESTIONS = (*OF_ANY_EPISODE, "reference", "preference")
+KL = "kl"
+"""Not a channel but a penalty: how far the policy has moved, where that is part of the rewards."""
 READ = frozenset({"entropy", "reference"})
 """Channels for which the policy reads."""
+_OWN = frozenset({"entropy", KL})
+"""What is made of a reading of the episodes as they were played."""
 
 
 class OpenChannels:
     """Says what the policy must read, and makes channels of what it read.
 
     Args:
-        names: channels to give, among `OF_QUESTIONS`.
+        names: channels to give, among `OF_QUESTIONS` and `KL`.
         tokenizer: the policy's.
         response_limit: most tokens of one response.
+        reward: says how `entropy` and `length` are made, and by which model `preference`.
         questions: data of the questions, as `QuestionLibrary.open` takes it.
-        preference_model: directory or hub name, for `preference`.
     Raises:
         UserError: there are no such questions, or no such model.
     """
@@ -51,13 +56,14 @@ class OpenChannels:
         names: Sequence[str],
         tokenizer: ChatTokenizer,
         response_limit: int,
+        reward: RewardSettings | None = None,
         questions: str | None = None,
-        preference_model: str | None = None,
     ) -> None:
         self._names, self._tokenizer, self._limit = tuple(names), tokenizer, response_limit
+        self._reward = reward or RewardSettings()
         asked = {"reference", "preference"} & set(names)
         self._library = QuestionLibrary.open(questions) if asked else None
-        self._preference = _preference_model(preference_model or "") if "preference" in names else None
+        self._preference = _preference_model(self._reward.preference_model or "") if "preference" in names else None
 
     def to_read(self, episodes: pa.Table, sequences: pa.Table) -> pa.Table:
         """The sequences that the policy must read: first the episodes' own, then each with the reference answer.
@@ -66,7 +72,7 @@ class OpenChannels:
             UserError: an episode has no response.
         """
         sound, own = _sound(episodes, sequences)
-        rows = [row for name in sound for row in own[name]] if "entropy" in self._names else []
+        rows = [row for name in sound for row in own[name]] if not _OWN.isdisjoint(self._names) else []
         if "reference" in self._names:
             rows += [self._with_reference(episode, own[name][-1]) for name, episode in sound.items()]
         return sequences_to_table(rows)
@@ -85,12 +91,16 @@ class OpenChannels:
             tokens = [sum(int(row.trained.sum()) for row in own[name]) for name in sound]
             turns = [max(episode.turns, 1) for episode in sound.values()]
             shares = [count / many for count, many in zip(tokens, turns, strict=True)]
-            found["length"] = channels.brevity(shares, self._limit).tolist()
+            shape, target = self._reward.length_shape, self._reward.length_target
+            found["length"] = channels.length(shares, self._limit, shape, target).tolist()
         if "entropy" in self._names:
             assert reading is not None
-            parts = iter(reading.entropies)
-            pooled = [np.concatenate([next(parts) for _ in own[name]]) for name in sound]
-            found["entropy"] = channels.certainty(pooled, list(sound)).tolist()
+            pooled = _pooled(reading.entropies, own)
+            found["entropy"] = channels.mean_entropy(pooled, self._reward.entropy_sign, list(sound)).tolist()
+        if KL in self._names:
+            assert reading is not None
+            now, initial = (_pooled(values, own) for values in (reading.logprobs, reading.initial))
+            found[KL] = channels.divergence(now, initial, list(sound)).tolist()
         if "reference" in self._names:
             assert reading is not None
             lengths = [len(self._reasoning(own[name][-1])) for name in sound]
@@ -128,6 +138,12 @@ class OpenChannels:
     def _question(self, episode: Episode) -> Question:
         assert self._library is not None
         return self._library.question(episode.task_id)
+
+
+def _pooled(values: TokenValues, own: Mapping[str, Sequence[types.Sequence]]) -> TokenValues:
+    """The tokens of each episode, of all its sequences; `values` begin with those of the episodes, in order."""
+    parts = iter(values)
+    return [np.concatenate([next(parts) for _ in rows]) for rows in own.values()]
 
 
 def _preference_model(name: str) -> PreferenceModel:

@@ -27,6 +27,7 @@ class RewardBatch:
         outcome: float64 [B], the verifiable channel; it need not be among `names`.
         contexts: float32 [B, H], the policy's state after the last token of each rollout; None where nobody needs it.
         truncated: ids of the episodes that a limit on turns or tokens cut off.
+        penalty: float64 [B], subtracted from whatever scalar reward is made of the channels; None where there is none.
     """
 
     names: tuple[str, ...]
@@ -36,6 +37,11 @@ class RewardBatch:
     outcome: Tensor
     contexts: Tensor | None = None
     truncated: frozenset[str] = frozenset()
+    penalty: Tensor | None = None
+
+    def penalised(self, scalar: Tensor) -> Tensor:
+        """Scalar rewards [B] less the penalty, float64 [B]."""
+        return scalar.double() if self.penalty is None else scalar.double() - self.penalty
 
     def take(self, rows: Tensor) -> RewardBatch:
         """Some of the rollouts, in the order of `rows` int64 [n]."""
@@ -47,6 +53,7 @@ class RewardBatch:
             self.outcome[rows],
             self.contexts[rows] if self.contexts is not None else None,
             self.truncated,
+            self.penalty[rows] if self.penalty is not None else None,
         )
 
 

@@ -9,6 +9,9 @@ from pydantic import Field, model_validator
 
 from trajectories.settings import Settings
 
+LengthShape = Literal["short", "target", "overlong"]
+"""How a response's length becomes the channel `length` (`learners.rewards.channels.length`)."""
+
 
 class ConductorSettings(Settings):
     """The network that weighs the channels, and how it learns (arXiv 2601.07208)."""
@@ -18,11 +21,21 @@ class ConductorSettings(Settings):
     published; it serves itself, since they also make what they are judged by. `outcome`: that advantage times the
     advantage of the channel `reward.outcome`, which is positive where they push the same way as the outcome. Tuning:
     `outcome` where the Conductor favours a channel that does not help success."""
+    baseline: Literal["leave_one_out", "none"] = "leave_one_out"
+    """`outcome`: what is subtracted from it. `leave_one_out`: the mean of the other rollouts of the group. `none`:
+    nothing, so that wherever the channels help at all every drawn one is reinforced, and at high rates chance decides.
+    Tuning: `leave_one_out`; `none` is there to be compared with."""
     weight_map: Literal["emphasis", "onehot", "uniform_boost"] = "emphasis"
     """How a sampled channel becomes reward weights (learners/rewards/maths.py). Tuning: `emphasis`; `onehot` explores
     most."""
     beta: float = Field(default=0.5, ge=0, le=1)
     """Weight that the sampled channel gets on top (`emphasis`, `uniform_boost`). Tuning: higher explores more."""
+    context_layer: Literal["last", "first"] = "last"
+    """Decoder layer whose states the Conductor reads; the last one's are normalised by the model. Tuning: `last`, as
+    published; `first` as an ablation, which knows the words and little of what they mean."""
+    context_tokens: Literal["last", "mean"] = "last"
+    """Of which tokens: the last one of a rollout, or the mean over prompt and response, of the last turn with windowed
+    prompts. Tuning: `last`, as published; `mean` where rollouts end alike."""
     update_every: int = Field(default=3, ge=1)
     """GRPO steps (M) whose rollouts are buffered for one update. Tuning: more makes updates steadier and rarer."""
     lr: float = Field(default=5e-5, gt=0)
@@ -36,16 +49,17 @@ class RewardSettings(Settings):
     """The section `reward` of a run."""
 
     scalariser: Literal["single", "uniform", "static", "random", "gdpo", "conductor"] = "single"
-    """`single`: the channel `outcome` alone, plain GRPO. `uniform`: all channels alike. `static`: the given `weights`.
-    `random`: new reward weights for every rollout. `gdpo`: each channel normalised on its own, with `weights` (default:
-    all alike). `conductor`: reward weights that are learned while training runs. Tuning: `single` is the baseline that
-    the others must beat."""
+    """`single`: the channel `outcome` alone, plain GRPO; with `reference` NOVER, with `entropy` EM-GRPO. `uniform`: all
+    channels alike. `static`: the given `weights`. `random`: new reward weights for every rollout. `gdpo`: each channel
+    normalised on its own, with `weights` (default: all alike). `conductor`: reward weights that are learned while
+    training runs. Tuning: `single` is the baseline that the others must beat."""
     channels: tuple[str, ...] = ()
     """Reward channels to use; empty: all that the environment gives. Tuning: leave out one that does not tell episodes
     apart."""
     outcome: str = "success"
-    """The verifiable channel: what `single` trains on and `meta_signal=outcome` judges by. Tuning: a graded one, such
-    as WebShop's score, tells more than success as long as success is rare."""
+    """What `single` trains on, any channel that the run has; and what `meta_signal=outcome` judges by, a verifiable one
+    that the environments give. Tuning: a graded one, such as WebShop's score, tells more than success as long as
+    success is rare."""
     weights: Mapping[str, float] = Field(default_factory=dict)
     """Weight by channel (`static`, `gdpo`); a channel that is not named has none. Tuning: the ratios alone matter."""
     normalisation: Literal["rank", "z_score", "none"] = "rank"
@@ -55,6 +69,16 @@ class RewardSettings(Settings):
     constant_limit: int = Field(default=1024, ge=2)
     """Episodes in which a channel may have one and the same value before the run ends. Tuning: raise it where success
     comes late."""
+    entropy_sign: Literal[-1, 1] = -1
+    """The channel `entropy`: -1 rewards responses that the policy is certain of, as EM-GRPO does, 1 uncertain ones.
+    Tuning: -1 where answers are right or wrong; 1 where they should be varied, as in creative writing."""
+    length_shape: LengthShape = "short"
+    """The channel `length`, of the mean response as a share of rollout.max_response_tokens. `short`: the shorter the
+    better. `target`: best at `length_target`, worse on both sides. `overlong`: as good as any up to `length_target`,
+    then falling to 0 at the limit, as in DAPO. Tuning: `target` where the policy answers with less and less."""
+    length_target: float = Field(default=0.5, gt=0, lt=1)
+    """That length, as a share of the limit. Tuning: the length of good answers (`target`), or what most answers stay
+    below (`overlong`)."""
     preference_model: str | None = None
     """Directory or hub name of a sequence-classification model that gives the channel `preference`; none: no such
     channel. Tuning: one of the policy's size or smaller scores a batch in the time of a forward pass."""

@@ -57,16 +57,15 @@ class Scalariser(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Single:
-    """The outcome as it is: plain GRPO. The other channels are only logged."""
+    """One channel as it is, less the penalty: plain GRPO. The other channels are only logged."""
 
     outcome: str
     advantage: Advantage = advantages.grpo
 
     def __call__(self, batch: RewardBatch) -> Scalarised:
         reward_weights = torch.tensor([float(name == self.outcome) for name in batch.names], dtype=torch.float64)
-        return Scalarised(
-            batch.outcome, self.advantage(batch.outcome, batch.groups), reward_weights.expand_as(batch.rewards)
-        )
+        scalar = batch.penalised(batch.outcome)
+        return Scalarised(scalar, self.advantage(scalar, batch.groups), reward_weights.expand_as(batch.rewards))
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +130,8 @@ def episode_generator(seed: int, episode_id: str) -> np.random.Generator:
 
 
 def weighted(batch: RewardBatch, reward_weights: Tensor, normalise: Normalisation, advantage: Advantage) -> Scalarised:
-    """Normalised channels by reward weights [B, K], and the advantage of the sum."""
-    scalar = maths.scalarise(normalise(batch.rewards, batch.groups), reward_weights)
+    """Normalised channels by reward weights [B, K], less the penalty, and the advantage of the sum."""
+    scalar = batch.penalised(maths.scalarise(normalise(batch.rewards, batch.groups), reward_weights))
     return Scalarised(scalar, advantage(scalar, batch.groups), reward_weights)
 
 

@@ -12,8 +12,9 @@ from torch import Tensor
 from learners.learner_settings import GRPOSettings
 from learners.objectives.assign import turn_advantages
 from learners.policy import distributed
+from learners.rewards.conductor_head import ConductorScalariser
 from learners.rewards.reward_batch import RewardBatch
-from learners.rewards.scalarisers import Scalarised, Scalariser
+from learners.rewards.scalarisers import Scalarised
 from trajectories.types import Sequence
 
 
@@ -23,7 +24,7 @@ class Weighed:
 
     Attributes:
         rows: int64 [n], index in the step's batch of each rollout that was trained, ascending.
-        contexts: float32 [n, H], the policy's state after its last token.
+        contexts: float32 [n, H], the policy's state, after its last token by default.
         scalarised: rewards and advantages of these rollouts.
         advantages: of the turns of each sequence, by its id.
     """
@@ -37,7 +38,7 @@ class Weighed:
 class Weigher:
     """Finds advantages group by group, for the groups that one worker trains."""
 
-    def __init__(self, batch: RewardBatch, scalarise: Scalariser, config: GRPOSettings) -> None:
+    def __init__(self, batch: RewardBatch, scalarise: ConductorScalariser, config: GRPOSettings) -> None:
         """
         Args:
             batch: the rewards of all groups of the step, without contexts.
@@ -46,6 +47,11 @@ class Weigher:
         self._row_of = {name: row for row, name in enumerate(batch.episode_ids)}
         self._sequences: dict[int, list[Sequence]] = {}
         self._found: list[Weighed] = []
+
+    @property
+    def context(self) -> tuple[str, str]:
+        """Layer and tokens whose states are read."""
+        return self._scalarise.config.context_layer, self._scalarise.config.context_tokens
 
     def units(self, sequences: Many[Sequence]) -> list[list[int]]:
         """Indices of the sequences, those of a group together: they must be trained by one worker."""
@@ -74,7 +80,7 @@ class Weigher:
 
         Args:
             ends: as `together` named them.
-            states: float32 [n, H] after the last token of each.
+            states: float32 [n, H] of each, read as `context` says.
         Raises:
             UserError: the states do not fit the scalariser.
         """

@@ -21,11 +21,11 @@ from learners.policy import distributed
 from learners.policy.shard import PolicyShard, Term
 from learners.policy.weight_update import WeightUpdate
 from learners.rewards.channels import Reading
+from learners.rewards.conductor_head import ConductorScalariser
 from learners.rewards.reward_batch import RewardBatch
-from learners.rewards.scalarisers import Scalariser
 from learners.rewards.weigher import Weighed, Weigher
 from learners.workers.process import cores_of_worker
-from router.probe import ProbeResult, batched_share, check, concatenated
+from router.probe import ProbeResult, batched_share, by_trajectory, check, concatenated
 from trajectories import schema
 from trajectories.files import storing
 from trajectories.packing import split_over_workers
@@ -42,7 +42,7 @@ class LearnerWorker:
 
     def __init__(self, config: LearnerSettings) -> None:
         self.sft, self.grpo = SFTObjective(config.sft), GRPOObjective(config.grpo)
-        self.policy = PolicyShard(config.policy, config.optimizer, config.seed, reference=self.grpo.needs_reference)
+        self.policy = PolicyShard(config.policy, config.optimizer, config.seed, reference=config.grpo.kl_weight > 0)
         self._seed = config.seed
         self._shared_threads, self._all_threads = torch.get_num_threads(), cores_of_worker()
         self._active: dict[Stage, tuple[Objective, ...]] = {
@@ -68,7 +68,7 @@ class LearnerWorker:
         return self._train(stage, _joined(sequences), _joined(assignments), None)
 
     def train_weighing(
-        self, stage: Stage, sequences: Tables, assignments: Tables, batch: RewardBatch, scalarise: Scalariser
+        self, stage: Stage, sequences: Tables, assignments: Tables, batch: RewardBatch, scalarise: ConductorScalariser
     ) -> tuple[dict[str, float], Weighed | None]:
         """Like `train`, where the advantages depend on the policy's terminal states: they are found in the pass that
         trains, in place of those in the assignments.
@@ -122,15 +122,19 @@ class LearnerWorker:
         return self._in_order(mine, self.policy.token_logprobs([rows[index] for index in mine]))
 
     def read(self, sequences: Tables) -> Reading:
-        """Log-probabilities and entropies of the trained tokens of each sequence, in order, by the present weights."""
+        """Log-probabilities and entropies of the trained tokens of each sequence, in order, by the present weights;
+        where the divergence from the initial ones is part of the rewards, also their log-probabilities."""
         rows = schema.sequences_from_table(_joined(sequences))
         mine = self._share([len(row.token_ids) for row in rows])
-        found = self._in_order(mine, self.policy.read([rows[index] for index in mine]))
-        return Reading(tuple(logprobs for logprobs, _ in found), tuple(entropies for _, entropies in found))
+        against = self.grpo.config.folds_kl
+        found = self._in_order(mine, self.policy.read([rows[index] for index in mine], against))
+        columns = tuple(zip(*found, strict=True)) or ((), (), ())
+        return Reading(*columns)
 
     def probe(self, sequences: Tables, token_budget: int) -> ProbeResult:
-        """Gradient norms, losses, terminal states and log-probabilities of each sequence, in order, by the present
-        weights. Each worker probes sequences of its own; no weight and no optimiser state changes.
+        """Gradient norms of each trajectory, and losses, terminal states and log-probabilities of each sequence, in
+        order, by the present weights. Each worker probes trajectories of its own; no weight and no optimiser state
+        changes.
 
         Args:
             token_budget: tokens of one pass, see `router.probe.batched`.
@@ -139,15 +143,15 @@ class LearnerWorker:
         """
         rows = schema.sequences_from_table(_joined(sequences))
         check(rows)  # all of them on all workers: none must leave while the others wait for it
-        mine = self._share([len(row.token_ids) for row in rows])
+        units = list(by_trajectory([row.episode_id for row in rows]).values())
+        mine = self._share([sum(len(rows[index].token_ids) for index in unit) for unit in units])
 
         def most(value: int) -> int:
             return distributed.max_over_workers(value, distributed.device())
 
-        result = batched_share(self.policy.model, [rows[index] for index in mine], token_budget, most)
-        parts = distributed.gather_objects((mine, result))
-        order = [index for indices, _ in parts for index in indices]
-        return concatenated([part for _, part in parts]).take(np.argsort(order).tolist())
+        chosen = [rows[index] for unit in mine for index in units[unit]]
+        result = batched_share(self.policy.model, chosen, token_budget, most)
+        return concatenated(distributed.gather_objects(result)).arranged(rows)
 
     def export(self, version: int) -> WeightUpdate | None:
         """The current weights for the engines; None on all workers but the first."""

@@ -12,60 +12,14 @@ import torch
 from torch import Tensor
 
 from actors.conductor import ConductorActor
+from benchmarks.conductor_bandit import CHANNELS, HIDDEN, UPDATES, World, conductor_after, gradient_variance, learn
 from learners.objectives import advantages
 from learners.rewards import maths
 from learners.rewards.conductor_head import ConductorScalariser, probabilities
 from learners.rewards.reward_batch import RewardBatch
 from learners.rewards.reward_settings import ConductorSettings
 
-CHANNELS = ("helpful", "short", "polite")
 SEEDS = range(5)
-GROUPS, SIZE, HIDDEN, UPDATES = 4, 8, 512, 200
-
-
-class World:
-    """Rollouts of two kinds of task. In kind k the outcome follows channel k, with noise; the others say nothing.
-
-    A rollout's channels and outcome are there before any weights are drawn for it, as they are in training.
-    """
-
-    def __init__(self, seed: int, means: tuple[float, ...] = (0.0, 0.0, 0.0)) -> None:
-        self._generator = torch.Generator().manual_seed(1000 + seed)
-        self._means = torch.tensor(means)
-        self._played = 0
-        self.kinds = torch.randn(2, HIDDEN, generator=self._generator)
-
-    def batch(self) -> RewardBatch:
-        groups = torch.arange(GROUPS).repeat_interleave(SIZE)
-        kind = groups % 2
-        count = len(groups)
-        values = torch.randn(count, len(CHANNELS), generator=self._generator)
-        self._played += 1
-        noise = 0.5 * torch.randn(count, generator=self._generator)
-        return RewardBatch(
-            names=CHANNELS,
-            episode_ids=tuple(f"{self._played}-{index}" for index in range(count)),
-            rewards=(values + self._means).double(),
-            groups=groups,
-            outcome=(values.gather(1, kind[:, None]).squeeze(1) + noise > 0).double(),
-            contexts=self.kinds[kind] + 0.5 * torch.randn(count, HIDDEN, generator=self._generator),
-        )
-
-
-def learn(conductor: ConductorActor, config: ConductorSettings, batch: RewardBatch, seed: int) -> None:
-    """One learner step: weigh the rollouts, tell the Conductor what that earned."""
-    scalarise = ConductorScalariser(conductor.head(), config, advantages.grpo, seed)
-    result = scalarise(batch)
-    assert batch.contexts is not None and result.choices is not None
-    conductor.observe(batch.contexts, result.choices, scalarise.meta_rewards(batch, result.advantages))
-
-
-def conductor_after(world: World, seed: int, meta_signal: str) -> ConductorActor:
-    config = ConductorSettings.model_validate({"meta_signal": meta_signal, "update_every": 1})
-    conductor = ConductorActor(CHANNELS, HIDDEN, config)
-    for _ in range(UPDATES):
-        learn(conductor, config, world.batch(), seed)
-    return conductor
 
 
 def weights_of(conductor: ConductorActor, contexts: Tensor) -> Tensor:
@@ -142,3 +96,9 @@ def test_the_bare_outcome_says_nothing_about_the_draw() -> None:
     expected = (pi.detach() * outcome * pi.log()).sum()  # E over a ~ pi of A log pi(a), pi held fixed outside the log
     (gradient,) = torch.autograd.grad(expected, logits)
     assert gradient.abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_where_no_channel_is_better_the_baseline_lets_the_gradient_vary_less(seed: int) -> None:
+    plain, baselined = (gradient_variance(World(seed, alike=True), seed, kind) for kind in ("none", "leave_one_out"))
+    assert baselined[0] < 0.95 * plain[0]

@@ -29,7 +29,7 @@ EXPERTS = concat_tables([demonstration("a"), demonstration("b")])
 
 @pytest.mark.parametrize(
     ("arbiter", "imitated", "explored"),
-    [(RunningQuantile(Loss()), ["expert-a"], 4), (AllGRPO(), [], 8), (AllSFT(), ["expert-a", "expert-b"], 0)],
+    [(RunningQuantile(Loss(), fill=1), ["expert-a"], 4), (AllGRPO(), [], 8), (AllSFT(), ["expert-a", "expert-b"], 0)],
 )
 def test_demonstrations_train_where_they_are_imitated_and_stay_out_where_not(
     tiny_model_dir: Path, arbiter: Arbiter, imitated: list[str], explored: int
@@ -39,7 +39,8 @@ def test_demonstrations_train_where_they_are_imitated_and_stay_out_where_not(
     experts, own, count = router.references(EXPERTS, groups)
     assert (experts["sequence_id"].to_pylist(), own.num_rows, count) == (["expert-a", "expert-b"], 0, 2)
     names = tuple(experts["sequence_id"].to_pylist())
-    probed = ProbeResult(names, torch.ones(2, 7), torch.tensor([1.0, 2.0]), torch.zeros(2, 4), ())
+    owners = tuple(experts["episode_id"].to_pylist())
+    probed = ProbeResult(names, owners, torch.ones(2, 7), (4,) * 7, torch.tensor([1.0, 2.0]), torch.zeros(2, 4), ())
     assignments, batch, said, after = router.route(OnlineRouter(arbiter), probed, experts, own, None, groups)
     assert said["duplicates"] == 6 / 8, "all members act alike, and each group has a first one"
     rows = assignments_from_table(assignments)

@@ -101,7 +101,7 @@ def test_a_mix_weighs_both_objectives() -> None:
 
 
 def test_groups_are_compared_with_those_of_the_steps_before() -> None:
-    router = OnlineRouter(RunningQuantile(Loss()))
+    router = OnlineRouter(RunningQuantile(Loss(), fill=1))
     groups = [group(name) for name in "abcd"]
     names = [f"{name}/1" for name in "abcd"]
     first = router.decide(groups, names, measured({"a/1": 1, "b/1": 2, "c/1": 3, "d/1": 4}))
@@ -111,8 +111,17 @@ def test_groups_are_compared_with_those_of_the_steps_before() -> None:
     assert router.steps == 3
 
 
+def test_own_successes_are_not_compared_with_experts() -> None:
+    groups = [group(name) for name in "abcd"]
+    experts = [demonstration_id("mock", f"task-{name}") for name in "ab"]
+    names = [*experts, "c/1", "d/1"]
+    losses = dict(zip(names, (5.0, 6.0, 0.1, 0.2), strict=True))
+    found = OnlineRouter(RunningQuantile(Loss(), fill=1)).decide(groups, names, measured(losses))
+    assert found == [IMITATE, EXPLORE, IMITATE, EXPLORE]
+
+
 def test_a_group_without_reference_or_without_gradient_is_not_routed() -> None:
-    router = OnlineRouter(RunningQuantile(Loss()))
+    router = OnlineRouter(RunningQuantile(Loss(), fill=1))
     groups = [group("a", wins=0), group("b"), group("c")]
     table = pa.concat_tables([measured({"b/1": 1.0}), measured({"c/1": 1.0}, norm=float("nan"))])
     assert router.decide(groups, [None, "b/1", "c/1"], table) == [None, IMITATE, None]
@@ -126,10 +135,8 @@ def test_a_matrix_without_gradient_is_no_reason_to_leave_a_group_out_but_a_model
         tables.MEASURED.field("norms"),
         pa.array([[0.0, 2.0], [0.0, 0.0]], pa.list_(pa.float64())).cast(tables.MEASURED.field("norms").type),
     )
-    assert OnlineRouter(RunningQuantile(Loss())).decide([group("a"), group("b")], ["a/1", "b/1"], table) == [
-        IMITATE,
-        None,
-    ]
+    kept, left_out = OnlineRouter(RunningQuantile(Loss())).decide([group("a"), group("b")], ["a/1", "b/1"], table)
+    assert kept is not None and left_out is None
 
 
 def test_members_that_failed_do_not_count_in_the_pass_rate() -> None:
@@ -177,7 +184,7 @@ def test_a_pickled_router_goes_on_as_the_original() -> None:
     def hash_free(name: str | None) -> float:
         return float(sum(map(ord, name or "")) % 7)
 
-    router = OnlineRouter(RunningQuantile(Loss(), window=4))
+    router = OnlineRouter(RunningQuantile(Loss(), window=4, fill=1))
     router.decide(*batch(0))
     copy: OnlineRouter = pickle.loads(pickle.dumps(router))
     for number in (1, 2):

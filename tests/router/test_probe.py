@@ -6,18 +6,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 from transformers import Phi3Config, Phi3ForCausalLM
 
 from learners.policy.model import PolicyModel
 from router import geometry, probe
 from router.probe import PROJECTIONS, ProbeResult
+from router.taps import NormRecorder
 from tests.router import samples
+from trajectories.batch import collate
 from trajectories.errors import UserError
+from trajectories.packing import plan_batches
+from trajectories.types import Sequence
 
 
 def assert_same(result: ProbeResult, expected: ProbeResult, tolerance: float) -> None:
-    assert result.sequence_ids == expected.sequence_ids
+    assert (result.sequence_ids, result.trajectories) == (expected.sequence_ids, expected.trajectories)
     assert (expected.norms > 0).all()
     torch.testing.assert_close(result.norms, expected.norms, rtol=tolerance, atol=0.0)
     torch.testing.assert_close(result.losses, expected.losses, rtol=tolerance, atol=tolerance)
@@ -42,6 +48,62 @@ def test_how_sequences_share_passes_changes_nothing(token_budget: int) -> None:
     policy, sequences = samples.policy(), samples.ragged()
     expected = probe.sequential(policy, sequences)
     assert_same(probe.batched(policy, sequences, token_budget), expected, tolerance=1e-4)
+
+
+def turns(owners: str = "aabbbcab") -> list[Sequence]:
+    """Sequences of the trajectories that the letters name."""
+    lengths = (9, 40, 8, 23, 5, 64, 17, 12)[: len(owners)]
+    return [replace(row, episode_id=owner) for row, owner in zip(samples.ragged(lengths), owners, strict=True)]
+
+
+@pytest.mark.parametrize("token_budget", [1, 30, 70, 200, 10_000])
+def test_the_norm_of_a_trajectory_is_that_of_its_mean_gradient(token_budget: int) -> None:
+    """Against one loss over all trained tokens of its turns, whether these share a pass or take several."""
+    policy, sequences = samples.policy(), turns()
+    result = probe.batched(policy, sequences, token_budget)
+    assert result.trajectories == ("a", "b", "c")
+    weights = [layer.weight for layer in probe.projections(policy).values()]
+    expected = []
+    for name in result.trajectories:
+        mine = [sequence for sequence in sequences if sequence.episode_id == name]
+        logprobs = torch.cat([policy(collate([sequence], torch.device("cpu"))) for sequence in mine])
+        expected.append(torch.stack([grad.norm() for grad in torch.autograd.grad(-logprobs.mean(), weights)]))
+    torch.testing.assert_close(result.norms, torch.stack(expected), rtol=1e-4, atol=0.0)
+    assert_same(result, probe.sequential(policy, sequences), tolerance=1e-4)
+    alone = probe.batched(policy, [replace(sequence, episode_id=sequence.sequence_id) for sequence in sequences])
+    assert (result.norms[0] < 0.99 * alone.norms[[0, 1, 6]].mean(0)).any(), "turns that differ undo each other"
+
+
+def test_turns_that_undo_each_other_have_no_gradient_to_speak_of() -> None:
+    """The mean of the turns' norms would not see it."""
+    recorded = NormRecorder([layer := nn.Linear(3, 2)])
+    inputs = torch.randn(1, 4, 3).repeat(2, 1, 1).requires_grad_()
+    with recorded.recording((4, 4), (0, 0)):
+        outputs = layer(inputs)
+        torch.autograd.grad((outputs[0, :3] - outputs[1, :3]).sum(), inputs)
+    assert recorded.norms().item() == pytest.approx(0.0, abs=1e-4)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcd"), st.integers(2, 50)), min_size=1, max_size=14), st.integers(1, 120))
+def test_a_plan_keeps_every_trajectory_whole_within_the_budget(rows: list[tuple[str, int]], budget: int) -> None:
+    made = [samples.make_sequence(str(at), length, at) for at, (_, length) in enumerate(rows)]
+    plan = probe._plan([replace(row, episode_id=name) for row, (name, _) in zip(made, rows, strict=True)], budget)
+    assert sorted(row for unit in plan for part in unit for row in part) == list(range(len(rows)))
+    for unit in plan:
+        owners = [{rows[row][0] for row in part} for part in unit]
+        assert len(unit) == 1 or len(set().union(*owners)) == 1
+        for part in unit:
+            assert len(part) == 1 or len(part) * max(rows[row][1] for row in part) <= budget
+    for name in {name for name, _ in rows}:
+        assert sum(any(rows[row][0] == name for part in unit for row in part) for unit in plan) == 1
+    if len({name for name, _ in rows}) == len(rows):
+        assert [unit[0] for unit in plan] == plan_batches([length for _, length in rows], budget)
+
+
+def test_rows_are_batched_by_whole_trajectories() -> None:
+    assert probe.by_trajectory(["a", "b", "a"]) == {"a": [0, 2], "b": [1]}
+    assert probe.whole_batches(["a", "a", "b", "c", "c"], 3) == [[0, 1, 2], [3, 4]]
+    assert probe.whole_batches([], 3) == []
 
 
 @pytest.mark.parametrize("architecture", samples.ARCHITECTURES)

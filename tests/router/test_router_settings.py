@@ -9,8 +9,8 @@ from router.arbitration import (
     AllGRPO,
     AllSFT,
     ConstantMix,
-    MedianSplit,
     PassRateSplit,
+    QuantileSplit,
     RunningQuantile,
     ScheduledMix,
     Sequential,
@@ -23,7 +23,8 @@ from router.scores import Concentration, Inverse, Loss, Magnitude, Random
 
 def test_every_name_that_a_configuration_takes_is_a_policy_or_a_statistic() -> None:
     assert set(get_args(PolicyName)) == {"none", *POLICIES}
-    assert set(get_args(Metric)) == set(CONCENTRATION)
+    assert set(get_args(Metric)) == {*CONCENTRATION, "gini_per_entry"}
+    assert all(Concentration.named(name) for name in get_args(Metric))
     assert set(POLICIES) >= NEED_PROBE | MIXES
 
 
@@ -53,15 +54,17 @@ def test_a_policy_is_made_of_its_settings() -> None:
     }
     assert set(made) == set(POLICIES)
     for name, expected in made.items():
-        for mode, split in (("staged", MedianSplit), ("online", lambda score: RunningQuantile(score, 0.4, 9))):
+        splits = {"staged": QuantileSplit(expected, 0.4), "online": RunningQuantile(expected, 0.4, 9)}
+        for mode, split in splits.items():
             arbiter = make_arbiter(config.model_copy(update={"policy": name, "mode": mode}), seed=7)
-            assert arbiter == (split(expected) if hasattr(arbiter, "score") else expected), (name, mode)
+            assert arbiter == (split if hasattr(arbiter, "score") else expected), (name, mode)
 
 
-def test_a_split_is_a_median_of_the_corpus_or_a_quantile_that_runs() -> None:
+def test_a_split_is_a_quantile_of_the_corpus_or_one_that_runs() -> None:
+    settings = {"policy": "loss", "share": 0.2, "thresholds": "corpus"}
     staged, online = (
-        make_arbiter(RouterSettings.model_validate({"policy": "loss", "mode": mode}), 0)
-        for mode in ("staged", "online")
+        make_arbiter(RouterSettings.model_validate(settings | {"mode": mode}), 0) for mode in ("staged", "online")
     )
-    assert isinstance(staged, MedianSplit) and isinstance(online, RunningQuantile)
+    assert isinstance(staged, QuantileSplit) and isinstance(online, RunningQuantile)
     assert staged.score == online.score
+    assert (staged.share, staged.thresholds) == (online.share, online.thresholds) == (0.2, "corpus")

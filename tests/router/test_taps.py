@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Sequence as Many
+
 import numpy as np
 import pytest
 import torch
@@ -46,26 +48,51 @@ def test_short_sequences_never_see_a_matrix_of_the_weights_size(monkeypatch: pyt
         gradient_norm(torch.ones(50, 100), torch.ones(50, 100))
 
 
-def test_recorder_measures_each_row_and_leaves_no_hook_behind() -> None:
+def gradients(layer: nn.Linear, inputs: torch.Tensor, lengths: tuple[int, ...]) -> list[torch.Tensor]:
+    """Autograd's own weight gradient of each row's loss."""
+    losses = [layer(inputs[row, : length - 1]).square().sum() for row, length in enumerate(lengths)]
+    return [torch.autograd.grad(loss, layer.weight)[0] for loss in losses]
+
+
+def run_pass(layer: nn.Linear, inputs: torch.Tensor, lengths: Many[int]) -> None:
+    outputs = layer(inputs)
+    loss = torch.stack([outputs[row, : length - 1].square().sum() for row, length in enumerate(lengths)]).sum()
+    torch.autograd.grad(loss, inputs)
+
+
+@pytest.mark.parametrize("owners", [(0, 1, 2), (0, 1, 0), (0, 0, 0)])
+def test_recorder_measures_each_trajectory_and_leaves_no_hook_behind(owners: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     layer = nn.Linear(6, 4)
     inputs, lengths = torch.randn(3, 8, 6, requires_grad=True), (8, 5, 2)
-    recorder = NormRecorder(lengths, [layer])
-    with recorder.recording():
-        outputs = layer(inputs)
-        loss = torch.stack([outputs[row, : length - 1].square().sum() for row, length in enumerate(lengths)]).sum()
-        torch.autograd.grad(loss, inputs)
-    for row, length in enumerate(lengths):
-        (gradient,) = torch.autograd.grad(layer(inputs[row, : length - 1]).square().sum(), layer.weight)
-        assert recorder.norms()[row, 0] == pytest.approx(float(gradient.norm()), rel=1e-5)
+    recorder = NormRecorder([layer])
+    with recorder.recording(lengths, owners):
+        run_pass(layer, inputs, lengths)
+    by_row = gradients(layer, inputs, lengths)
+    for owner in set(owners):
+        total = torch.stack([gradient for gradient, other in zip(by_row, owners, strict=True) if other == owner]).sum(0)
+        assert recorder.norms()[owner, 0] == pytest.approx(float(total.norm()), rel=1e-5)
     assert not layer._forward_hooks
+
+
+def test_a_trajectory_of_several_passes_is_summed_up_before_its_norm_is_taken() -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(6, 4)
+    inputs, lengths = torch.randn(3, 8, 6), (8, 5, 2)
+    recorder = NormRecorder([layer], passes=2)
+    for rows in ([0], [1, 2]):
+        some = inputs[rows].requires_grad_()
+        with recorder.recording([lengths[row] for row in rows], [0] * len(rows)):
+            run_pass(layer, some, [lengths[row] for row in rows])
+    total = torch.stack(gradients(layer, inputs, lengths)).sum(0)
+    assert recorder.norms().tolist() == [[pytest.approx(float(total.norm()), rel=1e-5)]]
 
 
 def test_a_layer_that_the_backward_pass_missed_is_reported() -> None:
     layers = [nn.Linear(2, 2), nn.Linear(2, 2)]
-    recorder = NormRecorder((3,), layers)
+    recorder = NormRecorder(layers)
     inputs = torch.ones(1, 3, 2, requires_grad=True)
-    with recorder.recording():
+    with recorder.recording((3,), (0,)):
         torch.autograd.grad(layers[0](inputs).sum(), inputs)
     with pytest.raises(RuntimeError, match="went past 1 of 2"):
         recorder.norms()

@@ -210,7 +210,9 @@ def test_two_arms_on_real_ray_and_vllm(tmp_path, tiny_model_dir):
     assert comparison.arms[1].speedup == 1.0
 
 
-@pytest.mark.parametrize(("name", "steps", "arms"), [("prism-local", 20, 7), ("maestro-local", 12, 9)])
+@pytest.mark.parametrize(
+    ("name", "steps", "arms"), [("prism-local", 20, 7), ("prism-share", 20, 3), ("maestro-local", 12, 9)]
+)
 def test_a_committed_matrix_gives_every_arm_as_many_learner_steps(name, steps, arms):
     matrix = load_matrix(REPO / "benchmarks" / f"{name}.yaml")
     taken = [config.schedule.sft_steps + config.schedule.grpo_steps for config in matrix.runs().values()]

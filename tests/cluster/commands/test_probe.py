@@ -40,17 +40,18 @@ def test_a_stopped_probe_goes_on_and_gives_the_scores_of_the_reference(
     model = str(tiny_model_dir)
     sequences = [replace(s, episode_id=f"e{number // 2}") for number, s in enumerate(make_sequences(7, 1))]
     reference = sequential(load_policy(PolicySettings(model=model), seed=0), sequences)
-    parts = probe._open_parts(out, probe.ProbeJob(model, str(corpus), 7))
-    pq.write_table(probe.tables.probed(reference.take([0, 1, 2]), sequences[:3]), parts / "000000.parquet")
+    parts = probe._open_parts(out, probe.ProbeJob(model, str(corpus), 4))
+    done = probe.tables.measured(reference.arranged(sequences[:2]), sequences[:2])
+    pq.write_table(done, parts / "000000.parquet")
     probed, write = [], probe.write_parquet
     monkeypatch.setattr(probe, "write_parquet", lambda path, table: (probed.append(table.num_rows), write(path, table)))
 
     scores = probe.run_probe(model, corpus, "gini", out, probe.Workers(token_budget=64), CONSOLE)
-    assert sum(probed[:-1]) == 4, "what was done before is not done again"
+    assert sum(probed[:-1]) == 3, "what was done before is not done again"
     assert scores["trajectory"].to_pylist() == ["e0", "e1", "e2", "e3"]
-    expected = np.stack([reference.norms[[at, at + 1]].double().mean(0).numpy() for at in (0, 2, 4)])
-    np.testing.assert_allclose(np.stack(scores["norms"].to_numpy())[:3], expected, rtol=1e-4)
-    np.testing.assert_allclose(scores["score"].to_numpy()[:3], gini(expected).numpy(), rtol=1e-3)
+    expected = reference.norms.double().numpy()
+    np.testing.assert_allclose(np.stack(scores["norms"].to_numpy()), expected, rtol=1e-4)
+    np.testing.assert_allclose(scores["score"].to_numpy(), gini(expected).numpy(), rtol=1e-3)
     assert not parts.exists() and pq.read_table(out).equals(scores)
 
 
@@ -75,13 +76,31 @@ def test_a_corpus_that_cannot_be_probed_is_refused_and_nothing_is_written(tmp_pa
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_rows_of_a_corpus_are_found_in_any_row_group(tmp_path):
+    table = sequences_to_table(make_sequences(7, 1))
+    pq.write_table(table, tmp_path / "corpus.parquet", row_group_size=3)
+    rows = probe.CorpusRows(str(tmp_path / "corpus.parquet"))
+    for some in ([0, 1], [2, 3, 6], [5], [0]):
+        assert rows.take(some)["sequence_id"].to_pylist() == table["sequence_id"].take(some).to_pylist()
+
+
+def test_norms_per_entry_are_a_metric_of_the_scores():
+    norms, entries = [[1.0, 2.0], [4.0, 3.0]], [4, 16]
+    rows = [
+        {"trajectory": name, "tokens": 3, "trained_tokens": 1, "loss": 1.0, "norms": values, "entries": entries}
+        for name, values in zip("ab", norms, strict=True)
+    ]
+    scores = probe._scored(pa.Table.from_pylist(rows, schema=probe.tables.MEASURED), "gini_per_entry")
+    np.testing.assert_allclose(scores["score"].to_numpy(), gini(np.array(norms) / np.sqrt(entries)).numpy())
+
+
 def test_a_probe_whose_gradient_is_broken_writes_no_scores(tmp_path):
     probed = pa.Table.from_pylist(
         [
-            {"sequence_id": name, "trajectory": name, "tokens": 3, "trained_tokens": 1, "loss": 1.0, "norms": norms}
+            {"trajectory": name, "tokens": 3, "trained_tokens": 1, "loss": 1.0, "norms": norms}
             for name, norms in (("a", [1.0, 2.0]), ("b", [float("inf"), 1.0]))
         ],
-        schema=probe.tables.PROBED,
+        schema=probe.tables.MEASURED,
     )
     with pytest.raises(UserError, match="trajectory b has a gradient that is not finite"):
         probe._scored(probed, "gini")
@@ -95,7 +114,7 @@ def test_parts_of_another_probe_are_refused(tmp_path, corpus, tiny_model_dir):
 
 
 def test_a_damaged_part_is_probed_again_and_the_others_stay(tmp_path):
-    table, said = pa.table({"sequence_id": ["a", "b"]}), []
+    table, said = pa.table({"trajectory": ["a", "b"]}), []
     for number in range(3):
         pq.write_table(table, tmp_path / f"{number:06d}.parquet")
     middle = tmp_path / "000001.parquet"

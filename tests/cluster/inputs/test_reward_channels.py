@@ -42,8 +42,24 @@ def test_questions_have_open_channels_where_several_are_weighed(tiny_model_dir):
 def test_a_channel_must_be_given_by_every_environment():
     with pytest.raises(UserError, match=r"reward\.channels names 'progress', which webshop does not give"):
         channels_of("tasks=[alfworld,webshop]", "reward.channels=[progress]")
-    with pytest.raises(UserError, match=r"reward\.outcome names 'length', which alfworld does not give"):
-        channels_of("reward.outcome=length")
+    for scalariser in ("uniform", "conductor"):
+        with pytest.raises(UserError, match=r"reward\.outcome names 'length', which alfworld does not give"):
+            channels_of("reward.outcome=length", f"reward.scalariser={scalariser}")
+
+
+def test_a_single_reward_may_be_any_channel(tiny_model_dir):
+    """NOVER trains on the perplexity of the reference, EM-GRPO on the policy's own entropy."""
+    assert channels_of("tasks=questions", "reward.outcome=reference") == ("success", "format", "reference")
+    assert channels_of("tasks=questions", "reward.outcome=entropy") == ("success", "format", "entropy")
+    assert channels_of("reward.outcome=entropy") == (*ALFWORLD, "entropy")
+    judged = channels_of("tasks=questions", "reward.outcome=preference", f"reward.preference_model={tiny_model_dir}")
+    assert judged == ("success", "format", "preference")
+    with pytest.raises(
+        UserError, match=r"the channel 'preference', which needs a reward model: set reward\.preference"
+    ):
+        channels_of("tasks=questions", "reward.outcome=preference")
+    with pytest.raises(UserError, match=r"reward\.outcome names 'reference', which alfworld does not give"):
+        channels_of("reward.outcome=reference")
 
 
 def test_a_weighed_channel_must_be_one_of_the_run():

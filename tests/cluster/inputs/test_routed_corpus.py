@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -48,13 +50,14 @@ class SimulatedProber:
         self.calls += 1
         rows = sequences_from_table(sequences)
         tasks = torch.tensor([float(row.episode_id[-1]) for row in rows])
-        norms = torch.ones(len(rows), 7)
-        norms[:, 3] += tasks
+        owners = tuple(dict.fromkeys(row.episode_id for row in rows))
+        norms = torch.ones(len(owners), 7)
+        norms[:, 3] += torch.tensor([float(name[-1]) for name in owners])
         if self.broken is not None:
             norms[-1] = self.broken
         names = tuple(row.sequence_id for row in rows)
         logprobs = tuple(np.zeros(len(row.token_ids), np.float32) for row in rows)
-        return ProbeResult(names, norms, tasks, torch.zeros(len(rows), 4), logprobs)
+        return ProbeResult(names, owners, norms, (4,) * 7, tasks, torch.zeros(len(rows), 4), logprobs)
 
 
 def route(run_dir: Path, policy: str, demonstrations: pa.Table, prober: SimulatedProber, **more) -> Routing:
@@ -156,18 +159,54 @@ def test_what_cannot_be_routed_leaves_nothing_behind(tmp_path, demonstrations, p
     assert not list(tmp_path.iterdir())
 
 
-def test_a_mixture_explores_in_the_environments_that_keep_tasks(tmp_path):
-    shop = Panel("shop/train", ("task-0", "task-1"), "ee")
+SHOP = Panel("shop/train", ("task-0", "task-1"), "ee")
+
+
+def route_mixture(run_dir: Path, tasks: Sequence[tuple[str, int]], **more: Any) -> Routing:
+    """The gradients of the shop's tasks are the more even ones."""
     demonstrations = sequences_to_table(
         replace(make_sequence(f"{at}", 8 + task, seed=task), episode_id=demonstration_id(environment, f"task-{task}"))
-        for at, (environment, task) in enumerate([("shop", 0), ("shop", 1), ("mock", 3), ("mock", 4)])
+        for at, (environment, task) in enumerate(tasks)
     )
-    router = RouterSettings.model_validate({"policy": "median_split"})
-    whole = programme(SCHEDULE, (PANEL, shop))
-    corpus_router = CorpusRouter(tmp_path, router, whole, SimulatedProber(), SimulatedRollouts(), lambda *_: None)
-    routing = asyncio.run(corpus_router.route(demonstrations))
+    router = RouterSettings.model_validate({"policy": "median_split", **more})
+    whole = programme(SCHEDULE, (PANEL, SHOP))
+    corpus_router = CorpusRouter(run_dir, router, whole, SimulatedProber(), SimulatedRollouts(), lambda *_: None)
+    return asyncio.run(corpus_router.route(demonstrations))
+
+
+MIXTURE = (("shop", 0), ("shop", 1), ("mock", 3), ("mock", 4))
+
+
+def test_each_environment_is_split_by_a_threshold_of_its_own(tmp_path):
+    routing = route_mixture(tmp_path, MIXTURE)
+    assert routing.programme.demonstrations == (0, 2)
+    shop, mock = replace(SHOP, task_ids=("task-1",)), replace(PANEL, task_ids=("task-4",))
+    assert set(routing.programme.tasks.panels) == {shop, mock}
+    assert [routing.metrics[f"router/{route}/{name}"] for route in ("sft", "grpo") for name in ("shop", "mock")] == [
+        1
+    ] * 4
+    assert routing.metrics["router/threshold/shop"] < routing.metrics["router/threshold/mock"]
+    assert "router/threshold" not in routing.metrics
+
+
+def test_one_threshold_for_the_corpus_may_give_a_whole_environment_to_one_route(tmp_path):
+    routing = route_mixture(tmp_path, MIXTURE, thresholds="corpus")
     assert routing.programme.demonstrations == (0, 1)
     assert routing.programme.tasks == TaskMixture((replace(PANEL, task_ids=("task-3", "task-4")),))
+
+
+def test_an_environment_with_one_trajectory_has_no_threshold_of_its_own(tmp_path):
+    with pytest.raises(
+        UserError, match=r"shop has a single trajectory, demonstration/shop/task-0, .*thresholds=corpus"
+    ):
+        route_mixture(tmp_path, (("shop", 0), ("mock", 3), ("mock", 4)))
+
+
+@pytest.mark.parametrize(("share", "imitated"), [(0.2, 1), (0.5, 3), (0.75, 4)])
+@pytest.mark.parametrize("policy", ["median_split", "inverse", "random", "magnitude", "loss"])
+def test_the_share_is_that_of_the_stages_too(tmp_path, policy, share, imitated):
+    routing = route(tmp_path, policy, corpus(5), SimulatedProber(), share=share)
+    assert (routing.metrics["router/sft"], routing.metrics["router/grpo"]) == (imitated, 5 - imitated)
 
 
 def test_a_trajectory_without_trained_tokens_is_named(tmp_path):

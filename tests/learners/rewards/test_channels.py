@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, Qwen2Config, Qwen2ForSequenceClassificat
 
 from learners.rewards import channels, preference
 from learners.rewards.preference import PreferenceModel
+from learners.rewards.reward_settings import LengthShape
 from tests.learners.samples import SIZES
 from tests.trajectories.samples import CHATML, byte_tokenizer
 from trajectories.errors import UserError
@@ -45,19 +46,43 @@ def test_reference_rises_with_what_the_policy_foresees_and_with_the_normaliser()
 
 @given(st.lists(tokens, min_size=1, max_size=5))
 @settings(max_examples=40, deadline=None)
-def test_certainty_is_minus_the_mean_entropy(rows: list) -> None:
-    np.testing.assert_allclose(channels.certainty(rows, ids(len(rows))).numpy(), [-np.mean(row) for row in rows])
+def test_entropy_is_the_mean_over_tokens_with_the_sign_that_is_wanted(rows: list) -> None:
+    for sign in (-1, 1):
+        found = channels.mean_entropy(rows, sign, ids(len(rows)))
+        np.testing.assert_allclose(found.numpy(), [sign * np.mean(row) for row in rows])
 
 
-def test_brevity_falls_to_zero_at_the_limit() -> None:
-    assert channels.brevity([0, 25, 100], limit=100).tolist() == [1.0, 0.75, 0.0]
+@given(
+    st.lists(st.lists(st.tuples(st.floats(-9, 0), st.floats(-9, 0)), min_size=1, max_size=5), min_size=1, max_size=4)
+)
+@settings(max_examples=40, deadline=None)
+def test_divergence_is_the_mean_of_k3_over_the_tokens(rows: list) -> None:
+    now, initial = ([np.array([pair[at] for pair in row]) for row in rows] for at in (0, 1))
+    expected = [np.mean(np.exp(b - a) - (b - a) - 1) for a, b in zip(now, initial, strict=True)]
+    found = channels.divergence(now, initial, ids(len(rows))).numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
+    assert (found >= -1e-9).all()
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ("short", [1.0, 0.75, 0.5, 0.25, 0.0]),
+        ("target", [0.5, 0.75, 1.0, 0.75, 0.5]),
+        ("overlong", [1.0, 1.0, 1.0, 0.5, 0.0]),
+    ],
+)
+def test_length_has_the_shape_that_is_wanted(shape: LengthShape, expected: list[float]) -> None:
+    np.testing.assert_allclose(channels.length([0, 25, 50, 75, 100], 100, shape, 0.5).numpy(), expected)
+    everywhere = channels.length(list(range(101)), 100, shape, 0.8)
+    assert everywhere.min() >= 0 and everywhere.max() == pytest.approx(1.0)
 
 
 def test_what_has_no_tokens_is_named() -> None:
     with pytest.raises(UserError, match="'reference' has no token in episode e-1"):
         channels.reference([np.array([-1.0]), np.array([])], [1, 1], ids(2))
     with pytest.raises(UserError, match="'entropy' has values for 1 of 2 episodes, which begin with e-0"):
-        channels.certainty([np.array([1.0])], ids(2))
+        channels.mean_entropy([np.array([1.0])], -1, ids(2))
 
 
 @pytest.fixture(scope="module", params=[CHATML, None], ids=["chat template", "segments"])

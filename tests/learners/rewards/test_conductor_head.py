@@ -56,7 +56,8 @@ def test_probabilities_respect_the_floor_and_sum_to_one(logits: list[list[float]
 @pytest.mark.parametrize("signal", ["scalarised", "outcome"])
 @pytest.mark.parametrize("weight_map", ["emphasis", "onehot", "uniform_boost"])
 def test_rollouts_are_weighed_as_drawn_for_them(signal: str, weight_map: str) -> None:
-    rows, scalarise = batch(), scalariser(ALWAYS_PROGRESS, meta_signal=signal, weight_map=weight_map, beta=0.4)
+    settings = {"meta_signal": signal, "weight_map": weight_map, "beta": 0.4, "baseline": "none"}
+    rows, scalarise = batch(), scalariser(ALWAYS_PROGRESS, **settings)
     result = scalarise(rows)
     assert result.choices is not None and result.choices.tolist() == [1] * 8
     share, top = {"emphasis": (0.0, 1.0), "onehot": (0.0, 1.0), "uniform_boost": (0.2, 0.6)}[weight_map]
@@ -68,6 +69,25 @@ def test_rollouts_are_weighed_as_drawn_for_them(signal: str, weight_map: str) ->
     assert torch.equal(scalarise.meta_rewards(rows, result.advantages), meta)
     assert result.version == 2
     assert reward_weight_metrics(CHANNELS, result)["reward/progress/sampled"] == 1.0
+
+
+def test_the_outcome_is_judged_against_the_mean_of_the_other_draws_of_the_group() -> None:
+    """A numpy twin, with groups of several sizes; alone in its group a rollout has nothing to be compared with."""
+    sizes = [4, 1, 3]
+    rows = replace(
+        batch(groups=4, size=2), groups=torch.tensor([g for g, size in enumerate(sizes) for _ in range(size)])
+    )
+    earned = torch.randn(8, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    found = scalariser(START, meta_signal="outcome").meta_rewards(rows, earned).numpy()
+    product = (earned * advantages.grpo(rows.outcome, rows.groups)).numpy()
+    numbers = rows.groups.numpy()
+    for row in range(8):
+        others = [product[at] for at in range(8) if numbers[at] == numbers[row] and at != row]
+        assert found[row] == pytest.approx(product[row] - np.mean(others) if others else 0.0)
+    for group in range(3):
+        assert found[numbers == group].sum() == pytest.approx(0.0)
+    published = scalariser(START, meta_signal="scalarised").meta_rewards(rows, earned)
+    assert torch.equal(published, earned), "an advantage has its group's mean taken out already"
 
 
 def test_at_the_start_all_channels_weigh_alike_and_the_drawn_one_more() -> None:

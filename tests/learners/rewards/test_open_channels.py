@@ -14,10 +14,12 @@ from actors.group_references import GroupTables
 from actors.router import RouterActor
 from envs import load_panel, make_environment
 from learners.learner_settings import GRPOSettings
+from learners.objectives import advantages
 from learners.rewards.channels import Reading
-from learners.rewards.open_channels import OpenChannels
+from learners.rewards.open_channels import KL, OpenChannels
 from learners.rewards.preference import PreferenceModel
 from learners.rewards.reward_settings import RewardSettings
+from learners.rewards.scalarisers import pure_scalariser
 from learners.tiny import embedded_model_path
 from tests.actors.scripted import GroupsAtHand
 from tests.learners.rewards.test_channels import write_reward_model
@@ -81,6 +83,34 @@ def test_every_sound_episode_gets_a_value_in_each_channel() -> None:
     assert found["reference"] == pytest.approx([-1.0, -1.5 / (1 + np.log(reasoning))])
 
 
+def test_sign_and_shape_are_those_of_the_settings() -> None:
+    reward = RewardSettings(entropy_sign=1, length_shape="target", length_target=0.25)
+    given = OpenChannels(("entropy", "length"), CHAT, 24, reward)
+    counts = [int(row.trained.sum()) for row in sequences_from_table(given.to_read(*PLAYED))]
+    reading = Reading(tuple(np.zeros(n) for n in counts), tuple(np.full(n, 0.3) for n in counts))
+    found = given.values(*PLAYED, reading)
+    assert found["entropy"] == pytest.approx([0.3, 0.3])
+    assert found["length"] == pytest.approx([1 - abs(count / 24 - 0.25) for count in counts])
+
+
+def test_the_divergence_is_taken_off_the_reward_before_rewards_are_compared() -> None:
+    grpo = GRPOSettings(kl_weight=0.5, kl_in="reward", advantage="dr_grpo")
+    reward = RewardSettings(channels=("success", "format"))
+    make = lambda: OpenChannels((KL,), CHAT, 24)  # noqa: E731 (as the actor is given it)
+    router: Any = RouterActor(grpo, reward, reward.channels, 0, make)
+    groups = GroupsAtHand(GroupTables(*PLAYED))
+    rows = sequences_from_table(router.to_read(groups))
+    counts = [int(row.trained.sum()) for row in rows]
+    now = tuple(np.full(count, -1.0) for count in counts)
+    initial = tuple(np.full(count, value) for count, value in zip(counts, (-1.0, -3.0), strict=True))
+    _, batch, metrics = router.assign((), Reading(now, now, initial), groups)
+    k3 = np.exp(-2.0) + 2.0 - 1.0
+    assert batch.names == ("success", "format") and batch.penalty.tolist() == pytest.approx([0.0, 0.5 * k3])
+    assert metrics["reward/kl"] == pytest.approx(k3 / 2)
+    scalarise = pure_scalariser(reward, 0, advantages.dr_grpo)
+    assert scalarise(batch).advantages.tolist() == pytest.approx([0.25 * k3, -0.25 * k3])
+
+
 def test_an_episode_without_a_response_is_named() -> None:
     full = replace(answered("full", "7", StopReason.LENGTH_LIMIT), sequences=())
     with pytest.raises(UserError, match=rf"^episode full \(task {TASK}\) has no response, since its prompt leaves no"):
@@ -89,7 +119,7 @@ def test_an_episode_without_a_response_is_named() -> None:
 
 def test_a_reward_model_reads_question_and_response(tmp_path: Path) -> None:
     model = str(write_reward_model(tmp_path, 1, CHATML))
-    given = OpenChannels(("preference",), CHAT, 24, preference_model=model)
+    given = OpenChannels(("preference",), CHAT, 24, RewardSettings(preference_model=model))
     assert given.to_read(*PLAYED).num_rows == 0
     question = make_environment("questions").reset(TASK).text
     expected = PreferenceModel(model).score([question] * 2, ["7", "I count.\nAnswer: 7"])

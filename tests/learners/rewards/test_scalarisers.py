@@ -237,3 +237,15 @@ def test_assignments_carry_the_version_of_the_weights() -> None:
     assert by_id["a-0"].reward_weights_version == 5
     assert by_id["a-0"].advantages == pytest.approx([float(scalarised.advantages[0])])
     assert by_id["x-0"].rl_weight == 0.0
+
+
+@pytest.mark.parametrize("scalariser", ["single", "uniform", "static", "random"])
+def test_a_penalty_is_taken_off_the_scalar_reward_before_it_is_normalised(scalariser: str) -> None:
+    config = RewardSettings.model_validate({"scalariser": scalariser, "weights": {"success": 1.0}})
+    rows = batch([(1.0, 0.2), (0.0, 0.9), (0.0, 0.1), (1.0, 0.5)], [0, 0, 1, 1])
+    penalty = torch.linspace(0.0, 1.0, len(rows.episode_ids), dtype=torch.float64)
+    plain, penalised = (pure_scalariser(config, 0)(row) for row in (rows, replace(rows, penalty=penalty)))
+    torch.testing.assert_close(penalised.rewards, plain.rewards - penalty)
+    torch.testing.assert_close(penalised.advantages, advantages.grpo(plain.rewards - penalty, rows.groups))
+    part = replace(rows, penalty=penalty).take(torch.tensor([1, 0]))
+    assert part.penalty is not None and part.penalty.tolist() == penalty[[1, 0]].tolist()

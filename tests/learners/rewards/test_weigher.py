@@ -90,6 +90,28 @@ def test_one_pass_trains_as_two_do(untied_model: Path, lora: bool, advantage: st
         assert mine.advantages == pytest.approx(reference.advantages, abs=1e-5)
 
 
+@pytest.mark.parametrize("token_budget", [8, 10_000])
+@pytest.mark.parametrize("tokens", ["last", "mean"])
+@pytest.mark.parametrize("layer", ["last", "first"])
+def test_the_context_is_of_the_layer_and_the_tokens_that_the_settings_name(
+    untied_model: Path, layer: str, tokens: str, token_budget: int
+) -> None:
+    rows, batch = single_sequence_episodes(8)
+    table, plain = schema.sequences_to_table(rows), scalariser()
+    named = ConductorSettings.model_validate({"context_layer": layer, "context_tokens": tokens})
+    worker = LearnerWorker(learner_settings(untied_model, token_budget=token_budget))
+    pending = pending_assignments(table, batch)
+    _, weighed = worker.train_weighing("grpo", table, pending, batch, replace(plain, config=named))
+    reference = AutoModelForCausalLM.from_pretrained(untied_model, dtype=torch.float32).eval()
+    assert weighed is not None
+    for sequence, context in zip(rows, weighed.contexts, strict=True):
+        with torch.no_grad():
+            hidden = reference(torch.tensor(sequence.token_ids)[None].long(), output_hidden_states=True).hidden_states
+        states = hidden[-1 if layer == "last" else 1][0]
+        expected = states[-1] if tokens == "last" else states.mean(0)
+        torch.testing.assert_close(context, expected, atol=1e-5, rtol=1e-4)
+
+
 def test_demonstrations_train_beside_weighed_groups(untied_model: Path) -> None:
     """A mixed step: what is imitated needs no advantage and stays out of the groups."""
     rows, batch = single_sequence_episodes(8)

@@ -117,6 +117,24 @@ def test_it_reads_log_probabilities_and_entropies(untied_model: Path) -> None:
     assert worker.read(make_tables([])[0]).logprobs == ()
 
 
+@pytest.mark.parametrize("lora", [False, True], ids=["full weights", "lora"])
+def test_it_reads_by_the_initial_weights_where_the_divergence_is_part_of_the_rewards(
+    untied_model: Path, lora: bool
+) -> None:
+    grpo = GRPOSettings(kl_weight=0.1, kl_in="reward")
+    worker = LearnerWorker(learner_settings(untied_model, lora=lora, grpo=grpo))
+    table, assignments = make_tables(make_sequences(4))
+    before = worker.read(table)
+    metrics = worker.train("sft", table, assignments)
+    assert metrics["trained_tokens"] > 0
+    after = worker.read(table)
+    for first, now, initial in zip(before.logprobs, after.logprobs, after.initial, strict=True):
+        np.testing.assert_allclose(initial, first, atol=1e-5)
+        assert np.abs(now - first).max() > 1e-3
+    assert LearnerWorker(learner_settings(untied_model)).read(table).initial == ()
+    assert not worker.grpo.needs_reference, "it is no term of the loss besides"
+
+
 def test_the_probe_gives_what_the_reference_gives_and_changes_nothing(untied_model: Path) -> None:
     worker, sequences = LearnerWorker(learner_settings(untied_model)), make_sequences(6)
     before = weights(worker)
