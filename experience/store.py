@@ -51,10 +51,11 @@ class Space:
 class Store:
     """The tables below a path or an object store's URI. One write makes one version of the types."""
 
-    def __init__(self, path: str, types: lancedb.table.Table, examples: lancedb.table.Table) -> None:
+    def __init__(self, path: str, database: lancedb.DBConnection) -> None:
         self._path = path
-        self._types = types
-        self._examples = examples
+        self._database = database
+        self._types = database.open_table(TYPES)
+        self._examples = database.open_table(EXAMPLES)
 
     @classmethod
     def exists(cls, path: str) -> bool:
@@ -69,8 +70,7 @@ class Store:
         if not cls.exists(path):
             raise UserError(f"there is no memory at {path}: check the path; `concerto learn --memory` makes one")
         with _opening(path):
-            database = lancedb.connect(path)
-            return cls(path, database.open_table(TYPES), database.open_table(EXAMPLES))
+            return cls(path, lancedb.connect(path))
 
     @classmethod
     def create(cls, path: str, space: Space) -> Store:
@@ -79,8 +79,9 @@ class Store:
         schema = pa.schema([*TYPE_FIELDS, vector], metadata={EMBEDDER: space.embedder.encode()})
         with _opening(path):
             database = lancedb.connect(path)
-            examples = database.create_table(EXAMPLES, schema=EXAMPLE_SCHEMA, exist_ok=True)
-            return cls(path, database.create_table(TYPES, schema=schema), examples)
+            database.create_table(EXAMPLES, schema=EXAMPLE_SCHEMA, exist_ok=True)
+            database.create_table(TYPES, schema=schema)
+            return cls(path, database)
 
     @property
     def space(self) -> Space:
@@ -101,11 +102,16 @@ class Store:
         """All types of a version, or of the latest one. Raises UserError where there is no such version."""
         if version is None:
             return self._types.to_arrow()
-        known = self.versions()
-        if version not in known:
-            raise UserError(f"{self._path} has no snapshot {version}: choose one from {known[0]} to {known[-1]}")
-        past = lancedb.connect(self._path).open_table(TYPES)
-        past.checkout(version)
+        past = self._database.open_table(TYPES)
+        try:
+            past.checkout(version)
+        except (ValueError, RuntimeError) as error:
+            known = self.versions()
+            if version in known:
+                raise
+            raise UserError(
+                f"{self._path} has no snapshot {version}: choose one from {known[0]} to {known[-1]}"
+            ) from error
         return past.to_arrow()
 
     def row(self, type_id: str) -> pa.Table:

@@ -40,10 +40,11 @@ async def identify(prompter: Prompter, memory: Memory, question: str) -> Identif
     """
     naming = await prompter.ask(NAME, Naming, question=question)
     induced = TaskType.new(naming.name, naming.description)
-    if (stored := memory.get(induced.id)) is not None:
-        return Identified(stored, known=True)
-    candidates = memory.nearest(naming.description, RETRIEVED)[:CANDIDATES]
-    chosen, votes = await _vote(prompter, question, naming, candidates)
+    retrieved = memory.nearest(naming.description, RETRIEVED)
+    for known in retrieved:
+        if known.id == induced.id:
+            return Identified(known, known=True)
+    chosen, votes = await _vote(prompter, question, naming, retrieved[:CANDIDATES])
     return Identified(chosen or induced, chosen is not None, votes)
 
 

@@ -118,11 +118,13 @@ class Played:
     memory: Memory
     model: ScriptedModel
     served: dict[int, Served]
+    states: dict[int, dict[str, TaskType]]
+    """Snapshot → types."""
 
     def type_of(self, number: int) -> TaskType:
         """The type of a question as it was when that was answered."""
         served = self.served[number]
-        return self.memory.types(served.snapshot)[served.type_id]
+        return self.states[served.snapshot][served.type_id]
 
 
 async def play(path: Path, ablation: Ablation | None = None, last: int = 30) -> Played:
@@ -133,7 +135,7 @@ async def play(path: Path, ablation: Ablation | None = None, last: int = 30) -> 
         number: await learner.serve(f"q{number}", f"[{kind}] question {number}")
         for number, kind in enumerate(KINDS[:last], start=1)
     }
-    return Played(memory, model, served)
+    return Played(memory, model, served, {snapshot: memory.types(snapshot) for snapshot in memory.snapshots})
 
 
 @pytest.fixture(scope="module")
@@ -171,8 +173,8 @@ def test_experience_after_a_question(played: Played, number: int) -> None:
 
 
 def test_no_list_ever_has_more_than_twenty_items(played: Played) -> None:
-    states = [known.experience for snapshot in played.memory.snapshots for known in played.memory.types(snapshot).values()]
-    assert max(len(items) for state in states for items in (state.suggestions, state.procedure)) == 20
+    known = [known.experience for state in played.states.values() for known in state.values()]
+    assert max(len(items) for one in known for items in (one.suggestions, one.procedure)) == 20
 
 
 def test_three_error_free_rounds_in_a_row_end_all_learning(played: Played) -> None:
@@ -208,9 +210,8 @@ def test_transferred_experience_goes_back_to_the_items_and_examples_of_both_sour
 
 
 def test_provenance_is_complete(played: Played) -> None:
-    memory = played.memory
-    examples = memory.examples()
-    states = [memory.types(snapshot) for snapshot in memory.snapshots]
+    examples = played.memory.examples()
+    states = played.states.values()
     ever = {item.id for state in states for known in state.values() for item in known.experience.items}
     for state in states:
         for known in state.values():
@@ -230,7 +231,7 @@ def test_inconclusive_examples_are_dropped(played: Played) -> None:
 
 
 def test_every_round_is_one_snapshot_and_answers_say_which_they_saw(played: Played) -> None:
-    assert played.memory.snapshots == tuple(range(1, 24))  # the empty memory, and 5 + 4 + 7 + 6 rounds
+    assert tuple(played.states) == tuple(range(1, 24))  # the empty memory, and 5 + 4 + 7 + 6 rounds
     assert played.served[1].snapshot == 2 and played.served[30].snapshot == 23
     for number in (1, 17, 30):
         assert played.served[number].item_ids == tuple(item.id for item in played.type_of(number).experience.items)
