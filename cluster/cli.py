@@ -21,6 +21,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Install the data of an environment.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+memory_app = typer.Typer(help="Look at a memory of experience, or return to an earlier state.", no_args_is_help=True)
+app.add_typer(memory_app, name="memory")
 
 CONSOLE = Console(soft_wrap=True)
 """Lines stay whole, so that logs can be searched and commands be copied."""
@@ -30,6 +32,8 @@ INTERRUPTED = 130
 Preset = Annotated[str, typer.Option(help="local (no GPU), gpu (one GPU) or cluster (many nodes).")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file that changes the preset.")]
 Data = Annotated[Path | None, typer.Option(help="The environment's data; none for what is installed or embedded.")]
+MemoryPath = Annotated[str, typer.Argument(metavar="DIR", help="Folder or URI that `concerto learn --memory` made.")]
+Snapshot = Annotated[int | None, typer.Option(help="Number of a snapshot; none for the present state.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="One setting, e.g. --set learner.lr=1e-5.")]
 
 
@@ -221,6 +225,75 @@ def data_import(
     from cluster.inputs.recorded import import_demonstrations
 
     import_demonstrations(run_config, environment, recordings, out, CONSOLE)
+
+
+@app.command()
+def learn(
+    tasks: Annotated[Path, typer.Option(help="File of questions, e.g. questions.jsonl.")],
+    base_url: Annotated[str, typer.Option(help="OpenAI-compatible endpoint, e.g. http://localhost:8000/v1.")],
+    model: Annotated[str, typer.Option(help="The model's name at the endpoint.")],
+    memory: Annotated[str, typer.Option(help="Folder or URI of the memory; made where there is none.")],
+    out: Annotated[Path, typer.Option(help="Folder of the results; the same command goes on with it.")],
+    references: Annotated[Path | None, typer.Option(help="JSON lines with a text each to practise on.")] = None,
+    embedder: Annotated[str, typer.Option(help="Sentence-embedding model: folder or name.")] = "all-MiniLM-L6-v2",
+    no_transfer: Annotated[bool, typer.Option("--no-transfer", help="Take nothing over from other types.")] = False,
+    no_induction: Annotated[bool, typer.Option("--no-induction", help="Show practised examples instead.")] = False,
+    token_budget: Annotated[int | None, typer.Option(min=1, help="Tokens after which to stop; none: no end.")] = None,
+) -> None:
+    """Serve a stream of questions and learn from it without labels: categorise, transfer, practise, induce, answer."""
+    check_writable(out)
+    from cluster.commands.learn import LearnJob, run_learn, token_table
+    from experience.learning import Ablation
+
+    texts = None if references is None else str(references)
+    job = LearnJob(str(tasks), model, memory, embedder, texts, Ablation(not no_transfer, not no_induction))
+    result = run_learn(job, base_url, token_budget, out, CONSOLE)
+    CONSOLE.print(token_table(result))
+    if result.unanswered:
+        CONSOLE.print(f"{result.unanswered} questions got no answer; the same command asks them again.")
+    CONSOLE.print(f"Right: {result.success} of {result.success.episodes} with a reference.", highlight=False)
+    CONSOLE.print(f"The memory {memory} has {result.types} types with {result.items} items; results are in {out}.")
+
+
+@memory_app.command("show")
+def memory_show(path: MemoryPath, snapshot: Snapshot = None) -> None:
+    """Print the task types and what is known of them."""
+    from cluster.commands.memory import show_memory
+
+    CONSOLE.print(*show_memory(path, snapshot), sep="\n", highlight=False, markup=False)
+
+
+@memory_app.command("export")
+def memory_export(
+    path: MemoryPath, out: Annotated[Path, typer.Option(help="JSON file to write.")], snapshot: Snapshot = None
+) -> None:
+    """Write the task types, their experience and the examples behind it as JSON."""
+    check_writable(out)
+    from cluster.commands.memory import export_memory
+
+    CONSOLE.print(f"{export_memory(path, out, snapshot)} types written to {out}.")
+
+
+@memory_app.command("diff")
+def memory_diff(
+    path: MemoryPath,
+    before: Annotated[int, typer.Argument(help="Number of a snapshot.")],
+    after: Annotated[int | None, typer.Argument(help="Number of a later one; none for the present state.")] = None,
+) -> None:
+    """Print what changed between two snapshots."""
+    from cluster.commands.memory import diff_memory
+
+    CONSOLE.print(*diff_memory(path, before, after), sep="\n", highlight=False, markup=False)
+
+
+@memory_app.command("restore")
+def memory_restore(
+    path: MemoryPath, snapshot: Annotated[int, typer.Option(help="Number of the snapshot to return to.")]
+) -> None:
+    """Return to a snapshot. Nothing is lost: the state before stays a snapshot."""
+    from cluster.commands.memory import restore_memory
+
+    CONSOLE.print(f"Snapshot {snapshot} is the present state again, as snapshot {restore_memory(path, snapshot)}.")
 
 
 @app.command()

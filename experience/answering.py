@@ -17,6 +17,4 @@ async def answer(
     Args:
         demonstrations: practised examples to show instead of what would be induced from them.
     """
-    return await prompter.ask(
-        ANSWER, Answer, question=question, experience=experience, demonstrations=demonstrations
-    )
+    return await prompter.ask(ANSWER, Answer, question=question, experience=experience, demonstrations=demonstrations)

@@ -18,9 +18,7 @@ async def induce(prompter: Prompter, target: TaskType, examples: Sequence[Exampl
     if not examples:
         return NOTHING
     by_label = {str(number): example for number, example in enumerate(examples, start=1)}
-    reply = await prompter.ask(
-        INDUCE, Insights[one_of(by_label)], examples=list(by_label.items()), most=MAX_ITEMS
-    )
+    reply = await prompter.ask(INDUCE, Insights[one_of(by_label)], examples=list(by_label.items()), most=MAX_ITEMS)
 
     def item(insight: Insight[str]) -> Item:
         return Item.of(target.id, insight.text, (by_label[label].id for label in insight.basis))

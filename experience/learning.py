@@ -133,7 +133,6 @@ class Learner:
         return correct[-DEMONSTRATIONS:]
 
 
-
 def _told(question_id: str, error: StepFailed) -> str:
     logger.warning("question %s goes on without: %s", question_id, error)
     return str(error)

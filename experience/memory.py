@@ -11,6 +11,7 @@ from dataclasses import asdict, fields
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from experience.protocols import Embedder
 from experience.records import Example, Experience, Item, TaskType
@@ -37,8 +38,9 @@ class Memory:
         store = Store.open(path)
         if (made := store.space) != space:
             raise UserError(
-                f"the memory {path} holds vectors of {made.embedder} ({made.dimension} numbers), not of {space.embedder} "
-                f"({space.dimension}): open it with --embedder {made.embedder}, or name another --memory"
+                f"the memory {path} holds vectors of {made.embedder} ({made.dimension} numbers), not of "
+                f"{space.embedder} ({space.dimension}): open it with --embedder {made.embedder}, or "
+                "name another --memory"
             )
         return cls(store, embedder)
 
@@ -95,7 +97,7 @@ class Memory:
         """Return one type to what it was in a snapshot, or remove it where it was not there yet; returns the new
         snapshot. Raises UserError."""
         rows = self._store.rows(snapshot)
-        row = rows.filter(pa.compute.field("id") == type_id)
+        row = rows.filter(pc.field("id") == type_id)
         return self._store.write(row) if row.num_rows else self._store.remove(type_id)
 
     def examples(self, ids: Iterable[str] | None = None) -> dict[str, Example]:

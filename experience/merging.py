@@ -51,15 +51,11 @@ async def merge(
     if not kept or not added:
         return kept or added
     sides, by_label = label_all([kept, added])
-    reply = await prompter.ask(
-        MERGE, Insights[one_of(by_label)], target=target, sides=sides, most=MAX_ITEMS
-    )
+    reply = await prompter.ask(MERGE, Insights[one_of(by_label)], target=target, sides=sides, most=MAX_ITEMS)
     return drawn_from(target.id, reply, by_label, stored)
 
 
-def drawn_from(
-    type_id: str, reply: Insights[str], by_label: Mapping[str, Item], stored: frozenset[str]
-) -> Experience:
+def drawn_from(type_id: str, reply: Insights[str], by_label: Mapping[str, Item], stored: frozenset[str]) -> Experience:
     """The experience in a reply whose entries cite items. An entry goes back to all examples of what it cites; its
     parents are the stored items among that, and the parents of those that were never stored."""
 

@@ -82,9 +82,7 @@ async def practise(
     return Practice(tuple(examples), inconclusive)
 
 
-async def judge(
-    prompter: Prompter, reference: str, question: str, reply: str
-) -> tuple[Verdict, tuple[Verdict, ...]]:
+async def judge(prompter: Prompter, reference: str, question: str, reply: str) -> tuple[Verdict, tuple[Verdict, ...]]:
     """The verdict that repeats first, and all votes; of three verdicts one does after four votes at the latest."""
     votes: list[Verdict] = []
     while True:

@@ -21,7 +21,12 @@ TYPES, EXAMPLES = "types", "examples"
 EMBEDDER = b"concerto.embedder"
 
 ITEM = pa.struct(
-    [("id", pa.string()), ("text", pa.string()), ("examples", pa.list_(pa.string())), ("parents", pa.list_(pa.string()))]
+    [
+        ("id", pa.string()),
+        ("text", pa.string()),
+        ("examples", pa.list_(pa.string())),
+        ("parents", pa.list_(pa.string())),
+    ]
 )
 TYPE_FIELDS = [
     pa.field("id", pa.string(), nullable=False),
@@ -124,7 +129,7 @@ class Store:
 
     def nearest(self, vector: NDArray[np.float32], count: int) -> pa.Table:
         """The `count` types nearest to a vector [d] by cosine, nearest first."""
-        found = self._types.search(vector).distance_type("cosine").limit(count).to_arrow()
+        found = self._types.search(vector).limit(count).to_arrow()  # vectors of length 1: by L2 as by cosine
         return found.drop_columns(["_distance"])
 
     def write(self, rows: pa.Table) -> int:

@@ -36,7 +36,5 @@ async def _choose(prompter: Prompter, memory: Memory, target: TaskType) -> list[
     by_label = {str(number): known for number, known in enumerate(others[:CANDIDATES], start=1) if known.experience}
     if not by_label:
         return []
-    reply = await prompter.ask(
-        SOURCES, Sources[one_of(by_label)], target=target, candidates=list(by_label.items())
-    )
+    reply = await prompter.ask(SOURCES, Sources[one_of(by_label)], target=target, candidates=list(by_label.items()))
     return [known for label, known in by_label.items() if label in reply.sources]

@@ -2,7 +2,8 @@
 
 Whatever a template prints is data: questions, texts, what models wrote earlier. It stands between tags and is escaped
 as in XML, so that no text can close its tag, open another, or spell a control token of a chat template (`<|im_end|>`,
-`[INST]`). Data are never read as a template. Replies are turned back by `replies.Text`, so that nothing is escaped twice.
+`[INST]`). Data are never read as a template. What a model quotes is turned back in `replies`: nothing is
+escaped twice.
 """
 
 from __future__ import annotations

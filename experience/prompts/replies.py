@@ -8,9 +8,11 @@ is no worse for it. Labels of what may be chosen are a type parameter: `Match[on
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetJsonSchemaHandler, StringConstraints
+from pydantic.json_schema import JsonSchemaValue
 
 from experience.prompts import from_data
 from experience.records import MAX_ITEMS, Verdict
@@ -19,14 +21,20 @@ LEAST_REASONING = 20
 """Characters: less is no reasoning, and the step is asked again."""
 
 
-def _text(most: int, least: int = 1) -> Any:
-    """A text of `least` characters or more; a bound decoder stops at `most`."""
-    return Annotated[
-        str,
-        StringConstraints(strip_whitespace=True, min_length=least),
-        AfterValidator(from_data),
-        Field(json_schema_extra={"maxLength": most}),
-    ]
+@dataclass(frozen=True, slots=True)
+class _AtMost:
+    """The greatest length of a text, for the schema only."""
+
+    characters: int
+
+    def __get_pydantic_json_schema__(self, core_schema: Any, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return handler(core_schema) | {"maxLength": self.characters}
+
+
+_Read = AfterValidator(from_data)
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1), _Read]
+"""A text that is not empty, as its model meant it."""
+Reasoning = Annotated[str, StringConstraints(strip_whitespace=True, min_length=LEAST_REASONING), _Read]
 
 
 def one_of(labels: Iterable[str]) -> Any:
@@ -44,35 +52,35 @@ class Reply(BaseModel):
 class Naming(Reply):
     """What type of task a question is, without anything that only this question has."""
 
-    name: _text(80)
-    description: _text(600)
+    name: Annotated[Text, _AtMost(80)]
+    description: Annotated[Text, _AtMost(600)]
 
 
 class Match(Reply, Generic[Label]):
     """Which known type is the same one."""
 
-    reasoning: _text(200, LEAST_REASONING)
+    reasoning: Annotated[Reasoning, _AtMost(200)]
     answer: Label
 
 
 class Sources(Reply, Generic[Label]):
     """Which known types have something to teach."""
 
-    reasoning: _text(200, LEAST_REASONING)
+    reasoning: Annotated[Reasoning, _AtMost(200)]
     sources: Annotated[list[Label], Field(max_length=10)]
 
 
 class Insight(Reply, Generic[Label]):
     """A piece of advice and the labels of what it comes from."""
 
-    text: _text(160)
+    text: Annotated[Text, _AtMost(160)]
     basis: Annotated[list[Label], Field(min_length=1, max_length=10)]
 
 
 class Insights(Reply, Generic[Label]):
     """Two lists of advice: the reply of transfer, merge and induction."""
 
-    reasoning: _text(600, LEAST_REASONING)
+    reasoning: Annotated[Reasoning, _AtMost(600)]
     suggestions: Annotated[list[Insight[Label]], Field(max_length=MAX_ITEMS)]
     procedure: Annotated[list[Insight[Label]], Field(min_length=1, max_length=MAX_ITEMS)]
 
@@ -80,19 +88,19 @@ class Insights(Reply, Generic[Label]):
 class NewQuestion(Reply):
     """A question to practise on."""
 
-    question: _text(2000)
+    question: Annotated[Text, _AtMost(2000)]
 
 
 class Answer(Reply):
     """An answer, after how the experience applies to the question."""
 
-    plan: _text(600)
-    reasoning: _text(1500, LEAST_REASONING)
-    answer: _text(300)
+    plan: Annotated[Text, _AtMost(600)]
+    reasoning: Annotated[Reasoning, _AtMost(1500)]
+    answer: Annotated[Text, _AtMost(300)]
 
 
 class Judgement(Reply):
     """Whether an answer is right."""
 
-    reasoning: _text(1000, LEAST_REASONING)
+    reasoning: Annotated[Reasoning, _AtMost(1000)]
     verdict: Verdict

@@ -154,7 +154,9 @@ class ScriptedModel:
     def _induce(self, prompt: str) -> dict[str, Any]:
         now, examples = self._now, re.findall(r'label="(\d+)" verdict="(\w+)"', prompt)
         labels = [label for label, _ in examples]
-        wrong = [{"text": f"avoid {now}-{label}", "basis": [label]} for label, verdict in examples if verdict == "wrong"]
+        wrong = [
+            {"text": f"avoid {now}-{label}", "basis": [label]} for label, verdict in examples if verdict == "wrong"
+        ]
         usual = [{"text": f"heed {now}", "basis": labels}]
         if now in self._script.suggestions:
             usual = [{"text": f"many {now}-{n}", "basis": labels} for n in range(1, self._script.suggestions[now] + 1)]

@@ -18,10 +18,10 @@ from experience.memory import Memory
 from experience.records import Item, TaskType
 from tests.experience.scripted import FixedReferences, Script, ScriptedModel, WordEmbedder
 
-KINDS = (
-    "sum sum sum day day day day day colour colour colour colour colour colour colour colour "
-    "order order order order sum sum sum order order order day colour sum order"
-).split()
+KINDS = [
+    *["sum"] * 3 + ["day"] * 5 + ["colour"] * 8 + ["order"] * 4 + ["sum"] * 3 + ["order"] * 3,
+    *["day", "colour", "sum", "order"],
+]
 
 UNDECIDED = ("inconclusive", "inconclusive")
 WRONG = ("wrong", "wrong")
