@@ -44,6 +44,7 @@ QUESTION = Step("question", 1024, 20)
 ANSWER = Step("answer", 1024, 20)
 JUDGE = Step("judge", 512, 20)
 INDUCE = Step("induce", 2048, 20)
+STEPS = (NAME, MATCH, SOURCES, TRANSFER, MERGE, QUESTION, ANSWER, JUDGE, INDUCE)
 
 
 class StepFailed(Exception):
