@@ -61,9 +61,9 @@ async def test_an_endpoint_that_is_down_is_tried_a_bounded_number_of_times(caplo
 )
 async def test_what_is_no_answer_is_tried_again_and_named(respond: Respond, reason: str) -> None:
     calls = []
-    with endpoint(lambda request: (calls.append(1), respond(request))[1]) as url:
-        with pytest.raises(EndpointDown, match=reason):
-            await ask(url, timeout_s=0.2)
+    counted = endpoint(lambda request: (calls.append(1), respond(request))[1])
+    with counted as url, pytest.raises(EndpointDown, match=reason):
+        await ask(url, timeout_s=0.2)
     assert len(calls) == ATTEMPTS
 
 
