@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import sys
 from importlib import metadata
+from os.path import expanduser
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from cluster.cli_options import AT, CONSOLE, ConfigFile, Data, Overrides, Preset
 from cluster.interruption import interruptible
+from cluster.memory_cli import memory_app
 from trajectories.errors import ConcertoError, UserError
 from trajectories.files import check_writable
 
@@ -23,27 +26,9 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Install the data of an environment.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
-
-CONSOLE = Console(soft_wrap=True)
-"""Lines stay whole, so that logs can be searched and commands be copied."""
+app.add_typer(memory_app, name="memory")
 
 INTERRUPTED = 130
-
-
-def _path(text: str | Path) -> Path:
-    """A path as it was typed: a shell leaves the `~` of --out=~/run as it is."""
-    return Path(text).expanduser()
-
-
-AT: dict[str, Any] = {"parser": _path, "metavar": "PATH"}
-"""Of every option and argument that is a path."""
-
-Preset = Annotated[str, typer.Option(help="local or instruct (no GPU), gpu (one GPU) or cluster (many nodes).")]
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file that changes the preset.", **AT)]
-Data = Annotated[
-    Path | None, typer.Option(help="The environment's data; none for what is installed or embedded.", **AT)
-]
-Overrides = Annotated[list[str] | None, typer.Option("--set", help="One setting, e.g. --set learner.lr=1e-5.")]
 
 
 def _print_version(asked: bool) -> None:
@@ -272,6 +257,36 @@ def data_import(
     from cluster.inputs.recorded import import_demonstrations
 
     import_demonstrations(run_config, environment, recordings, out, CONSOLE)
+
+
+@app.command()
+def learn(
+    tasks: Annotated[Path, typer.Option(help="File of questions, e.g. questions.jsonl.", **AT)],
+    base_url: Annotated[str, typer.Option(help="OpenAI-compatible endpoint, e.g. http://localhost:8000/v1.")],
+    model: Annotated[str, typer.Option(help="The model's name at the endpoint.")],
+    memory: Annotated[
+        str, typer.Option(parser=expanduser, help="Folder or URI of the memory; made where there is none.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the results; the same command goes on with it.", **AT)],
+    references: Annotated[Path | None, typer.Option(help="JSON lines with a text each to practise on.", **AT)] = None,
+    embedder: Annotated[str, typer.Option(help="Sentence-embedding model: folder or name.")] = "all-MiniLM-L6-v2",
+    no_transfer: Annotated[bool, typer.Option("--no-transfer", help="Take nothing over from other types.")] = False,
+    no_induction: Annotated[bool, typer.Option("--no-induction", help="Show practised examples instead.")] = False,
+    token_budget: Annotated[int | None, typer.Option(min=1, help="Tokens after which to stop; none: no end.")] = None,
+) -> None:
+    """Serve a stream of questions and learn from it without labels: categorise, transfer, practise, induce, answer."""
+    check_writable(out)
+    from cluster.commands.learn import LearnJob, run_learn, token_table
+    from experience.learning import Ablation
+
+    texts = None if references is None else str(references)
+    job = LearnJob(str(tasks), model, memory, embedder, texts, Ablation(not no_transfer, not no_induction))
+    result = run_learn(job, base_url, token_budget, out, CONSOLE)
+    CONSOLE.print(token_table(result))
+    if result.unanswered:
+        CONSOLE.print(f"{result.unanswered} questions got no answer; the same command asks them again.")
+    CONSOLE.print(f"Right: {result.success} of {result.success.episodes} with a reference.", highlight=False)
+    CONSOLE.print(f"The memory {memory} has {result.types} types with {result.items} items; results are in {out}.")
 
 
 @app.command()

@@ -6,7 +6,7 @@ from graphlib import TopologicalSorter
 
 import grimp
 
-PACKAGES = ("actors", "cluster", "envs", "learners", "router", "trajectories")
+PACKAGES = ("actors", "cluster", "envs", "experience", "learners", "router", "trajectories")
 
 
 def test_no_modules_import_one_another_in_a_circle() -> None:

@@ -12,7 +12,6 @@ is in test. A file of no known format, or a damaged one, is refused as a whole w
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
@@ -114,7 +113,7 @@ def _read(places: tuple[Place, ...], states: tuple[tuple[int, int], ...]) -> Que
     refused: list[str] = []
     for name, file_split, path in sorted(places, key=lambda place: SPLITS.index(place[1] or "train")):
         left_out: list[str] = []
-        for number, row in _questions(path):
+        for number, row in read_questions(path):
             task_id = f"{name}/{number}"
             if isinstance(row, RowError):
                 left_out.append(f"{name} row {number}: {row}")
@@ -137,7 +136,7 @@ def _divided(question: Question) -> str:
     return "test" if int(question.identity[:8], 16) % TEST_SHARE == 0 else "train"
 
 
-def _questions(path: Path) -> Iterable[tuple[int, Question | RowError]]:
+def read_questions(path: Path) -> list[tuple[int, Question | RowError]]:
     """(number, question or why there is none) of the rows of a file. Raises UserError if its format is unknown."""
     rows = list(read_rows(path))
     readable = [row for _, row in rows if not isinstance(row, RowError)]

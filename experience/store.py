@@ -1,0 +1,175 @@
+"""The tables of a memory in LanceDB: task types with their vectors, every version of them, and practised examples."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from trajectories.errors import ConcertoError, UserError, first_line
+
+os.environ.setdefault("LANCE_LOG", "error")  # it greets every new table with a warning
+import lancedb
+
+TYPES, EXAMPLES = "types", "examples"
+EMBEDDER = b"concerto.embedder"
+
+ITEM = pa.struct(
+    [
+        ("id", pa.string()),
+        ("text", pa.string()),
+        ("examples", pa.list_(pa.string())),
+        ("parents", pa.list_(pa.string())),
+    ]
+)
+TYPE_FIELDS = [
+    pa.field("id", pa.string(), nullable=False),
+    pa.field("name", pa.string()),
+    pa.field("description", pa.string()),
+    pa.field("suggestions", pa.list_(ITEM)),
+    pa.field("procedure", pa.list_(ITEM)),
+    *(pa.field(count, pa.int32()) for count in ("error_free", "rounds", "correct", "wrong", "inconclusive")),
+    pa.field("taught_by", pa.string()),
+]
+EXAMPLE_SCHEMA = pa.schema(
+    [
+        *(pa.field(name, pa.string()) for name in ("id", "type_id", "reference", "question", "answer", "verdict")),
+        pa.field("votes", pa.list_(pa.string())),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Where vectors live: the embedder's name and the numbers of a vector, d."""
+
+    embedder: str
+    dimension: int
+
+
+class Store:
+    """The tables below a path or an object store's URI. One write makes one version of the types."""
+
+    def __init__(self, path: str, database: lancedb.DBConnection) -> None:
+        self._path = path
+        self._database = database
+        self._types = database.open_table(TYPES)
+        self._examples = database.open_table(EXAMPLES)
+
+    @classmethod
+    def exists(cls, path: str) -> bool:
+        if "://" not in path and not Path(path).is_dir():
+            return False  # connecting would make the folder
+        with _opening(path):
+            return TYPES in lancedb.connect(path).list_tables().tables
+
+    @classmethod
+    def open(cls, path: str) -> Store:
+        """The store at `path`. Raises UserError: there is none, or it cannot be read."""
+        if not cls.exists(path):
+            raise UserError(f"there is no memory at {path}: check the path; `concerto learn --memory` makes one")
+        with _opening(path):
+            return cls(path, lancedb.connect(path))
+
+    @classmethod
+    def create(cls, path: str, space: Space) -> Store:
+        """A new, empty store. Raises UserError: the place cannot be written."""
+        vector = pa.field("vector", pa.list_(pa.float32(), space.dimension))
+        schema = pa.schema([*TYPE_FIELDS, vector], metadata={EMBEDDER: space.embedder.encode()})
+        with _opening(path):
+            database = lancedb.connect(path)
+            database.create_table(EXAMPLES, schema=EXAMPLE_SCHEMA, exist_ok=True)
+            database.create_table(TYPES, schema=schema)
+            return cls(path, database)
+
+    @property
+    def space(self) -> Space:
+        schema = self._types.schema
+        name = (schema.metadata or {}).get(EMBEDDER, b"").decode()
+        return Space(name, schema.field("vector").type.list_size)
+
+    @property
+    def version(self) -> int:
+        """Of the types; every write and every restoration makes the next one."""
+        return self._types.version
+
+    def versions(self) -> tuple[int, ...]:
+        """All that can be read, oldest first."""
+        return tuple(sorted(entry["version"] for entry in self._types.list_versions()))
+
+    def rows(self, version: int | None = None) -> pa.Table:
+        """All types of a version, or of the latest one. Raises UserError where there is no such version."""
+        if version is None:
+            return self._types.to_arrow()
+        past = self._database.open_table(TYPES)
+        try:
+            past.checkout(version)
+        except (ValueError, RuntimeError) as error:
+            known = self.versions()
+            if version in known:
+                raise
+            raise UserError(
+                f"{self._path} has no snapshot {version}: choose one from {known[0]} to {known[-1]}"
+            ) from error
+        return past.to_arrow()
+
+    def row(self, type_id: str) -> pa.Table:
+        """The row of a type, or none."""
+        return self._types.search().where(f"id = {_quoted(type_id)}").to_arrow()
+
+    def taught_by(self, question_id: str) -> pa.Table:
+        """The row of the type that was changed last for a question, or none."""
+        return self._types.search().where(f"taught_by = {_quoted(question_id)}").limit(1).to_arrow()
+
+    def nearest(self, vector: NDArray[np.float32], count: int) -> pa.Table:
+        """The `count` types nearest to a vector [d] by cosine, nearest first."""
+        found = self._types.search(vector).limit(count).to_arrow()  # vectors of length 1: by L2 as by cosine
+        return found.drop_columns(["_distance"])
+
+    def write(self, rows: pa.Table) -> int:
+        """Put rows in place of those with the same id, or beside them; returns the new version."""
+        merging = self._types.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
+        merging.execute(rows.cast(self._types.schema))
+        return self.version
+
+    def remove(self, type_id: str) -> int:
+        """Remove a type; returns the new version."""
+        self._types.delete(f"id = {_quoted(type_id)}")
+        return self.version
+
+    def restore(self, version: int) -> int:
+        """Make a version the latest one again, as a new version, which is returned; those between stay readable."""
+        self.rows(version)  # says it where there is none
+        self._types.restore(version)
+        return self.version
+
+    def add_examples(self, rows: pa.Table) -> None:
+        self._examples.add(rows)
+
+    def examples(self) -> pa.Table:
+        return self._examples.to_arrow()
+
+    def examples_of(self, type_id: str) -> pa.Table:
+        return self._examples.search().where(f"type_id = {_quoted(type_id)}").to_arrow()
+
+
+@contextmanager
+def _opening(path: str) -> Iterator[None]:
+    """Lance has no error of its own for what it cannot open. Raises UserError."""
+    try:
+        yield
+    except ConcertoError:
+        raise
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UserError(f"cannot open the memory {path} ({first_line(error)[:200]}): name another --memory") from error
+
+
+def _quoted(text: str) -> str:
+    """A text as a literal of a filter."""
+    return "'" + text.replace("'", "''") + "'"
