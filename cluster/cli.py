@@ -16,7 +16,7 @@ from cluster.cli_options import AT, CONSOLE, ConfigFile, Data, Overrides, Preset
 from cluster.interruption import interruptible
 from cluster.memory_cli import memory_app
 from trajectories.errors import ConcertoError, UserError
-from trajectories.files import check_file, check_folder
+from trajectories.files import FAULTS, check_file, check_folder
 
 app = typer.Typer(
     help="Concerto trains LLM agents on a Ray cluster.",
@@ -325,7 +325,9 @@ def main() -> None:
 def _end() -> tuple[int, str]:
     """Run the command; its exit code, and what there is to say about it."""
     try:
-        return app(standalone_mode=False) or 0, ""
+        code = app(standalone_mode=False) or 0
+        sys.stdout.flush()  # here, where it is told that nothing more can be printed
+        return code, ""
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0, ""
     except typer.TyperException as error:  # an option or argument that is missing, unknown or of a wrong type
@@ -335,8 +337,9 @@ def _end() -> tuple[int, str]:
         message = str(getattr(error, "cause", error))  # what an actor raised has Ray's report around it
         return error.exit_code, f"{message}; {error.fix}" if error.fix else message
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and error.errno not in FAULTS:
             raise  # no file that a user could look at: a fault of ours, or of the network
-        return UserError.exit_code, f"{error.filename}: {error.strerror}; check the path, and its permissions"
+        name = error.filename or "where this prints to"
+        return UserError.exit_code, f"{name}: {error.strerror}; check the path, its permissions and its disk"
     except (asyncio.CancelledError, KeyboardInterrupt):
         return INTERRUPTED, "interrupted"

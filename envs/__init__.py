@@ -68,7 +68,9 @@ def load_panel(name: str, data: Data = None, settings: EnvironmentSettings | Non
     Raises:
         UserError: unknown environment or split, a split without tasks, or the data are missing or damaged.
     """
-    environment, _, split = name.partition("/")
+    environment, slash, split = name.partition("/")
+    if not slash:
+        raise UserError(f"{name!r} is no panel: write it as environment/split, e.g. alfworld/generated/heldout")
     tasks = _module(environment).open_tasks(*_arguments(data, settings))
     return make_panel(environment, split, tasks, settings.task_options() if settings is not None else {})
 

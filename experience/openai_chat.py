@@ -41,6 +41,9 @@ class OpenAIChat:
     def __init__(
         self, base_url: str, model: str, timeout_s: float = TIMEOUT_S, first_wait_s: float = FIRST_WAIT_S
     ) -> None:
+        """Raises UserError where `base_url` is none."""
+        if not re.match(r"https?://\w", base_url):
+            raise UserError(f"--base-url {base_url} is no address: write it as http://HOST:PORT/v1")
         self._base_url = base_url
         self._model = model
         self._first_wait_s = first_wait_s

@@ -6,10 +6,10 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Settings(BaseModel):
-    """A typed section: frozen, without unknown keys.
+    """A typed section: frozen, without unknown keys, and every number finite.
 
     The docstring under a field says what it means, in which unit, and how to tune it; `docs/configuration.md` is made
     of these docstrings (`cluster/config/reference.py`).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)

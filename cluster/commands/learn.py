@@ -67,13 +67,13 @@ def run_learn(job: LearnJob, base_url: str, budget: int | None, out: Path, conso
     """
     questions = _questions(Path(job.tasks))
     texts = _references(Path(job.references)) if job.references else None
+    model = OpenAIChat(base_url, job.model)
     embedder = SentenceEmbedder.load(job.embedder)
     memory = Memory.open(job.memory, embedder)
     journal = Journal.open(out, asdict(job))
     if finished := journal.finished:
         console.print(f"{len(finished)} of {len(questions)} questions are finished; going on")
     references = TextReferences(embedder, texts or ())
-    model = OpenAIChat(base_url, job.model)
     prompter = Prompter(model, journal.spending(budget))
     growing = _Growing(references, questions, finished) if texts is None else references
     learner = Learner(prompter, memory, growing, job.ablation)

@@ -89,8 +89,8 @@ def _check_directory(path: Path) -> None:
 
 
 def _check_weights(path: Path) -> None:
-    """Whether every file of weights is whole, as its header tells: a copy that was cut off is refused in no time, and not
-    by an engine that has been loading for a minute. Raises UserError."""
+    """Whether every file of weights is whole, by its header: a copy that was cut off is refused at once, and not by an
+    engine that has been loading for a minute. Raises UserError."""
     index = path / "model.safetensors.index.json"
     files = set(path.glob("*.safetensors"))
     if index.exists():

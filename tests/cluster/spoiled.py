@@ -1,4 +1,4 @@
-"""Inputs of every kind that a command takes, and all that can be wrong with each: a fault makes of a good one a bad one.
+"""Inputs of every kind that a command takes, and what can be wrong with each: a fault makes of a good one a bad one.
 
 Root may write and read anything, so what only permissions would hinder is shown by places that the kernel refuses.
 """

@@ -290,6 +290,18 @@ def test_a_file_that_the_system_refuses_is_one_line(concerto, monkeypatch, numbe
     assert_user_error(concerto("tasks", "alfworld/generated/heldout"), f"/data/games: {os.strerror(number)}", "check")
 
 
+class Full(io.StringIO):
+    """A stream to a file on a disk without room, which is found out when it is flushed."""
+
+    def flush(self) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_under_what_is_printed_is_one_line(concerto, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", Full())
+    assert_user_error(concerto("tasks", "questions/train"), "where this prints to: No space left on device")
+
+
 def test_an_error_of_the_system_that_names_no_file_keeps_its_traceback(monkeypatch):
     def refuse(*arguments: object) -> None:
         raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")

@@ -10,7 +10,7 @@ import io
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -44,7 +44,8 @@ COMMANDS = {
     "route": "route --scores {scores} --out {new_file}",
     "compare": "compare {matrix} --out {new_folder}",
     "plan": "plan --preset local --config {config} --set policy.model={model}",
-    "check": "check --config {config} --set policy.model={model} --set tasks=questions --set data.questions={questions}",
+    "check": "check --config {config} --set policy.model={model} --set tasks=questions "
+    "--set data.questions={questions}",
     "play": "play webshop 0 --data {products}",
     "play a game": f"play alfworld {GAME} --data {{games}}",
     "tasks": "tasks questions/train --data {questions}",
@@ -84,6 +85,111 @@ SAID = {
     ("config", "number as a key"): "1=1 does not fit: keys should be strings",
 }
 """What the line names where it is not the input."""
+
+DEEP = "[" * 2_000
+SETTINGS = {
+    "learner.lr=quick": "learner.lr='quick' does not fit",
+    "learner.lr=": "learner.lr=",
+    "learner.lr=nan": "learner.lr='nan' does not fit",
+    "learner.lr=.inf": "learner.lr=inf does not fit",
+    "learner.lr=inf": "learner.lr='inf' does not fit",
+    "learner.lr=-1": "learner.lr=-1",
+    "learner.lr=[1]": "learner.lr=[1]",
+    "learner.rl=1": "unknown key 'learner.rl'",
+    "learner": "--set learner is no assignment",
+    "=1": "--set =1 is no assignment",
+    "learner=1": "learner is a section",
+    "learner.lr.x=1": "learner.lr",
+    "seed=2024-13-45": "seed='2024-13-45'",
+    "seed=1.5": "seed=1.5",
+    "seed=.inf": "seed=inf",
+    f"seed={DEEP}": "seed='[[[",
+    "data.alfwrld=x": "unknown environment 'alfwrld'",
+    "tasks=[]": "tasks",
+    "tasks=alfwrld": "unknown environment 'alfwrld'",
+    "router.policy=medain": "router.policy='medain'",
+    "rollout.prompt.mode=windwed": "rollout.prompt.mode='windwed'",
+    "schedule.grpo_steps=-1": "schedule.grpo_steps=-1",
+    "schedule.grpo_steps=1e3": "schedule.grpo_steps",
+    "schedule.temperature=hot": "schedule.temperature",
+    "policy.lora=yes": "policy.lora",
+    "environments.webshop.goals=humen": "environments.webshop.goals",
+}
+"""Wrong values of --set, and what the line names."""
+
+OPTIONS = {
+    "train": {
+        "--preset locl": "'locl'",
+        "--set policy.model=x": "no model at 'x'",
+        "--set tasks=alfworld/trian": "trian",
+    },
+    "eval": {
+        "--preset locl": "'locl'",
+        "--model x": "no model at 'x'",
+        "--limit 0": "'--limit'",
+        "--limit x": "'--limit'",
+        "--samples -1": "'--samples'",
+        "--panel questions/valid": "'valid'",
+        "--panel alfwrld/valid_seen": "'alfwrld'",
+        "--panel questions": "'questions' is no panel",
+    },
+    "probe": {
+        "--model x": "no model at 'x'",
+        "--metric ginni": "metric='ginni'",
+        "--workers 0": "'--workers'",
+        "--token-budget x": "'--token-budget'",
+    },
+    "route": {
+        "--policy medain": "policy='medain'",
+        "--policy pass_rate": "pass rate",
+        "--policy chord": "chord",
+        "--share 2": "share=2",
+        "--share 0": "share=0",
+        "--share nan": "share=nan",
+        "--share x": "'--share'",
+        "--thresholds corpse": "thresholds='corpse'",
+        "--seed x": "'--seed'",
+    },
+    "plan": {"--preset locl": "'locl'", "--set placement.learner_workers=0": "placement.learner_workers=0"},
+    "check": {"--preset locl": "'locl'", "--set policy.model=x": "no model at 'x'"},
+    "data import": {
+        "--preset locl": "'locl'",
+        "--environment questions": "'questions'",
+        "--environment alfwrld": "'alfwrld'",
+    },
+    "learn": {
+        "--token-budget 0": "'--token-budget'",
+        "--base-url nowhere": "--base-url",
+        "--memory /proc/concerto/memory": "/proc/concerto/memory",
+    },
+    "memory show": {"--snapshot 99": "no snapshot 99", "--snapshot x": "'--snapshot'", "--snapshot 0": "no snapshot 0"},
+    "memory export": {"--snapshot 99": "no snapshot 99", "--snapshot -1": "no snapshot -1"},
+    "memory restore": {"--snapshot 99": "no snapshot 99", "--snapshot 0": "no snapshot 0"},
+    "demo": {"--seed x": "'--seed'"},
+}
+"""Wrong options of a command, and what the line names."""
+
+LINES = {
+    "trian": "'trian'",
+    "data wikipedia": "'wikipedia'",
+    "memory forget": "'forget'",
+    "play alfwrld x": "'alfwrld'",
+    "play alfworld generated/heldout/none/trial": "unknown ALFWorld task",
+    "play webshop x --data generated": "'x'",
+    "play webshop -1 --data generated": "-1",
+    "play questions x": "'x'",
+    "tasks nowhere/train": "'nowhere'",
+    "tasks alfworld": "'alfworld' is no panel",
+    "tasks webshop/tset --data generated": "'tset'",
+    "tasks questions/": "''",
+    "memory diff {memory} 99": "no snapshot 99",
+    "memory diff {memory} 1 99": "no snapshot 99",
+    "memory diff {memory} x": "'before'",
+}
+"""Other wrong lines, and what is named."""
+WITH_SETTINGS = ("train", "eval", "plan", "check", "play", "tasks", "data import")
+NEEDY = [name for name in COMMANDS if name not in ("plan", "check", "data alfworld", "data webshop", "demo")]
+"""Commands that lack something when they are given alone."""
 
 
 def cells(fine: bool) -> list[object]:
@@ -175,10 +281,8 @@ def test_without_a_fault_the_command_begins_or_is_done(concerto, given, command)
 def test_what_is_no_fault_stops_no_command(concerto, given, tmp_path, command, name, fault):
     good, given[name] = given[name], tmp_path / f"spoiled-{given[name].name}"
     FAULTS[name][fault](good, given[name])
-    try:
+    with suppress(Started):
         assert concerto(words(command, given)).code == 0
-    except Started:
-        pass
 
 
 @pytest.mark.parametrize(("command", "name", "fault"), cells(fine=False))
@@ -196,3 +300,45 @@ def test_a_fault_ends_the_command_with_one_line(concerto, given, tmp_path, monke
     assert_refused(concerto(words(command, given | {name: place})), SAID.get((name, fault), str(place)))
     assert state(tmp_path) == before
     assert psutil.Process().children() == processes
+
+
+@pytest.mark.parametrize("command", WITH_SETTINGS)
+@pytest.mark.parametrize(("setting", "part"), SETTINGS.items(), ids=[setting[:30] for setting in SETTINGS])
+def test_a_wrong_setting_ends_the_command_with_one_line(concerto, given, tmp_path, command, setting, part):
+    before = state(tmp_path)
+    assert_refused(concerto([*words(command, given), "--set", setting]), part)
+    assert state(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "part"),
+    [
+        pytest.param(name, *option, id=f"{name} {option[0]}")
+        for name, options in OPTIONS.items()
+        for option in options.items()
+    ],
+)
+def test_a_wrong_option_ends_the_command_with_one_line(concerto, given, tmp_path, command, options, part):
+    before = state(tmp_path)
+    assert_refused(concerto([*words(command, given), *options.split()]), part)
+    assert state(tmp_path) == before
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_option_that_there_is_not_ends_the_command_with_one_line(concerto, given, tmp_path, command):
+    before = state(tmp_path)
+    assert_refused(concerto([*words(command, given), "--colour", "red"]), "--colour")
+    assert state(tmp_path) == before
+
+
+@pytest.mark.parametrize("command", NEEDY)
+def test_an_option_or_argument_that_is_missing_is_named(concerto, given, tmp_path, command):
+    before = state(tmp_path)
+    alone = words(command, given)[: 2 if command.startswith(("data", "memory")) else 1]
+    assert_refused(concerto(alone), "missing")
+    assert state(tmp_path) == before
+
+
+@pytest.mark.parametrize(("line", "part"), LINES.items())
+def test_a_wrong_line_ends_with_one_line(concerto, given, line, part):
+    assert_refused(concerto(line.format(**given).split()), part)
