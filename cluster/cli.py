@@ -95,10 +95,15 @@ def evaluate(
     settings = _with_data([f"policy.model={model}", *(set_ or [])], panel.partition("/")[0], data)
     run_config = load_config(preset, config, settings)
     check_file(out)
+    from cluster.inputs.models import resolve_model
+    from envs import load_panel
+
+    resolve_model(run_config.policy.model)  # before the imports that take seconds
+    played = load_panel(panel, *run_config.opening(panel))
     from cluster.commands.evaluate import run_evaluation
     from cluster.reporting.evaluation_tables import type_tables
 
-    result = run_evaluation(run_config, panel, limit, samples, out, CONSOLE)
+    result = run_evaluation(run_config, played, limit, samples, out, CONSOLE)
     for table in type_tables(result):
         CONSOLE.print(table)
     CONSOLE.print(f"Written to {out} (panel {result.panel_hash[:12]}).")
@@ -121,6 +126,12 @@ def probe(
 
     settings = check_router_settings(metric=metric)
     check_file(out)
+    from cluster.inputs.models import resolve_model
+    from cluster.inputs.probe_files import check_free, open_corpus
+
+    check_free(out)  # before the imports that take seconds
+    open_corpus(corpus)
+    resolve_model(model)
     from cluster.commands.probe import Workers, run_probe
 
     scores = run_probe(model, corpus, settings.metric, out, Workers(workers, token_budget, address), CONSOLE)

@@ -18,13 +18,13 @@ from cluster.runtime.session import (
     open_fleet,
     ray_cluster,
 )
-from envs import Panel, load_panel, make_environment
+from envs import Panel, make_environment
 from envs.prompts import instructions
 from trajectories.files import remove
 
 
 def run_evaluation(
-    config: RunSettings, panel_name: str, limit: int | None, samples: int, out: Path, console: Console
+    config: RunSettings, panel: Panel, limit: int | None, samples: int, out: Path, console: Console
 ) -> Evaluation:
     """Play a panel greedily, and `samples` times at the temperature of training, and write the result to `out`.
 
@@ -33,8 +33,7 @@ def run_evaluation(
     Raises UserError for wrong input, before anything is started.
     """
     check_model(config)
-    panel = load_panel(panel_name, *config.opening(panel_name))
-    make_environment(panel.environment, *config.opening(panel_name)).close()  # whatever is missing is told now
+    make_environment(panel.environment, *config.opening(panel.environment)).close()  # whatever is missing is told now
     instructions(panel.environment, config.rollout.prompt)
     sampling = Sampling(samples, config.schedule.temperature.end, config.seed, config.eval_turns)
     played = out.with_name(f"{out.name}.played.jsonl")

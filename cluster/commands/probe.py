@@ -27,6 +27,7 @@ from rich.progress import Progress
 
 from cluster.config.sections import PlacementSettings
 from cluster.inputs.model_check import check_probed_model
+from cluster.inputs.probe_files import METRIC, SEQUENCES_WANTED, check_free, open_corpus
 from cluster.runtime.session import ray_cluster
 from router import tables
 from router.probe import whole_batches
@@ -37,8 +38,6 @@ from trajectories.files import reading, written_aside
 from trajectories.schema import SEQUENCES, sequences_from_table
 from trajectories.store import fitted, read_cache, write_parquet
 
-METRIC = b"metric"
-"""Schema metadata key of a scores table: the statistic that made its column `score`."""
 BATCH = 64
 """Sequences that are read and measured at a time, at least: those of a trajectory stay together."""
 
@@ -98,14 +97,11 @@ def check_corpus(corpus: Path) -> list[str]:
     Raises:
         UserError: it cannot be read, is no sequences table, is empty, or a sequence trains no token.
     """
-    fix = "give a sequences table, as runs write them."
-    with reading(corpus, fix):
-        file = pq.ParquetFile(corpus)
-    fitted(file.schema_arrow.empty_table(), SEQUENCES, corpus, fix)
+    file = open_corpus(corpus)
     looked_at = pa.schema([SEQUENCES.field(name) for name in ("sequence_id", "episode_id", "trained")])
     names: list[str] = []
     for rows in file.iter_batches(columns=looked_at.names):
-        batch = fitted(pa.Table.from_batches([rows]), looked_at, corpus, fix)
+        batch = fitted(pa.Table.from_batches([rows]), looked_at, corpus, SEQUENCES_WANTED)
         names += batch["episode_id"].to_pylist()
         for name, trained in zip(batch["sequence_id"].to_pylist(), batch["trained"], strict=True):
             if not np.any(trained.values.to_numpy(zero_copy_only=False)[1:]):
@@ -231,8 +227,3 @@ def _drop_damaged(folder: Path, say: Callable[[str], None]) -> int:
 def _read_parts(folder: Path) -> pa.Table:
     found = [pq.read_table(part) for part in sorted(folder.glob("*.parquet"))]
     return pa.concat_tables([tables.MEASURED.empty_table(), *found])
-
-
-def check_free(out: Path) -> None:
-    if out.exists():
-        raise UserError(f"{out} exists: remove it, or name another --out.")

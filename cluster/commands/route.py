@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from cluster.commands.probe import METRIC, check_free
+from cluster.inputs.probe_files import METRIC, check_free
 from router import tables
 from router.arbitration import make_arbiter
 from router.router_settings import MIXES, RouterSettings

@@ -9,8 +9,7 @@ import pyarrow as pa
 
 from cluster.config.run import RunSettings
 from cluster.inputs.demonstrations import Transcriber
-from cluster.inputs.model_check import check_model
-from cluster.inputs.models import check_trainable, load_tokenizer
+from cluster.inputs.models import check_trainable, load_tokenizer, resolve_model
 from cluster.inputs.recorded import read_recorded
 from cluster.inputs.reward_channels import reward_channels
 from cluster.inputs.routed_corpus import check_router
@@ -70,8 +69,7 @@ def plan_run(config: RunSettings, run_dir: Path, resume: bool) -> Plan:
             "the schedule has no steps: set schedule.sft_steps, schedule.mixed_steps or schedule.grpo_steps."
         )
     check_router(config.router, config.schedule)
-    model = check_model(config)
-    check_trainable(model, config.policy)
+    model = resolve_model(config.policy.model)
     tasks = TaskMixture(tuple(training_panel(name, *config.opening(name)) for name in config.tasks))
     panels = {panel.name: panel.hash for panel in tasks.panels}
     if len(panels) < len(tasks.panels):
@@ -86,8 +84,12 @@ def plan_run(config: RunSettings, run_dir: Path, resume: bool) -> Plan:
                     f"--set data.{panel.environment}=PATH."
                 )
     check_room(run_dir, model)
-    channels = reward_channels(config, tasks)
-    plan = Plan(config, run_dir, model, tasks, channels, _eval_panels(config, tasks), start, manifest)
+    panels_played = _eval_panels(config, tasks)
+    from cluster.inputs.model_check import check_model  # here, because it takes seconds, and nothing above needs it
+
+    check_model(config)
+    check_trainable(model, config.policy)
+    plan = Plan(config, run_dir, model, tasks, reward_channels(config, tasks), panels_played, start, manifest)
     for environment in plan.environments:
         instructions(environment, config.rollout.prompt)
     if config.schedule.demonstrations_file and start.checkpoint is None:

@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 import yaml
 from rich.console import Console
 
-from cluster.commands.probe import METRIC
 from cluster.config.loading import load_config
 from cluster.inputs.models import TINY, resolve_model
+from cluster.inputs.probe_files import METRIC
 from cluster.inputs.recorded import import_demonstrations
 from cluster.inputs.run_folder import save_config
 from cluster.loop.checkpoint import Manifest, step_dir

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
@@ -28,6 +29,7 @@ from experience.sentence_embedder import SentenceEmbedder
 from tests.cluster.spoiled import FAULTS, NOWHERE, good_inputs
 from tests.experience.scripted import WordEmbedder
 
+REPO = Path(__file__).parents[2]
 GAME = "valid_seen/pick_and_place_simple-Mug-None-Desk-308/trial_1"
 
 COMMANDS = {
@@ -195,7 +197,7 @@ NEEDY = [name for name in COMMANDS if name not in ("plan", "check", "data alfwor
 def cells(fine: bool) -> list[object]:
     kept = {cell for cells in FINE.values() for cell in cells}
     return [
-        pytest.param(command, name, fault, id=f"{command}-{name}-{fault}")
+        pytest.param((command, name, fault), id=f"{command}-{name}-{fault}")
         for command, words in COMMANDS.items()
         for name, faults in FAULTS.items()
         if f"{{{name}}}" in words
@@ -277,16 +279,18 @@ def test_without_a_fault_the_command_begins_or_is_done(concerto, given, command)
         assert COMMANDS[command].split()[0] in {"train", "eval", "probe", "compare", "learn", "demo"}
 
 
-@pytest.mark.parametrize(("command", "name", "fault"), cells(fine=True))
-def test_what_is_no_fault_stops_no_command(concerto, given, tmp_path, command, name, fault):
+@pytest.mark.parametrize("cell", cells(fine=True))
+def test_what_is_no_fault_stops_no_command(concerto, given, tmp_path, cell):
+    command, name, fault = cell
     good, given[name] = given[name], tmp_path / f"spoiled-{given[name].name}"
     FAULTS[name][fault](good, given[name])
     with suppress(Started):
         assert concerto(words(command, given)).code == 0
 
 
-@pytest.mark.parametrize(("command", "name", "fault"), cells(fine=False))
-def test_a_fault_ends_the_command_with_one_line(concerto, given, tmp_path, monkeypatch, command, name, fault):
+@pytest.mark.parametrize("cell", cells(fine=False))
+def test_a_fault_ends_the_command_with_one_line(concerto, given, tmp_path, monkeypatch, cell):
+    command, name, fault = cell
     good, place = given[name], tmp_path / f"spoiled-{given[name].name}"
     if fault == "read-only":
         place = Path(NOWHERE) / "out"
@@ -342,3 +346,33 @@ def test_an_option_or_argument_that_is_missing_is_named(concerto, given, tmp_pat
 @pytest.mark.parametrize(("line", "part"), LINES.items())
 def test_a_wrong_line_ends_with_one_line(concerto, given, line, part):
     assert_refused(concerto(line.format(**given).split()), part)
+
+
+SECONDS = {"torch", "transformers", "ray", "vllm"}
+"""Libraries whose import takes seconds."""
+IMPORTED = (
+    "import sys; from cluster.cli import main\ntry: main()\nexcept SystemExit as end: print(end.code, *sys.modules)"
+)
+
+
+@pytest.mark.parametrize(
+    ("line", "free_of"),
+    [
+        ("train --out {new} --set learner.lr=quick", SECONDS),
+        ("eval --model concerto-tiny --panel alfworld/x --out {new} --set learner.lr=quick", SECONDS),
+        ("probe --model concerto-tiny --corpus x --out {new} --metric ginni", SECONDS),
+        ("train --out {new} --set data.alfworld=/nowhere", SECONDS - {"torch"}),
+        ("eval --model concerto-tiny --panel questions/test --data /nowhere --out {new}", SECONDS),
+        ("probe --model concerto-tiny --corpus /nowhere --out {new}", SECONDS),
+        ("train --out {new} --set policy.model=/nowhere", SECONDS - {"torch"}),
+        ("eval --model /nowhere --panel alfworld/x --out {new}", SECONDS),
+        ("probe --model /nowhere --corpus {corpus} --out {new}", SECONDS),
+    ],
+)
+def test_a_wrong_step_is_told_before_what_takes_seconds_is_imported(good, tmp_path, line, free_of):
+    words = line.format(new=tmp_path / "new", **good).split()
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTED, *words], capture_output=True, text=True, timeout=60, cwd=REPO
+    )
+    code, *modules = done.stdout.split()
+    assert code == "2" and not free_of & set(modules)

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cluster.commands.probe import METRIC
 from cluster.commands.route import run_route
+from cluster.inputs.probe_files import METRIC
 from router.geometry import gini, kurtosis
 from router.router_settings import RouterSettings
 from router.tables import MEASURED
