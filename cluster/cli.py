@@ -16,7 +16,7 @@ from cluster.cli_options import AT, CONSOLE, ConfigFile, Data, Overrides, Preset
 from cluster.interruption import interruptible
 from cluster.memory_cli import memory_app
 from trajectories.errors import ConcertoError, UserError
-from trajectories.files import check_writable
+from trajectories.files import check_file, check_folder
 
 app = typer.Typer(
     help="Concerto trains LLM agents on a Ray cluster.",
@@ -61,7 +61,7 @@ def train(
     from cluster.config.loading import load_config
 
     run_config = load_config(preset, config, set_ or [])  # before the imports that take seconds
-    check_writable(out)
+    check_folder(out)
     from cluster.inputs.run_plan import plan_run
 
     plan = plan_run(run_config, out, resume)  # before those of Ray
@@ -94,7 +94,7 @@ def evaluate(
 
     settings = _with_data([f"policy.model={model}", *(set_ or [])], panel.partition("/")[0], data)
     run_config = load_config(preset, config, settings)
-    check_writable(out)
+    check_file(out)
     from cluster.commands.evaluate import run_evaluation
     from cluster.reporting.evaluation_tables import type_tables
 
@@ -120,7 +120,7 @@ def probe(
     from cluster.config.loading import check_router_settings
 
     settings = check_router_settings(metric=metric)
-    check_writable(out)
+    check_file(out)
     from cluster.commands.probe import Workers, run_probe
 
     scores = run_probe(model, corpus, settings.metric, out, Workers(workers, token_budget, address), CONSOLE)
@@ -140,7 +140,7 @@ def route(
     from cluster.config.loading import check_router_settings
 
     settings = check_router_settings(policy=policy, share=share, thresholds=thresholds)
-    check_writable(out)
+    check_file(out)
     from cluster.commands.route import run_route
 
     routes = run_route(scores, settings, seed, out)["route"].to_pylist()
@@ -155,7 +155,7 @@ def compare(
     ],
 ) -> None:
     """Train every arm of a matrix with every seed, and write one table with intervals, seconds and speed-up."""
-    check_writable(out)
+    check_folder(out)
     from cluster.commands.compare import run_compare
     from cluster.reporting.summary import markdown
 
@@ -253,7 +253,7 @@ def data_import(
     from cluster.config.loading import load_config
 
     run_config = load_config(preset, config, _with_data(set_, environment, data))
-    check_writable(out)
+    check_file(out)
     from cluster.inputs.recorded import import_demonstrations
 
     import_demonstrations(run_config, environment, recordings, out, CONSOLE)
@@ -275,7 +275,7 @@ def learn(
     token_budget: Annotated[int | None, typer.Option(min=1, help="Tokens after which to stop; none: no end.")] = None,
 ) -> None:
     """Serve a stream of questions and learn from it without labels: categorise, transfer, practise, induce, answer."""
-    check_writable(out)
+    check_folder(out)
     from cluster.commands.learn import LearnJob, run_learn, token_table
     from experience.learning import Ablation
 
@@ -325,10 +325,12 @@ def main() -> None:
 def _end() -> tuple[int, str]:
     """Run the command; its exit code, and what there is to say about it."""
     try:
-        app()
-        return 0, ""
+        return app(standalone_mode=False) or 0, ""
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0, ""
+    except typer.TyperException as error:  # an option or argument that is missing, unknown or of a wrong type
+        said = error.format_message().strip().rstrip(".")  # nothing where its help is printed, as of `concerto` alone
+        return error.exit_code, f"{said[0].lower()}{said[1:]}; add --help to see what there is" if said else ""
     except ConcertoError as error:
         message = str(getattr(error, "cause", error))  # what an actor raised has Ray's report around it
         return error.exit_code, f"{message}; {error.fix}" if error.fix else message

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from cluster.cli_options import AT, CONSOLE
-from trajectories.files import check_writable
+from trajectories.files import check_file
 
 memory_app = typer.Typer(help="Look at a memory of experience, or return to an earlier state.", no_args_is_help=True)
 
@@ -32,7 +32,7 @@ def memory_export(
     path: MemoryPath, out: Annotated[Path, typer.Option(help="JSON file to write.", **AT)], snapshot: Snapshot = None
 ) -> None:
     """Write the task types, their experience and the examples behind it as JSON."""
-    check_writable(out)
+    check_file(out)
     from cluster.commands.memory import export_memory
 
     CONSOLE.print(f"{export_memory(path, out, snapshot)} types written to {out}.")

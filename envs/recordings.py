@@ -24,6 +24,7 @@ from envs.base import Environment
 from envs.experts import Demonstration
 from envs.settings import EnvironmentSettings
 from trajectories.errors import UserError
+from trajectories.files import in_words
 
 READERS = {"alfworld": "envs.alfworld.recordings", "webshop": "envs.webshop.recordings"}
 """Modules with a function `read_recordings(path, data)` that yields a `Recording` for each episode of a file."""
@@ -114,8 +115,10 @@ def read_records(path: Path) -> Iterator[tuple[str, Any]]:
     try:
         content = lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes()
         text = content.decode()
-    except (OSError, lzma.LZMAError, UnicodeDecodeError) as error:
-        raise UserError(f"no recorded demonstrations at {path} ({error}); name a .json or .jsonl file") from error
+    except (OSError, EOFError, lzma.LZMAError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"no recorded demonstrations at {path} ({in_words(error)}); name a .json or .jsonl file"
+        ) from error
     if ".jsonl" in path.suffixes:
         for number, line in enumerate(text.splitlines(), start=1):
             yield f"{path} line {number}", _parse(line, f"{path} line {number}")
@@ -129,7 +132,7 @@ def read_records(path: Path) -> Iterator[tuple[str, Any]]:
 def _parse(text: str, place: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{place} is no JSON ({error}); fetch the file again") from error
 
 

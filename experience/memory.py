@@ -42,6 +42,7 @@ class Memory:
                 f"{space.embedder} ({space.dimension}): open it with --embedder {made.embedder}, or "
                 "name another --memory"
             )
+        store.rows()  # what is torn is told now, and not by the first question
         return cls(store, embedder)
 
     @classmethod

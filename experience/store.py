@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,12 +14,15 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from trajectories.errors import ConcertoError, UserError, first_line
+from trajectories.files import storing
 
 os.environ.setdefault("LANCE_LOG", "error")  # it greets every new table with a warning
 import lancedb
 
 TYPES, EXAMPLES = "types", "examples"
 EMBEDDER = b"concerto.embedder"
+OWN_PLACE = re.compile(r", \S+\.rs:\d+:\d+")
+"""Where in its source Lance found an error: it says so, and nobody is helped."""
 
 ITEM = pa.struct(
     [
@@ -66,7 +70,7 @@ class Store:
     def exists(cls, path: str) -> bool:
         if "://" not in path and not Path(path).is_dir():
             return False  # connecting would make the folder
-        with _opening(path):
+        with _using(path):
             return TYPES in lancedb.connect(path).list_tables().tables
 
     @classmethod
@@ -74,7 +78,7 @@ class Store:
         """The store at `path`. Raises UserError: there is none, or it cannot be read."""
         if not cls.exists(path):
             raise UserError(f"there is no memory at {path}: check the path; `concerto learn --memory` makes one")
-        with _opening(path):
+        with _using(path):
             return cls(path, lancedb.connect(path))
 
     @classmethod
@@ -82,7 +86,7 @@ class Store:
         """A new, empty store. Raises UserError: the place cannot be written."""
         vector = pa.field("vector", pa.list_(pa.float32(), space.dimension))
         schema = pa.schema([*TYPE_FIELDS, vector], metadata={EMBEDDER: space.embedder.encode()})
-        with _opening(path):
+        with _using(path):
             database = lancedb.connect(path)
             database.create_table(EXAMPLES, schema=EXAMPLE_SCHEMA, exist_ok=True)
             database.create_table(TYPES, schema=schema)
@@ -105,69 +109,78 @@ class Store:
 
     def rows(self, version: int | None = None) -> pa.Table:
         """All types of a version, or of the latest one. Raises UserError where there is no such version."""
-        if version is None:
-            return self._types.to_arrow()
-        past = self._database.open_table(TYPES)
-        try:
+        with _using(self._path):
+            if version is None:
+                return self._types.to_arrow()
+            past, known = self._database.open_table(TYPES), self.versions()
+            if version not in known:
+                raise UserError(f"{self._path} has no snapshot {version}: choose one from {known[0]} to {known[-1]}")
             past.checkout(version)
-        except (ValueError, RuntimeError) as error:
-            known = self.versions()
-            if version in known:
-                raise
-            raise UserError(
-                f"{self._path} has no snapshot {version}: choose one from {known[0]} to {known[-1]}"
-            ) from error
-        return past.to_arrow()
+            return past.to_arrow()
 
     def row(self, type_id: str) -> pa.Table:
         """The row of a type, or none."""
-        return self._types.search().where(f"id = {_quoted(type_id)}").to_arrow()
+        with _using(self._path):
+            return self._types.search().where(f"id = {_quoted(type_id)}").to_arrow()
 
     def taught_by(self, question_id: str) -> pa.Table:
         """The row of the type that was changed last for a question, or none."""
-        return self._types.search().where(f"taught_by = {_quoted(question_id)}").limit(1).to_arrow()
+        with _using(self._path):
+            return self._types.search().where(f"taught_by = {_quoted(question_id)}").limit(1).to_arrow()
 
     def nearest(self, vector: NDArray[np.float32], count: int) -> pa.Table:
         """The `count` types nearest to a vector [d] by cosine, nearest first."""
-        found = self._types.search(vector).limit(count).to_arrow()  # vectors of length 1: by L2 as by cosine
+        with _using(self._path):
+            found = self._types.search(vector).limit(count).to_arrow()  # vectors of length 1: by L2 as by cosine
         return found.drop_columns(["_distance"])
 
     def write(self, rows: pa.Table) -> int:
         """Put rows in place of those with the same id, or beside them; returns the new version."""
         merging = self._types.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
-        merging.execute(rows.cast(self._types.schema))
+        with _using(self._path):
+            merging.execute(rows.cast(self._types.schema))
         return self.version
 
     def remove(self, type_id: str) -> int:
         """Remove a type; returns the new version."""
-        self._types.delete(f"id = {_quoted(type_id)}")
+        with _using(self._path):
+            self._types.delete(f"id = {_quoted(type_id)}")
         return self.version
 
     def restore(self, version: int) -> int:
         """Make a version the latest one again, as a new version, which is returned; those between stay readable."""
         self.rows(version)  # says it where there is none
-        self._types.restore(version)
+        with _using(self._path):
+            self._types.restore(version)
         return self.version
 
     def add_examples(self, rows: pa.Table) -> None:
-        self._examples.add(rows)
+        with _using(self._path):
+            self._examples.add(rows)
 
     def examples(self) -> pa.Table:
-        return self._examples.to_arrow()
+        with _using(self._path):
+            return self._examples.to_arrow()
 
     def examples_of(self, type_id: str) -> pa.Table:
-        return self._examples.search().where(f"type_id = {_quoted(type_id)}").to_arrow()
+        with _using(self._path):
+            return self._examples.search().where(f"type_id = {_quoted(type_id)}").to_arrow()
 
 
 @contextmanager
-def _opening(path: str) -> Iterator[None]:
-    """Lance has no error of its own for what it cannot open. Raises UserError."""
+def _using(path: str) -> Iterator[None]:
+    """For whatever Lance does with a store: it has no error of its own for what it cannot read or write.
+
+    Raises StorageError where the disk is full or read-only, and UserError.
+    """
     try:
-        yield
+        with storing(Path(path)):
+            yield
     except ConcertoError:
         raise
     except (OSError, RuntimeError, ValueError) as error:
-        raise UserError(f"cannot open the memory {path} ({first_line(error)[:200]}): name another --memory") from error
+        reason = OWN_PLACE.sub("", first_line(error))[:200]
+        raise UserError(f"cannot use the memory {path} ({reason}): mend it, or name another memory") from error
 
 
 def _quoted(text: str) -> str:

@@ -12,7 +12,6 @@ from router.arbitration import Decision
 from router.probe import ProbeResult, by_trajectory
 from router.scores import Candidates
 from trajectories.batch import trained_tokens
-from trajectories.errors import UserError
 from trajectories.types import Sequence
 
 MEASURED = pa.schema(
@@ -87,9 +86,3 @@ def routes(ids: Many[str], decisions: Many[Decision]) -> pa.Table:
         for name, decision in zip(ids, decisions, strict=True)
     ]
     return pa.Table.from_pylist(rows, schema=ROUTES)
-
-
-def check_columns(table: pa.Table, schema: pa.Schema, name: str, fix: str) -> None:
-    """Raises UserError when the table lacks a column of the schema."""
-    if missing := [column for column in schema.names if column not in table.column_names]:
-        raise UserError(f"{name} lacks the column {missing[0]!r}; {fix}")

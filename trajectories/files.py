@@ -1,7 +1,7 @@
 """Files that are complete or not there, and what to say where a disk does not let them be.
 
 `written_aside` gives a file or folder its name when it is complete. `storing` names what could not be written,
-`reading` what could not be read, and `check_writable` finds out before anything is started.
+`reading` what could not be read, and `check_file` and `check_folder` find out before anything is started.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ NO_ROOM = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, e
 def written_aside(target: Path) -> Iterator[Path]:
     """A path beside `target`, hidden, to write a file or a folder at; it gets `target`'s name when the block ends.
 
-    What had the name before is replaced. A block that raises leaves `target` as it was and nothing beside it; what a
-    killed process left is overwritten by the next write. The folder of `target` is made where it is missing. One
-    process at a time may write a target.
+    What had the name before is replaced, but never a folder by a file. A block that raises leaves `target` as it was
+    and nothing beside it; what a killed process left is overwritten by the next write. The folder of `target` is made
+    where it is missing. One process at a time may write a target.
 
-    Raises StorageError where the disk does not take it.
+    Raises StorageError where the disk does not take it, and UserError where a folder has the name of a file.
     """
     aside, before = target.with_name(f".{target.name}.part"), target.with_name(f".{target.name}.before")
     with storing(target):
@@ -49,6 +49,8 @@ def written_aside(target: Path) -> Iterator[Path]:
             with storing(target):  # here, because cleaning up makes room on a full disk
                 yield aside
                 if target.is_dir():  # a folder that is not empty cannot be replaced in one move; deleting it takes long
+                    if not aside.is_dir():
+                        raise _is_folder(target)
                     target.rename(before)
                 aside.replace(target)
             remove(before, ignore_errors=True)
@@ -73,19 +75,41 @@ def storing(target: Path) -> Iterator[None]:
 def reading(path: Path, fix: str) -> Iterator[None]:
     """For a block that reads `path` and nothing else: raises UserError where that is missing, unreadable or damaged.
 
-    Damaged is what a parser refuses with a ValueError: JSON, Arrow, pydantic and UTF-8 all do.
+    Damaged is what a parser refuses with a ValueError: JSON, Arrow, pydantic and UTF-8 all do. Where JSON is nested too
+    deeply, Python's has a RecursionError.
     """
     try:
         yield
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot read {path} ({in_words(error)}): {fix}") from error
 
 
-def check_writable(target: Path, needed: int = LEAST_FREE) -> None:
-    """Whether the file or folder `target` can be written, and `needed` bytes at that. Leaves nothing behind.
+def check_file(target: Path) -> None:
+    """Whether the file `target` can be written. Leaves nothing behind.
 
-    Raises UserError: the folder is no folder, refuses writing, or its disk has too little room.
+    Raises UserError: it is a folder, which no file replaces, or it cannot be written.
     """
+    if target.is_dir():
+        raise _is_folder(target)
+    _check_writable(target, LEAST_FREE)
+
+
+def check_folder(target: Path, needed: int = LEAST_FREE) -> None:
+    """Whether `needed` bytes can be written in the folder `target`, there or not yet. Leaves nothing behind.
+
+    Raises UserError: it is a file, or it cannot be written.
+    """
+    if target.exists() and not target.is_dir():
+        raise UserError(f"{target} is a file: name a folder with --out.")
+    _check_writable(target, needed)
+
+
+def _is_folder(target: Path) -> UserError:
+    return UserError(f"{target} is a folder: name a file with --out.")
+
+
+def _check_writable(target: Path, needed: int) -> None:
+    """Raises UserError: the folder refuses writing, or its disk has too little room."""
     folder = target if target.is_dir() else target.parent
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
@@ -114,7 +138,7 @@ def read_lines(path: Path) -> tuple[list[dict[str, Any]], bool]:
     for number, line in enumerate(lines, start=1):
         try:
             records.append(json.loads(line))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if number == len(lines):
                 return records, True
             raise UserError(f"cannot read line {number} of {path} ({first_line(error)}): remove that line.") from None
@@ -123,6 +147,8 @@ def read_lines(path: Path) -> tuple[list[dict[str, Any]], bool]:
 
 def in_words(error: Exception) -> str:
     """What an error says of a file, without the file's name."""
+    if isinstance(error, FileNotFoundError):  # Arrow's says the name alone
+        return os.strerror(errno.ENOENT)
     return (isinstance(error, OSError) and error.strerror) or first_line(error)
 
 

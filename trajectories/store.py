@@ -12,7 +12,7 @@ import pyarrow.ipc
 import pyarrow.parquet as pq
 
 from trajectories.errors import UserError, first_line
-from trajectories.files import in_words, storing, written_aside
+from trajectories.files import in_words, reading, storing, written_aside
 
 EPISODES_FILE, SEQUENCES_FILE, ASSIGNMENTS_FILE = "episodes.parquet", "sequences.parquet", "assignments.parquet"
 
@@ -76,6 +76,35 @@ def write_parquet(path: Path, table: pa.Table) -> None:
     """Write one table as a file, aside and renamed; the folder of `path` is made where it is missing."""
     with written_aside(path) as aside:
         pq.write_table(table, aside, compression="zstd")
+
+
+def read_parquet(path: Path, schema: pa.Schema, fix: str) -> pa.Table:
+    """The columns of `schema`, as its types, of a file that somebody named, with the file's metadata.
+
+    Args:
+        fix: the end of the line, where the file is not such a table.
+    Raises:
+        UserError: the file cannot be read, has no rows, lacks a column, or a column holds something else.
+    """
+    with reading(path, fix):
+        table = pq.read_table(path)
+    table = fitted(table, schema, path, fix)
+    if not table.num_rows:
+        raise UserError(f"{path} holds no rows: {fix}")
+    return table
+
+
+def fitted(table: pa.Table, schema: pa.Schema, path: Path, fix: str) -> pa.Table:
+    """The columns of `schema`, as its types, of what was read from `path`. Raises UserError as `read_parquet`."""
+    if missing := [name for name in schema.names if name not in table.column_names]:
+        raise UserError(f"{path} lacks the column {missing[0]!r}: {fix}")
+    columns = []
+    for field in schema:
+        try:
+            columns.append(table[field.name].cast(field.type))
+        except pa.ArrowException as error:
+            raise UserError(f"the column {field.name!r} of {path} does not fit ({first_line(error)}): {fix}") from error
+    return pa.table(columns, schema=schema.with_metadata(table.schema.metadata))
 
 
 def read_cache(path: Path, say: Callable[[str], None]) -> pa.Table | None:

@@ -20,7 +20,6 @@ from cluster.runtime.session import (
 )
 from envs import Panel, load_panel, make_environment
 from envs.prompts import instructions
-from trajectories.errors import UserError
 from trajectories.files import remove
 
 
@@ -33,8 +32,6 @@ def run_evaluation(
 
     Raises UserError for wrong input, before anything is started.
     """
-    if out.is_dir():
-        raise UserError(f"{out} is a directory: name a JSON file with --out.")
     check_model(config)
     panel = load_panel(panel_name, *config.opening(panel_name))
     make_environment(panel.environment, *config.opening(panel_name)).close()  # whatever is missing is told now

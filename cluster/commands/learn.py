@@ -161,7 +161,9 @@ def _references(path: Path) -> list[Reference]:
     """Raises UserError."""
     if not path.is_file():
         raise UserError(f"no texts at {path}: there is no such file; name another with --references, or leave it out")
-    rows = read_lines(path)[0]
+    rows, torn = read_lines(path)
+    if torn:
+        raise UserError(f"the last line of {path} is no JSON: mend it, or fetch the file again")
     texts = [row.get("text") if isinstance(row, dict) else None for row in rows]
     if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
         raise UserError(f'{path} has rows without a text: give every line the form {{"text": "…"}}')

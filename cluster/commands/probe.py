@@ -32,16 +32,15 @@ from router import tables
 from router.probe import whole_batches
 from router.router_settings import Metric
 from router.scores import Concentration
-from trajectories.errors import UserError, first_line
+from trajectories.errors import UserError
 from trajectories.files import reading, written_aside
 from trajectories.schema import SEQUENCES, sequences_from_table
-from trajectories.store import read_cache, write_parquet
+from trajectories.store import fitted, read_cache, write_parquet
 
 METRIC = b"metric"
 """Schema metadata key of a scores table: the statistic that made its column `score`."""
 BATCH = 64
 """Sequences that are read and measured at a time, at least: those of a trajectory stay together."""
-NEEDED = ("sequence_id", "episode_id", "token_ids", "trained", "temperature")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +98,14 @@ def check_corpus(corpus: Path) -> list[str]:
     Raises:
         UserError: it cannot be read, is no sequences table, is empty, or a sequence trains no token.
     """
-    try:
+    fix = "give a sequences table, as runs write them."
+    with reading(corpus, fix):
         file = pq.ParquetFile(corpus)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise UserError(f"cannot read the corpus {corpus}: {first_line(error)}") from None
-    if missing := [name for name in NEEDED if name not in file.schema_arrow.names]:
-        raise UserError(f"{corpus} lacks the column {missing[0]!r}: give a sequences table, as runs write them")
+    fitted(file.schema_arrow.empty_table(), SEQUENCES, corpus, fix)
+    looked_at = pa.schema([SEQUENCES.field(name) for name in ("sequence_id", "episode_id", "trained")])
     names: list[str] = []
-    for batch in file.iter_batches(columns=["sequence_id", "episode_id", "trained"]):
+    for rows in file.iter_batches(columns=looked_at.names):
+        batch = fitted(pa.Table.from_batches([rows]), looked_at, corpus, fix)
         names += batch["episode_id"].to_pylist()
         for name, trained in zip(batch["sequence_id"].to_pylist(), batch["trained"], strict=True):
             if not np.any(trained.values.to_numpy(zero_copy_only=False)[1:]):

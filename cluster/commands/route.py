@@ -6,15 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cluster.commands.probe import METRIC, check_free
 from router import tables
 from router.arbitration import make_arbiter
 from router.router_settings import MIXES, RouterSettings
-from trajectories.errors import UserError, first_line
+from trajectories.errors import UserError
 from trajectories.ids import PREFIX, demonstrated_task
-from trajectories.store import write_parquet
+from trajectories.store import read_parquet, write_parquet
 
 
 def run_route(scores: Path, router: RouterSettings, seed: int, out: Path) -> pa.Table:
@@ -30,10 +29,7 @@ def run_route(scores: Path, router: RouterSettings, seed: int, out: Path) -> pa.
     if not router.active or router.policy in MIXES:
         raise UserError(f"--policy {router.policy} splits no corpus: choose median_split or another policy for stages.")
     check_free(out)
-    table = _read(scores)
-    tables.check_columns(table, tables.MEASURED, str(scores), "give a file that `concerto probe` wrote")
-    if not table.num_rows:
-        raise UserError(f"there is nothing to route: {scores} holds no trajectory")
+    table = read_parquet(scores, tables.MEASURED, "give a file that `concerto probe` wrote.")
     metric: Any = (table.schema.metadata or {}).get(METRIC, b"gini").decode()
     candidates = tables.candidates(table, [_environment(name) for name in table["trajectory"].to_pylist()])
     decisions = make_arbiter(router.model_copy(update={"metric": metric}), seed).decide(candidates)
@@ -44,10 +40,3 @@ def run_route(scores: Path, router: RouterSettings, seed: int, out: Path) -> pa.
 
 def _environment(trajectory: str) -> str:
     return demonstrated_task(trajectory)[0] if trajectory.startswith(PREFIX) else ""
-
-
-def _read(path: Path) -> pa.Table:
-    try:
-        return pq.read_table(path)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise UserError(f"cannot read {path}: {first_line(error)}") from None

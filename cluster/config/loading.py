@@ -21,6 +21,9 @@ from trajectories.settings import Settings
 
 DEFAULTS = {"policy": {"model": TINY}}
 
+UNREADABLE = (yaml.YAMLError, ValueError, RecursionError)
+"""What PyYAML raises for a text: also for a day that no calendar has, and for brackets that never end."""
+
 PRESETS: dict[str, dict[str, Any]] = {
     name: yaml.safe_load((Path(__file__).parent / "presets" / f"{name}.yaml").read_text(encoding="utf-8"))
     for name in ("local", "instruct", "gpu", "cluster")
@@ -86,7 +89,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read --config {file}: {error.strerror}. Check the path.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise UserError(f"--config {file} is no YAML: {' '.join(str(error).split())}") from None
     if values is None:
         return {}
@@ -136,7 +139,7 @@ def _read_value(annotation: Any, text: str) -> Any:
     loader = yaml.BaseLoader if any(map(_holds_text, kinds)) else yaml.SafeLoader
     try:
         return yaml.load(text, loader)
-    except yaml.YAMLError:
+    except UNREADABLE:
         return text
 
 

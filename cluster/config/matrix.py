@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field, ValidationError
 
-from cluster.config.loading import PRESETS, check_config, merge
+from cluster.config.loading import PRESETS, UNREADABLE, check_config, merge
 from cluster.config.run import RunSettings
 from trajectories.errors import UserError, did_you_mean
 from trajectories.settings import Settings
@@ -90,7 +90,7 @@ def load_matrix(path: Path) -> MatrixSettings:
     """Raises UserError when the file cannot be read or says something unknown."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, *UNREADABLE) as error:
         raise UserError(f"cannot read the matrix {path}: {' '.join(str(error).split())}") from None
     try:
         matrix = MatrixSettings.model_validate(values)

@@ -7,7 +7,10 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from safetensors import SafetensorError, safe_open
+
 from trajectories.errors import UserError, first_line
+from trajectories.files import reading
 
 if TYPE_CHECKING:
     from learners.learner_settings import PolicySettings
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
 
 TINY = "concerto-tiny"
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+SAVE_AGAIN = "save the model again with save_pretrained, or fetch it again."
 
 
 def resolve_model(name: str) -> str:
@@ -79,7 +83,25 @@ def _check_directory(path: Path) -> None:
         raise UserError(
             f"{path} is no model directory: it lacks {', '.join(missing)}; save a model there with save_pretrained."
         )
-    try:
+    with reading(path / "config.json", SAVE_AGAIN):
         json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except ValueError:
-        raise UserError(f"{path}/config.json is damaged: save the model again with save_pretrained.") from None
+    _check_weights(path)
+
+
+def _check_weights(path: Path) -> None:
+    """Whether every file of weights is whole, as its header tells: a copy that was cut off is refused in no time, and not
+    by an engine that has been loading for a minute. Raises UserError."""
+    index = path / "model.safetensors.index.json"
+    files = set(path.glob("*.safetensors"))
+    if index.exists():
+        with reading(index, SAVE_AGAIN):
+            shards = json.loads(index.read_text(encoding="utf-8"))
+            if not isinstance(shards, dict) or not isinstance(shards.get("weight_map"), dict):
+                raise ValueError("it has no weight_map")
+        files |= {path / name for name in shards["weight_map"].values()}
+    for file in sorted(files):
+        try:
+            with reading(file, SAVE_AGAIN), safe_open(file, framework="numpy"):
+                pass
+        except SafetensorError as error:
+            raise UserError(f"{file} is damaged ({first_line(error)}): {SAVE_AGAIN}") from error

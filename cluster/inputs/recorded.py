@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from rich.console import Console
 
 from cluster.config.run import RunSettings
@@ -20,10 +19,10 @@ from cluster.inputs.models import load_tokenizer, resolve_model
 from envs import Panel
 from envs.recordings import import_recordings
 from trajectories.builder import PromptSettings
-from trajectories.errors import UserError, first_line
+from trajectories.errors import UserError
 from trajectories.ids import demonstrated_task
 from trajectories.schema import SEQUENCES, sequences_to_table
-from trajectories.store import write_parquet
+from trajectories.store import read_parquet, write_parquet
 
 TOKENIZER, PROMPT, OPTIONS = b"concerto.tokenizer", b"concerto.prompt", b"concerto.options"
 
@@ -64,15 +63,9 @@ def read_recorded(
         UserError: no such file, it was made for another tokenizer or prompt, with other options of an environment that
             is `trained`, a demonstration is too long, or it solves a task that is `evaluated`.
     """
-    try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise UserError(
-            f"schedule.demonstrations_file={path} cannot be read ({first_line(error)}): make one with "
-            "`concerto data import`."
-        ) from None
+    table = read_parquet(path, SEQUENCES, "set schedule.demonstrations_file to what `concerto data import` wrote.")
     metadata = table.schema.metadata or {}
-    if table.schema.names != SEQUENCES.names or TOKENIZER not in metadata:
+    if TOKENIZER not in metadata:
         raise UserError(f"{path} holds no demonstrations: make such a file with `concerto data import`.")
     fits = {
         "tokenizer": metadata[TOKENIZER].decode() == transcriber.tokenizer.fingerprint,

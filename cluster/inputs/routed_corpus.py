@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from cluster.config.sections import ScheduleSettings
@@ -27,10 +26,10 @@ from router.arbitration import make_arbiter
 from router.probe import ProbeResult, check, concatenated, whole_batches
 from router.router_settings import MIXES, RouterSettings
 from router.scores import Candidates
-from trajectories.errors import UserError, first_line
+from trajectories.errors import UserError
 from trajectories.ids import demonstrated_task
 from trajectories.schema import sequences_from_table
-from trajectories.store import read_cache, write_parquet
+from trajectories.store import read_cache, read_parquet, write_parquet
 from trajectories.types import Route
 
 MEASURED_FILE, ROUTES_FILE = "measured.parquet", "routes.parquet"
@@ -192,12 +191,7 @@ class CorpusRouter:
 
 def read_routes(path: Path) -> pa.Table:
     """The file that `concerto route` wrote. Raises UserError when there is none."""
-    try:
-        routes = pq.read_table(path)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise UserError(f"cannot read router.routes={path}: {first_line(error)}") from None
-    tables.check_columns(routes, tables.ROUTES, str(path), "give a file that `concerto route` wrote")
-    return routes
+    return read_parquet(path, tables.ROUTES, "set router.routes to a file that `concerto route` wrote.")
 
 
 def route_metrics(routes: pa.Table, environments: Sequence[str]) -> dict[str, float]:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import yaml
 
-from cluster.config.loading import check_config
+from cluster.config.loading import UNREADABLE, check_config
 from cluster.config.run import RunSettings
 from cluster.loop.checkpoint import has_checkpoint, latest_checkpoint
 from trajectories.errors import UserError
-from trajectories.files import LEAST_FREE, check_writable, reading, storing, written_aside
+from trajectories.files import LEAST_FREE, check_folder, reading, storing, written_aside
 
 CONFIG = "config.yaml"
 LEFT_BY_A_START = (
@@ -64,8 +64,6 @@ def find_start(config: RunSettings, run_dir: Path, resume: bool) -> Start:
     trained something else; or the folder holds files that are no run's.
     """
     file = run_dir / CONFIG
-    if run_dir.exists() and not run_dir.is_dir():
-        raise UserError(f"{run_dir} is a file: name a directory with --out.")
     if not file.exists():
         if resume:
             raise UserError(f"{run_dir} holds no run to resume: leave out --resume, or name another --out.")
@@ -93,8 +91,10 @@ def saved_config(run_dir: Path) -> RunSettings:
         text = file.read_text(encoding="utf-8")
     try:
         values = yaml.safe_load(text)
-        return check_config(values if isinstance(values, dict) else {"": values})
-    except (yaml.YAMLError, UserError) as error:
+        if not isinstance(values, dict):
+            raise UserError("it holds no keys")
+        return check_config(values)
+    except (*UNREADABLE, UserError) as error:
         raise UserError(
             f"{file} is no configuration of a run ({' '.join(str(error).split()).rstrip('.')}): remove that file, or "
             "name another --out."
@@ -110,7 +110,7 @@ def check_room(run_dir: Path, model: str) -> None:
     """Whether the run can be written. Room is wanted for the trained model, which is as large as the model; what
     checkpoints need depends on the settings and comes on top. Raises UserError."""
     weights = sum(file.stat().st_size for file in Path(model).glob("*.safetensors"))
-    check_writable(run_dir, LEAST_FREE + weights)
+    check_folder(run_dir, LEAST_FREE + weights)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from trajectories.errors import UserError
 from trajectories.files import written_aside
@@ -124,7 +124,7 @@ def load_manifest(checkpoint: Path) -> Manifest:
     """Raises UserError when the manifest is missing, damaged or of another format."""
     try:
         manifest = Manifest.model_validate_json((checkpoint / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, ValidationError) as error:
+    except (OSError, ValueError) as error:  # pydantic's and that of UTF-8 are ValueErrors
         raise UserError(
             f"{checkpoint} is no readable checkpoint: delete that folder to resume from an earlier one."
         ) from error

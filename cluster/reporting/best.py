@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
-
 from cluster.reporting.estimators import Frozen, Rate
 from cluster.reporting.evaluation import Evaluation, evaluation_file, read_evaluations
 from envs.panels import Panel
@@ -116,5 +114,5 @@ def read_best(run_dir: Path) -> Best | None:
         return None
     try:
         return Best.model_validate_json(file.read_text(encoding="utf-8"))
-    except (OSError, ValidationError) as error:
+    except (OSError, ValueError) as error:  # pydantic's and that of UTF-8 are ValueErrors
         raise UserError(f"{file} cannot be read: move {file.parent} away to choose the best weights anew.") from error

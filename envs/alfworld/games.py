@@ -80,7 +80,7 @@ def parse_game(task_id: str, content: str | bytes, source: str) -> Game | None:
     """
     try:
         data = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{source} is no valid game file ({error}); delete it and fetch the games again") from error
     if not isinstance(data, dict):
         raise UserError(f"{source} is no valid game file (a JSON object was expected); fetch the games again")

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from envs.questions.formats import MMLU_COLUMNS, Row, RowError
 from trajectories.errors import UserError
+from trajectories.files import in_words
 
 RawRow = Row | RowError
 """A row, or why it cannot be read."""
@@ -59,8 +60,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, RawRow]]:
     try:
         yield from READERS[path.suffix](path)
     except (OSError, csv.Error, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} cannot be read ({reason}); fetch it again") from error
+        raise UserError(f"{path} cannot be read ({in_words(error)}); fetch it again") from error
 
 
 def _json_lines(path: Path) -> Iterator[tuple[int, RawRow]]:

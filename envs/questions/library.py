@@ -128,7 +128,8 @@ def _read(places: tuple[Place, ...], states: tuple[tuple[int, int], ...]) -> Que
             logger.warning("left out %d rows of %s, the first: %s", len(left_out), path, left_out[0])
         refused += left_out
     if not splits:
-        raise UserError(f"not one question could be read{': ' + refused[0] if refused else ''}; {FETCH}")
+        found = ", ".join(str(path) for *_, path in places)
+        raise UserError(f"not one question of {found} could be read{': ' + refused[0] if refused else ''}; {FETCH}")
     return QuestionLibrary(splits, tuple(refused))
 
 

@@ -14,7 +14,8 @@ from typing import Literal
 from envs.download import data_folder, download_file
 from envs.webshop.catalogue import open_catalogue
 from envs.webshop.sources import ENVIRONMENT, INSTALLED, find_files
-from trajectories.files import written_aside
+from trajectories.errors import UserError
+from trajectories.files import in_words, written_aside
 
 CatalogueSize = Literal["1000", "full"]
 CANONICAL_CONTENT_HASH = "3d626bca60257de0570e47d6065edf6f152fc653782595bca048de5e3fab3cca"
@@ -64,8 +65,16 @@ def install(source: str | Path, folder: Path | None = None) -> InstallReport:
     with written_aside(target) as aside:
         aside.mkdir()
         for path in files.paths():
-            shutil.copy2(path, aside / path.name)
-        open_catalogue(aside)
+            try:
+                shutil.copy2(path, aside / path.name)
+            except OSError as error:  # does not tell which of the two is at fault
+                raise UserError(
+                    f"cannot copy {path} to {target} ({in_words(error)}); mend the disk, and give the command again"
+                ) from error
+        try:
+            open_catalogue(aside)
+        except UserError as error:  # names the copy, which is gone when this is read
+            raise UserError(str(error).replace(str(aside), str(files.products.parent))) from error
     catalogue = open_catalogue(target)
     return InstallReport(
         folder=target,

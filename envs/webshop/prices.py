@@ -17,6 +17,7 @@ from typing import Any
 
 from envs.webshop.products import DEFAULT_PRICE, Product
 from trajectories.errors import UserError
+from trajectories.files import reading
 
 PRICES_FILE = "prices.json"
 SEED = 233
@@ -99,11 +100,9 @@ class PriceBook:
 
 
 def _read(path: Path) -> Mapping[str, Any]:
-    try:
+    with reading(path, "delete it to draw prices anew"):
         content = json.loads(path.read_text(encoding="utf-8"))
-        products = content["products"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is no readable price file ({error}); delete it to draw prices anew") from error
+    products = content.get("products") if isinstance(content, Mapping) else None
     if not isinstance(products, Mapping):
         raise UserError(f"{path} is no price file: `products` must be an object; delete it to draw prices anew")
     return products

@@ -12,6 +12,7 @@ from typing import Any
 from envs.download import data_folder
 from envs.webshop.prices import PRICES_FILE
 from trajectories.errors import UserError
+from trajectories.files import reading
 
 SIZES = ("_1000", "")
 """Endings of the original's file names: the 1,000-product catalogue, and the full one."""
@@ -94,7 +95,7 @@ def find_files(folder: Path) -> CatalogueFiles:
 def stream_array(path: Path) -> Iterator[Any]:
     """The elements of a file that holds one JSON array, read in chunks. Raises UserError where it is not one."""
     decoder = json.JSONDecoder()
-    with path.open(encoding="utf-8", errors="replace") as file:
+    with reading(path, "fetch it again"), path.open(encoding="utf-8", errors="replace") as file:
         buffer = file.read(CHUNK).lstrip("\ufeff \t\r\n")
         if not buffer.startswith("["):
             raise UserError(f"{path} must hold one JSON list of products")
@@ -122,10 +123,8 @@ def _skip(buffer: str, position: int) -> int:
 
 
 def _read_object(path: Path) -> Mapping[str, Any]:
-    try:
+    with reading(path, "fetch it again"):
         content = json.loads(path.read_text(encoding="utf-8", errors="replace"))
-    except ValueError as error:
-        raise UserError(f"{path} is no JSON ({error}); fetch it again") from error
     if not isinstance(content, Mapping):
         raise UserError(f"{path} must hold one JSON object, keyed by asin")
     return content

@@ -3,14 +3,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 
 from router import probe, tables
 from router.arbitration import IMITATE
 from tests.router import samples
-from trajectories.errors import UserError
 
 
 def test_a_trajectory_of_several_turns_has_one_row() -> None:
@@ -34,13 +32,3 @@ def test_routes_without_a_comparison_have_no_score() -> None:
     table = tables.routes(["a"], [IMITATE])
     assert table.schema == tables.ROUTES
     assert table.to_pylist()[0]["score"] is None
-
-
-def test_a_missing_column_is_named() -> None:
-    with pytest.raises(UserError, match=r"x.parquet lacks the column 'loss'; write it anew"):
-        tables.check_columns(
-            pa.table({"trajectory": [], "tokens": [], "trained_tokens": []}),
-            tables.MEASURED,
-            "x.parquet",
-            "write it anew",
-        )

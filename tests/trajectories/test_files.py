@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trajectories.errors import StorageError, UserError
-from trajectories.files import check_writable, read_lines, reading, storing, written_aside
+from trajectories.files import check_file, check_folder, read_lines, reading, storing, written_aside
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -96,26 +96,40 @@ def test_an_error_about_another_file_is_not_blamed_on_what_is_written(tmp_path):
 
 
 def test_what_can_be_written_is_found_out_without_a_trace(tmp_path):
-    check_writable(tmp_path / "new" / "deeper" / "out.json")
-    check_writable(tmp_path)
+    check_file(tmp_path / "new" / "deeper" / "out.json")
+    check_folder(tmp_path / "new")
+    check_folder(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_neither_a_file_nor_a_folder_takes_the_other_s_place(tmp_path):
+    folder, file = tmp_path / "folder", tmp_path / "file"
+    (folder / "mine").mkdir(parents=True)
+    file.touch()
+    with pytest.raises(UserError, match=r"folder is a folder: name a file with --out"):
+        check_file(folder)
+    with pytest.raises(UserError, match=r"folder is a folder"), written_aside(folder) as aside:
+        aside.touch()
+    with pytest.raises(UserError, match=r"file is a file: name a folder with --out"):
+        check_folder(file)
+    assert sorted(tmp_path.rglob("*")) == [file, folder, folder / "mine"]
 
 
 def test_what_cannot_be_written_is_refused_with_the_reason(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"cannot write .*out.json .Not a directory.: name another --out"):
-        check_writable(tmp_path / "file" / "out.json")
+        check_file(tmp_path / "file" / "out.json")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(9, 9, 3 * 2**20))
-    check_writable(tmp_path / "out.json", 3 * 2**20)
+    check_folder(tmp_path / "out.json", 3 * 2**20)
     with pytest.raises(UserError, match=r"no room for .*out.json: 3 MiB are free and 4 MiB are the least"):
-        check_writable(tmp_path / "out.json", 4 * 2**20)
+        check_folder(tmp_path / "out.json", 4 * 2**20)
 
     def refuse(*args, **options):
         raise OSError(errno.EROFS, "Read-only file system", "/somewhere/.concerto-x")
 
     monkeypatch.setattr(tempfile, "mkdtemp", refuse)
     with pytest.raises(UserError, match=r"cannot write .*out.json .Read-only file system.: name another"):
-        check_writable(tmp_path / "out.json")
+        check_file(tmp_path / "out.json")
 
 
 @pytest.mark.parametrize("content", [b"{", b"\xff"])

@@ -66,8 +66,8 @@ def test_a_corpus_that_cannot_be_probed_is_refused_and_nothing_is_written(tmp_pa
         "empty": "nothing to probe",
         "silent": "trajectory s0 has no trained token",
         "other": "lacks the column 'sequence_id'",
-        "text": "cannot read the corpus",
-        "nowhere": "cannot read the corpus",
+        "text": r"cannot read .*text\.parquet",
+        "nowhere": r"cannot read .*nowhere\.parquet",
     }.items():
         with pytest.raises(UserError, match=message):
             probe.run_probe(

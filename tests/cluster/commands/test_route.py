@@ -74,7 +74,7 @@ def test_scores_that_cannot_be_split_are_refused_and_nothing_is_written(tmp_path
 
 def test_what_is_no_scores_table_and_a_policy_that_needs_more_are_refused(tmp_path):
     pq.write_table(pa.table({"trajectory": ["a"]}), tmp_path / "x.parquet")
-    with pytest.raises(UserError, match="lacks the column 'tokens'; give a file that `concerto probe` wrote"):
+    with pytest.raises(UserError, match="lacks the column 'tokens': give a file that `concerto probe` wrote"):
         run_route(tmp_path / "x.parquet", RouterSettings(policy="median_split"), 0, tmp_path / "routes.parquet")
     scores = scores_file(tmp_path / "scores.parquet", [[1.0, 2.0], [1.0, 3.0]])
     with pytest.raises(UserError, match="needs pass rates"):

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import save_file
 from transformers import BloomConfig, GPT2Config, Qwen3MoeConfig
 
 from cluster.config.loading import load_config
@@ -28,7 +29,7 @@ ONE_TURN = "{% if messages | length > 2 %}{{ raise_exception('One turn only') }}
 def model(tmp_path: Path, tiny_model_dir: Path) -> Path:
     """A model of one's own to spoil; without weights, which no check may read."""
     copy = shutil.copytree(tiny_model_dir, tmp_path / "model")
-    (copy / "model.safetensors").write_bytes(b"")
+    save_file({}, copy / "model.safetensors")
     return copy
 
 

@@ -80,13 +80,13 @@ def test_another_prompt_or_tokenizer_is_refused(demonstrations, tmp_path, tiny_m
 
 
 def test_files_of_another_kind_are_named(tmp_path, tokenizer):
-    with pytest.raises(UserError, match=r"none\.parquet cannot be read .*`concerto data import`"):
+    with pytest.raises(UserError, match=r"cannot read .*none\.parquet .*`concerto data import`"):
         read_recorded(tmp_path / "none.parquet", Transcriber(tokenizer, PromptSettings(), 2048))
     (tmp_path / "text.parquet").write_text("text")
-    with pytest.raises(UserError, match=r"text\.parquet cannot be read"):
+    with pytest.raises(UserError, match=r"cannot read .*text\.parquet"):
         read_recorded(tmp_path / "text.parquet", Transcriber(tokenizer, PromptSettings(), 2048))
     pq.write_table(pa.table({"a": [1]}), tmp_path / "other.parquet")
-    with pytest.raises(UserError, match="holds no demonstrations"):
+    with pytest.raises(UserError, match="lacks the column 'sequence_id'"):
         read_recorded(tmp_path / "other.parquet", Transcriber(tokenizer, PromptSettings(), 2048))
 
 

@@ -140,11 +140,11 @@ def test_changed_files_are_read_again(tmp_path: Path) -> None:
             r"is in no known format \(fields prompt, label\); give its rows",
         ),
         ("test.jsonl", "{\n", r"is in no known format \(row 1: no JSON"),
-        ("test.jsonl", "", "not one question could be read"),
+        ("test.jsonl", "", "not one question of .*test.jsonl could be read"),
         ("test.csv", "q,a\n", r"is in no known format \(row 1: 2 columns, not 6\)"),
         ("test.parquet", "no parquet", "cannot be read .*; fetch it again"),
         ("test.docx", "", "is no question file; name one that ends in .jsonl, .txt, .csv, .tsv, .parquet"),
-        ("test.csv", "q,a,b,c,d,Z\n", "not one question could be read: test.csv row 1: answer is 'Z'"),
+        ("test.csv", "q,a,b,c,d,Z\n", "not one question of .*test.csv could be read: test.csv row 1: answer is 'Z'"),
     ],
 )
 def test_unreadable_files_are_refused_in_one_line(tmp_path: Path, name: str, text: str, message: str) -> None:

@@ -1,0 +1,198 @@
+"""A user's wrong steps as a matrix: every command with everything that can be wrong with what it is given.
+
+In each cell the command ends with exit code 2 and one line that names what is wrong, starts nothing, leaves no process,
+and no file but those that were there.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import NoReturn
+
+import psutil
+import pytest
+import ray
+
+from cluster.cli import main
+from cluster.runtime.placement import Node
+from envs.webshop.storage import CACHE_VARIABLE
+from experience.openai_chat import OpenAIChat
+from experience.sentence_embedder import SentenceEmbedder
+from tests.cluster.spoiled import FAULTS, NOWHERE, good_inputs
+from tests.experience.scripted import WordEmbedder
+
+GAME = "valid_seen/pick_and_place_simple-Mug-None-Desk-308/trial_1"
+
+COMMANDS = {
+    "train": "train --config {config} --out {new_folder} --set policy.model={model} --set tasks=webshop "
+    "--set data.webshop=generated --set evaluation.panels=[questions/test] --set data.questions={questions} "
+    "--set router.policy=median_split --set router.routes={routes} "
+    "--set schedule.demonstrations_file={demonstrations}",
+    "train on games": "train --out {new_folder} --set tasks=alfworld/valid_seen --set data.alfworld={games}",
+    "train --resume": "train --out {run} --resume",
+    "eval": "eval --config {config} --model {model} --panel questions/test --data {questions} --out {new_file}",
+    "eval in a shop": "eval --model concerto-tiny --panel webshop/test --data {products} --out {new_file}",
+    "eval of games": "eval --model concerto-tiny --panel alfworld/valid_seen --data {games} --out {new_file}",
+    "probe": "probe --model {model} --corpus {corpus} --out {new_file}",
+    "route": "route --scores {scores} --out {new_file}",
+    "compare": "compare {matrix} --out {new_folder}",
+    "plan": "plan --preset local --config {config} --set policy.model={model}",
+    "check": "check --config {config} --set policy.model={model} --set tasks=questions --set data.questions={questions}",
+    "play": "play webshop 0 --data {products}",
+    "play a game": f"play alfworld {GAME} --data {{games}}",
+    "tasks": "tasks questions/train --data {questions}",
+    "tasks of a shop": "tasks webshop/test --data {products}",
+    "tasks of games": "tasks alfworld/valid_seen --data {games}",
+    "data alfworld": "data alfworld --from {games}",
+    "data webshop": "data webshop --from {products}",
+    "data import": "data import {recordings} --environment webshop --data generated --config {config} "
+    "--set policy.model={model} --out {new_file}",
+    "learn": "learn --tasks {questions} --references {texts} --base-url http://localhost:9/v1 --model m "
+    "--memory {memory} --out {new_folder}",
+    "memory show": "memory show {memory}",
+    "memory export": "memory export {memory} --out {new_file}",
+    "memory diff": "memory diff {memory} 1 2",
+    "memory restore": "memory restore {memory} --snapshot 1",
+    "demo": "demo --out {new_folder}",
+}
+"""Commands that work; each name in braces is an input, which may have any of the faults of its kind."""
+
+TOKENIZER = tuple(fault for fault in FAULTS["model"] if "tokenizer" in fault and fault != "no tokenizer")
+FINE = {
+    "nothing is changed": [(name, "config", "empty") for name in COMMANDS],
+    "rows that cannot be read are left out, with a warning": [(name, "questions", "torn") for name in COMMANDS],
+    "a memory is made where there is none": [("learn", "memory", fault) for fault in ("missing", "empty")],
+    "a probe reads no tokenizer": [("probe", "model", fault) for fault in TOKENIZER],
+    "recordings are read by the tokenizer alone": [
+        ("data import", "model", fault) for fault in ("config.json of nothing known", "folder tokenizer_config.json")
+    ],
+    "the snapshot that is asked for is whole": [("memory restore", "memory", "torn rows")],
+}
+"""Cells that are no fault, by the reason."""
+
+SAID = {
+    ("config", "unknown key"): "unknown key 'seeed'",
+    ("config", "wrong type"): "seed=['x'] does not fit",
+    ("config", "unknown preset"): "unknown key 'preset'",
+    ("config", "number as a key"): "1=1 does not fit: keys should be strings",
+}
+"""What the line names where it is not the input."""
+
+
+def cells(fine: bool) -> list[object]:
+    kept = {cell for cells in FINE.values() for cell in cells}
+    return [
+        pytest.param(command, name, fault, id=f"{command}-{name}-{fault}")
+        for command, words in COMMANDS.items()
+        for name, faults in FAULTS.items()
+        if f"{{{name}}}" in words
+        for fault in faults
+        if ((command, name, fault) in kept) == fine
+    ]
+
+
+class Started(BaseException):
+    """The command has passed all its checks and begins: with Ray, another process or an endpoint."""
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    stderr: str
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
+    folder = tmp_path_factory.mktemp("good")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(CACHE_VARIABLE, str(folder / "cache"))
+        yield good_inputs(folder)
+
+
+@pytest.fixture
+def concerto(monkeypatch, capsys, tmp_path):
+    """The command in this process; nothing can be started."""
+
+    def start(*arguments: object, **options: object) -> NoReturn:
+        raise Started
+
+    monkeypatch.setattr(ray, "init", start)
+    monkeypatch.setattr("cluster.commands.compare.run_process", start)
+    monkeypatch.setattr(OpenAIChat, "complete", start)
+    monkeypatch.setattr("cluster.commands.plan.ray_cluster", lambda placement: nullcontext())
+    monkeypatch.setattr("cluster.commands.plan.cluster_nodes", lambda: [Node("here", 64.0, 0.0)])
+    monkeypatch.setattr(SentenceEmbedder, "load", lambda name: WordEmbedder(name))
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    monkeypatch.setenv("CONCERTO_DATA", str(tmp_path / "installed"))
+
+    def run(words: list[str]) -> Result:
+        monkeypatch.setattr(sys, "argv", ["concerto", *words])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return Result(int(end.value.code or 0), capsys.readouterr().err)
+
+    return run
+
+
+@pytest.fixture
+def given(good, tmp_path) -> dict[str, Path]:
+    """Good inputs, of which those that a command writes in are this test's own."""
+    own = {name: shutil.copytree(good[name], tmp_path / name) for name in ("memory", "run")}
+    return good | own | {"new_file": tmp_path / "new.file", "new_folder": tmp_path / "new"}
+
+
+def words(command: str, given: dict[str, Path]) -> list[str]:
+    return [word.format(**given) for word in COMMANDS[command].split()]
+
+
+def state(folder: Path) -> dict[Path, tuple[int, ...]]:
+    """Every file below a folder, and what changes when it is written."""
+    found = {path: path.lstat() for path in folder.rglob("*") if not path.is_dir()}
+    return {path: (stat.st_ino, stat.st_size, stat.st_mtime_ns) for path, stat in found.items()}
+
+
+def assert_refused(result: Result, part: str) -> None:
+    (line,) = result.stderr.splitlines()
+    assert result.code == 2 and line.startswith("concerto: ") and part in line
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_without_a_fault_the_command_begins_or_is_done(concerto, given, command):
+    try:
+        assert concerto(words(command, given)).code == 0
+    except Started:
+        assert COMMANDS[command].split()[0] in {"train", "eval", "probe", "compare", "learn", "demo"}
+
+
+@pytest.mark.parametrize(("command", "name", "fault"), cells(fine=True))
+def test_what_is_no_fault_stops_no_command(concerto, given, tmp_path, command, name, fault):
+    good, given[name] = given[name], tmp_path / f"spoiled-{given[name].name}"
+    FAULTS[name][fault](good, given[name])
+    try:
+        assert concerto(words(command, given)).code == 0
+    except Started:
+        pass
+
+
+@pytest.mark.parametrize(("command", "name", "fault"), cells(fine=False))
+def test_a_fault_ends_the_command_with_one_line(concerto, given, tmp_path, monkeypatch, command, name, fault):
+    good, place = given[name], tmp_path / f"spoiled-{given[name].name}"
+    if fault == "read-only":
+        place = Path(NOWHERE) / "out"
+    elif fault == "below a file":
+        (tmp_path / "file").touch()
+        place = tmp_path / "file" / "out"
+    elif fault == "full disk":
+        monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=2**19))
+    FAULTS[name][fault](good, place)
+    before, processes = state(tmp_path), psutil.Process().children()
+    assert_refused(concerto(words(command, given | {name: place})), SAID.get((name, fault), str(place)))
+    assert state(tmp_path) == before
+    assert psutil.Process().children() == processes
