@@ -13,8 +13,9 @@ from rich.console import Console
 from cluster.commands.train import run_training
 from cluster.config.loading import load_config
 from cluster.inputs.run_plan import plan_run
-from cluster.reporting.evaluation import run_evaluations
+from cluster.reporting.evaluation import Evaluations, run_evaluations
 from cluster.reporting.evaluation_tables import evaluation_tables
+from cluster.reporting.paired import paired_with_earlier
 from trajectories.errors import UserError
 
 SHOPPING = (
@@ -56,14 +57,30 @@ def run_demo(out: Path, seed: int, console: Console) -> None:
     for run_dir in (out, shop):
         for table in evaluation_tables(run_evaluations(run_dir)):
             console.print(table)
+    for gained in gains(run_evaluations(out)):
+        console.print(gained, highlight=False)
     command = "concerto" if shutil.which("concerto") else Path(sys.executable).with_name("concerto")
     console.print(
         f"Took {(time.monotonic() - started) / 60:.1f} minutes. The runs are in {out} and {shop}: learning_curve.svg, "
         f"metrics.jsonl, evaluations/, trajectories/, model/.\n"
-        f"Next, let the trained model play the held-out games with sampling too:\n"
+        f"Next, see what kinds of games the trained model solves, and read how it plays:\n"
         f"  {command} eval --model {out}/model --panel alfworld/generated/heldout --limit 60 --out {out}/eval.json",
         highlight=False,
     )
+
+
+def gains(evaluations: Evaluations) -> list[str]:
+    """What RL changed since SFT, a line for each panel that was sampled before and after."""
+    lines = []
+    for pair in paired_with_earlier(evaluations):
+        if (pair.weights, pair.against) == ("after_grpo", "after_sft") and pair.sampled:
+            by_chance = pair.sampled.low <= 0 <= pair.sampled.high
+            lines.append(
+                f"GRPO changed sampled success on {pair.panel} by {pair.sampled}, "
+                f"{'no more than' if by_chance else 'more than'} chance explains; "
+                f"greedy play won {pair.greedy.won} games and lost {pair.greedy.lost}."
+            )
+    return lines
 
 
 def go_shopping(out: Path, seed: int, console: Console) -> None:
