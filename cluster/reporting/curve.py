@@ -47,13 +47,14 @@ def write_learning_curve(run_dir: Path) -> Path:
 
 
 class _Minutes:
-    """When a step ended, in minutes spent in steps: neither evaluations nor pauses before a resume count."""
+    """When a step ended, in minutes spent in steps and in routing before them: neither evaluations nor pauses before a
+    resume count."""
 
     def __init__(self, records: Sequence[dict[str, Any]]) -> None:
         self.records = records
-        minutes = accumulate(record["step_s"] / 60 for record in records)
+        minutes = accumulate(record.get("step_s", record.get("routing_s", 0.0)) / 60 for record in records)
         self._ends = {record["step"]: end for record, end in zip(records, minutes, strict=True)}
-        self.last = max(self._ends.values(), default=1.0)
+        self.last = max(self._ends.values(), default=0.0) or 1.0
 
     def x(self, step: int) -> float:
         """Where the end of a step stands in the picture; 0 is the start."""

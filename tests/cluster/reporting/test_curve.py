@@ -24,3 +24,12 @@ def test_stages_and_evaluations_stand_at_their_minutes(tmp_path):
     assert float(grpo.attrib["x"]) + float(grpo.attrib["width"]) == RIGHT
     assert float(picture.findall(f"{tag}circle")[0].attrib["cx"]) == after_sft
     assert "4.0 minutes" in [text.text for text in picture.findall(f"{tag}text")]
+
+
+def test_routing_before_the_first_stage_takes_its_time(tmp_path):
+    records = [{"step": 0, "stage": "routing", "routing_s": 60.0}, {"step": 1, "stage": "sft", "step_s": 60.0}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    _, sft = ElementTree.fromstring(write_learning_curve(tmp_path).read_text()).findall(
+        "{http://www.w3.org/2000/svg}rect"
+    )
+    assert float(sft.attrib["x"]) == MARGIN + (RIGHT - MARGIN) / 2
