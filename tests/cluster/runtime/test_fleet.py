@@ -221,8 +221,10 @@ async def test_an_actor_that_gives_no_sign_of_life_is_restarted_with_the_latest_
     async with started(actor, health_check_s=0.05) as fleet:
         await fleet.publish(2, version=2)
         actor.stuck = True
-        await asyncio.sleep(0.2)
-        assert killed == [actor] and (fleet.restarts, actor.version) == (1, 2)
+        async with asyncio.timeout(10):
+            while (fleet.restarts, actor.version) != (1, 2):
+                await asyncio.sleep(0.01)
+        assert killed == [actor]
 
 
 async def test_groups_ask_only_for_weights_that_every_engine_has(killed):
