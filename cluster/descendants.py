@@ -12,6 +12,7 @@ import psutil
 _PR_SET_CHILD_SUBREAPER = 36
 """Of prctl(2): from now on this process becomes the parent of descendants whose own parent ends."""
 _LONGEST_S = 2.0
+"""Seconds to try: a process that hangs in the kernel ends later, or never."""
 
 
 def kill_descendants(but: frozenset[psutil.Process] = frozenset()) -> None:
@@ -25,7 +26,7 @@ def kill_descendants(but: frozenset[psutil.Process] = frozenset()) -> None:
             with suppress(psutil.NoSuchProcess):
                 for process in (*child.children(recursive=True), child):
                     process.kill()
-        time.sleep(0.02)
+        time.sleep(0.02)  # what they had started becomes this one's own meanwhile
 
 
 def _lives(process: psutil.Process) -> bool:

@@ -21,8 +21,8 @@ fill gigabytes with them."""
 REPEATS = 4
 SPAN = (12, 32)
 """Random tokens in a sequence to copy, from and to."""
-
 FEWEST_LETTERS = 10
+"""Different tokens that a sequence to copy is made of, at least."""
 
 Tokens = npt.NDArray[np.int64]
 IGNORED = -100

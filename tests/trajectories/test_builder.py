@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
 import numpy as np
@@ -291,14 +290,6 @@ def test_nothing_is_left_of_what_trains_nothing() -> None:
     assert len(sequence.turns) == 1
 
 
-def test_a_tokenizer_without_chat_template_or_turn_end_is_refused() -> None:
-    with pytest.raises(ValueError, match="no chat template"):
-        ChatTokenizer(samples.byte_tokenizer(None))
-    plain = "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
-    with pytest.raises(ValueError, match="no special token"):
-        ChatTokenizer(samples.byte_tokenizer(plain))
-
-
 @pytest.mark.parametrize("mode", ["transcript", "windowed"])
 def test_a_chat_template_gets_the_options_of_the_prompt_settings(mode: str) -> None:
     template = samples.CHATML.replace("assistant\n", "assistant\n{{ '' if enable_thinking else '(silent)' }}")
@@ -398,34 +389,3 @@ def test_a_demonstration_is_written_in_the_format_with_its_thought_if_there_is_o
         ],
     }
     assert said == expected[format]
-
-
-@given(st.integers(1, 120), st.lists(st.sampled_from(["look", "go to desk 1", "take mug 1 from desk 1"]), max_size=12))
-def test_a_list_of_actions_keeps_within_its_tokens_and_counts_the_rest(most: int, actions: list[str]) -> None:
-    builder = TranscriptBuilder(CHATML, PromptSettings(list_actions=True, max_listed_tokens=most))
-    builder.begin(Seen("A room.", tuple(actions)))
-    listed = CHATML.decode(builder.prompt().tolist()).partition("Admissible actions: ")[2].partition("<|im_end|>")[0]
-    if listed == ", ".join(actions):
-        assert len(CHATML.encode(listed)) <= most
-        return
-    kept, _, rest = listed.rpartition("and ")
-    shown = len(actions) - int(rest.split()[0])
-    assert kept == "".join(f"{action}, " for action in actions[:shown]) and shown < len(actions)
-    assert sum(len(CHATML.encode(f"{action}, ")) for action in actions[:shown]) <= most
-
-
-def test_a_search_that_is_possible_is_listed() -> None:
-    builder = TranscriptBuilder(CHATML, PromptSettings(list_actions=True))
-    builder.begin(Seen("A shop.", ("click[back]",), can_search=True))
-    assert "Admissible actions: search[words], click[back]" in CHATML.decode(builder.prompt().tolist())
-
-
-@pytest.mark.parametrize(("declared", "stops"), [([2, 7, 5], (2, 7, 5)), (7, (2, 7)), (None, (2,))])
-def test_generation_stops_at_every_declared_end(
-    tmp_path, declared: list[int] | int | None, stops: tuple[int, ...]
-) -> None:
-    samples.byte_tokenizer(samples.CHATML).save_pretrained(tmp_path)
-    if declared is not None:
-        (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": declared}))
-    tokenizer = ChatTokenizer.from_pretrained(str(tmp_path))
-    assert tokenizer.turn_end_id == 2 and tokenizer.stop_token_ids == stops
