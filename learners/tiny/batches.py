@@ -18,9 +18,8 @@ POOL = 2048
 MULTIPLE = 128
 """Lengths are rounded up to it: the CPU library keeps a kernel for every shape of a product, and batches of many shapes
 fill gigabytes with them."""
-REPEATS = 4
-SPAN = (12, 32)
-"""Random tokens in a sequence to copy, from and to."""
+SPAN = (12, 500)
+"""Random tokens in a sequence to copy, from and to: copies are near and far."""
 FEWEST_LETTERS = 10
 """Different tokens that a sequence to copy is made of, at least."""
 
@@ -52,7 +51,7 @@ class Batching:
     seed: int = 0
     longest: int = 2_048
     size: int = 8_192
-    copied_first: int = 4_000_000
+    copied_first: int = 400_000
     copied_share: float = 0.06
 
 
@@ -69,18 +68,18 @@ def batches(corpus: Corpus, batching: Batching) -> Iterator[Batch]:
 
 
 def draw_copies(vocabulary: int, size: int, rng: np.random.Generator) -> Batch:
-    """Random tokens repeated `REPEATS` times, rows of `MULTIPLE`; only the repeats are learned.
+    """Random tokens, repeated at least once; only the repeats are learned.
 
-    From random tokens nothing can be learned but to find the last occurrence of what was just read and to say what came
-    after it there (an induction head). Out of transcripts it forms ten times more slowly. A row has an alphabet of its
-    own, from a few tokens to all: with few of them, as in product codes, one token alone does not tell the place, and
-    the last two or three must be found together.
+    From random tokens nothing can be learned but to find the last occurrence of what was just read and to say what
+    came after it there. A row has an alphabet of its own, from a few tokens to all: with few of them, as in product
+    codes, one token alone does not tell the place, and the last two or three must be found together.
     """
-    rows, span = size // MULTIPLE, int(rng.integers(*SPAN, endpoint=True))
+    span = int(np.exp(rng.uniform(*np.log(SPAN))))
+    width = _rounded(2 * span)
     letters = int(np.exp(rng.uniform(np.log(FEWEST_LETTERS), np.log(vocabulary))))
-    alphabets = rng.integers(4, vocabulary, (rows, letters))
-    once = np.take_along_axis(alphabets, rng.integers(0, letters, (rows, span)), axis=1)
-    ids = np.tile(once, REPEATS)[:, :MULTIPLE]
+    alphabets = rng.integers(4, vocabulary, (size // width, letters))
+    once = np.take_along_axis(alphabets, rng.integers(0, letters, (size // width, span)), axis=1)
+    ids = np.tile(once, -(-width // span))[:, :width]
     targets = _following(ids)
     targets[:, : span - 1] = IGNORED
     return Batch(ids, targets, ids.size)

@@ -50,7 +50,7 @@ class Volumes:
 
     games: int = 24_000
     sessions: int = 9_000
-    drills: int = 30_000
+    drills: int = 60_000
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """Pre-train the embedded base model: `python -m learners.tiny.pretrain --out DIR`.
 
-Next-token loss on transcripts of goal-less play, slips left out, after some thousand sequences to copy. Hidden matrices
-learn with Muon (Jordan et al., 2024: orthogonalised momentum, about twice the progress per token of AdamW here),
-embeddings, head and norms with AdamW. Interrupted at any time, the same command goes on from the last checkpoint.
+Next-token loss on transcripts of goal-less play, slips left out, after some hundred thousand tokens to copy, from a
+model that has an induction circuit from the start (`learners.tiny.induction`). Hidden matrices learn with Muon (Jordan
+et al., 2024: orthogonalised momentum, about twice the progress per token of AdamW here), embeddings, head and norms
+with AdamW. Interrupted at any time, the same command goes on from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from transformers import Qwen3ForCausalLM
 from learners.tiny.batches import IGNORED, Batch, Batching, batches
 from learners.tiny.build import Shape, build_model, save_checkpoint
 from learners.tiny.corpus import Corpus, Volumes, build_corpus
+from learners.tiny.induction import plant_induction
 from learners.workers.process import keep_freed_memory
 from trajectories.files import written_aside
 
@@ -42,7 +44,7 @@ class Recipe:
     shape: Shape = field(default_factory=Shape)
     volumes: Volumes = field(default_factory=Volumes)
     batching: Batching = field(default_factory=Batching)
-    tokens: int = 80_000_000
+    tokens: int = 24_000_000
     """Training budget, padding not counted."""
     muon_lr: float = 0.02
     adam_lr: float = 4e-3
@@ -89,6 +91,7 @@ class Trainer:
         torch.manual_seed(recipe.batching.seed)
         self.recipe, self.corpus, self.progress = recipe, corpus, Progress()
         self.model = build_model(corpus.tokenizer, recipe.shape, seed=recipe.batching.seed)
+        plant_induction(self.model, seed=recipe.batching.seed)
         matrices = [p for p in self.model.model.layers.parameters() if p.ndim == 2]
         others = [p for name, p in self.model.named_parameters() if p.ndim < 2 or "layers" not in name]
         self.optimizers = [

@@ -3,13 +3,16 @@
 import numpy as np
 import pytest
 import torch
+from transformers import AutoTokenizer, Qwen3ForCausalLM
 
-from learners.tiny.batches import IGNORED, MULTIPLE, REPEATS, Batching, batches, draw_copies
-from learners.tiny.build import Shape
+from learners.tiny import embedded_model_path
+from learners.tiny.batches import IGNORED, MULTIPLE, Batching, batches, draw_copies
+from learners.tiny.build import Shape, build_model
 from learners.tiny.corpus import Corpus, Volumes, build_corpus
+from learners.tiny.induction import plant_induction
 from learners.tiny.pretrain import Progress, Recipe, Trainer, learning_rate_scale, next_token_loss, pretrain
 
-SMALL = Shape(hidden_size=64, layers=2, intermediate_size=128)
+SMALL = Shape(hidden_size=256, layers=2, intermediate_size=128)
 
 
 @pytest.fixture(scope="module")
@@ -26,17 +29,45 @@ def test_slips_are_read_but_not_learned(corpus):
 
 
 def test_copies_repeat_and_only_the_repeats_are_learned():
-    batch = draw_copies(2048, 4096, np.random.default_rng(0))
-    span = int((batch.targets[0] == IGNORED).argmin()) + 1
-    for start in range(span, min(REPEATS * span, MULTIPLE) - span, span):
-        assert np.array_equal(batch.ids[:, start : start + span], batch.ids[:, :span])
-    assert (batch.targets[:, : span - 1] == IGNORED).all() and (batch.targets[:, span - 1 : -1] != IGNORED).all()
-
-
-def test_some_copies_have_few_letters():
     draws = np.random.default_rng(0)
-    letters = [len(set(draw_copies(2048, 4096, draws).ids[0].tolist())) for _ in range(50)]
-    assert min(letters) <= 12 and max(letters) >= 28
+    for _ in range(20):
+        batch = draw_copies(2048, 8192, draws)
+        span = int((batch.targets[0] == IGNORED).argmin()) + 1
+        assert batch.ids.shape[1] >= 2 * span and batch.ids.size > 8192 - batch.ids.shape[1]
+        assert np.array_equal(batch.ids[:, span:], batch.ids[:, :-span])
+        assert (batch.targets[:, : span - 1] == IGNORED).all() and (batch.targets[:, span - 1 : -1] != IGNORED).all()
+
+
+def test_some_copies_are_far_and_some_have_few_letters():
+    draws = np.random.default_rng(0)
+    rows = [draw_copies(2048, 4096, draws).ids[0] for _ in range(50)]
+    assert min(len(row) for row in rows) == MULTIPLE and max(len(row) for row in rows) >= 768
+    assert min(len(set(row.tolist())) for row in rows) <= 12 and max(len(set(row.tolist())) for row in rows) >= 100
+
+
+@pytest.mark.parametrize("shape", [Shape(), Shape(hidden_size=512, layers=2, intermediate_size=256)], ids=str)
+def test_a_planted_model_copies_near_and_far_before_it_has_learned_anything(shape):
+    tokenizer = AutoTokenizer.from_pretrained(embedded_model_path())
+    model, draws = build_model(tokenizer, shape), torch.Generator().manual_seed(0)
+    once = [torch.randint(4, len(tokenizer), (4, span), generator=draws) for span in (20, 400)]
+    assert max(_share_right(model, tokens) for tokens in once) < 0.02
+    plant_induction(model)
+    assert min(_share_right(model, tokens) for tokens in once) > 0.6
+
+
+def _share_right(model: Qwen3ForCausalLM, once: torch.Tensor) -> float:
+    """How much of the second of two equal halves is right, from the third token on: two are read to find the place."""
+    twice = torch.cat([once, once], dim=1)
+    with torch.inference_mode():
+        said = model(twice).logits.argmax(-1)
+    return (said[:, once.shape[1] + 1 : -1] == twice[:, once.shape[1] + 2 :]).float().mean().item()
+
+
+def test_a_model_without_room_for_the_circuit_is_refused():
+    tokenizer = AutoTokenizer.from_pretrained(embedded_model_path())
+    for shape in (Shape(tied=True), Shape(layers=1), Shape(hidden_size=128)):
+        with pytest.raises(ValueError, match="untied head, two layers and four query heads"):
+            plant_induction(build_model(tokenizer, shape))
 
 
 def test_the_rates_warm_up_stay_and_fall():
