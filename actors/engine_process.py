@@ -31,16 +31,6 @@ def environment(variables: dict[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-@contextmanager
-def written(path: Path, content: bytes) -> Iterator[Path]:
-    """A file that exists only inside the block."""
-    path.write_bytes(content)
-    try:
-        yield path
-    finally:
-        path.unlink()
-
-
 def die_with_parent(directory: Path) -> None:
     """Wait for the actor's end, however it comes, and follow it; vLLM itself would stay behind after a kill -9."""
     parent = multiprocessing.parent_process()

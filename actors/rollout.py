@@ -91,7 +91,8 @@ class RolloutActor:
         return result.episodes, result.sequences
 
     async def publish(self, update: WeightUpdate) -> None:
-        """See `actors.engine.Engine.publish`. Pass an object reference: Ray hands the update over in shared memory."""
+        """See `actors.engine.Engine.publish`. Pass adapters as an object reference: Ray hands them over in shared
+        memory."""
         engine = (await self._ready()).engine
         with self._dying_with_engine():
             await engine.publish(update)

@@ -23,7 +23,6 @@ from typing import IO, Any, TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.torch import load_file
 from vllm import SamplingParams
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.logprobs import Logprob
@@ -47,9 +46,9 @@ from actors.engine_process import (
     log_file,
     one_line,
     private_directory,
-    written,
 )
-from learners.policy.weight_update import WeightUpdate
+from learners.policy.transport import WeightReceiver
+from learners.policy.weight_update import AdapterUpdate, WeightOffer, WeightUpdate
 
 Result = TypeVar("Result")
 
@@ -154,14 +153,17 @@ class VllmEngine:
 
     async def publish(self, update: WeightUpdate) -> None:
         """See `actors.engine.Engine.publish`. Full weights wait for running responses; adapters need not."""
-        if (update.kind == "lora") != (self._settings.lora is not None):
-            state = "with" if self._settings.lora else "without"
-            raise EngineError(f"weights of kind {update.kind!r} published to an engine {state} engine.lora settings")
+        if isinstance(update, AdapterUpdate) != (self._settings.lora is not None):
+            what, state = ("all weights", "with") if self._settings.lora else ("adapters", "without")
+            raise EngineError(f"{what} published to an engine {state} engine.lora settings")
         async with self._publication:
             if update.version < self._version:
                 raise EngineError(f"weights of version {update.version} are older than version {self._version} in use")
             started = time.perf_counter()
-            await (self._publish_lora(update) if update.kind == "lora" else self._publish_full(update))
+            if isinstance(update, AdapterUpdate):
+                await self._publish_lora(update)
+            else:
+                await self._publish_full(update)
             self._publish_seconds = time.perf_counter() - started
 
     async def pause(self) -> None:
@@ -207,26 +209,27 @@ class VllmEngine:
 
         return await self._bounded(what, last_output(), self._settings.request_timeout_s)
 
-    async def _publish_full(self, update: WeightUpdate) -> None:
+    async def _publish_full(self, offer: WeightOffer) -> None:
         started = time.perf_counter()
         await self._control(
             "publish: wait for running requests", self._admission.close(self._settings.control_timeout_s)
         )
         try:
             self._drain_seconds = time.perf_counter() - started
-            with written(self._directory / "model.safetensors", update.tensors) as path:
-                loading = self._llm.collective_rpc("load_published_weights", args=(str(path),))
-                await self._control(f"publish version {update.version}", loading)
+            # A little sooner than ours, so that the worker can say whom it waited for.
+            patience = 0.9 * self._settings.control_timeout_s
+            taking = self._llm.collective_rpc("take_weights", args=(offer.host, offer.port, offer.life, patience))
+            await self._control(f"publish version {offer.version}", taking)
             if not await self._control("publish: reset the prefix cache", self._llm.reset_prefix_cache()):
                 raise EngineError("publish: the engine kept its prefix cache, so old keys and values would be used")
-            self._version = update.version
+            self._version = offer.version
         except EngineError as error:
             self._failure = f"{error} (the weights may be half loaded)"
             raise EngineDied(self._failure) from error
         finally:
             await self._admission.open()
 
-    async def _publish_lora(self, update: WeightUpdate) -> None:
+    async def _publish_lora(self, update: AdapterUpdate) -> None:
         self._adapters += 1
         name = f"policy-{update.version}-{self._adapters}"  # a name of its own: vLLM keys its caches by it
         folder = self._directory / name
@@ -298,9 +301,12 @@ class WeightLoading:
     """Mixed into vLLM's worker through `worker_extension_cls`."""
 
     model_runner: Any
+    parallel_config: Any
+    rank: int
+    _receiver: WeightReceiver | None = None
 
-    def load_published_weights(self, path: str) -> None:
-        """Load a safetensors file with Hugging Face names in place of the present weights.
+    def take_weights(self, host: str, port: int, life: str, timeout_s: float) -> None:
+        """Put what the learner sends in place of the present weights; see `WeightReceiver.receive`.
 
         On a CPU vLLM keeps a packed copy of every matrix for its kernels and makes a new one when a layer is loaded. A
         head that is tied to the embedding is never loaded itself, so its copy has to be made anew here; otherwise the
@@ -313,7 +319,9 @@ class WeightLoading:
             for module in self.model_runner.get_model().modules():
                 if isinstance(method := getattr(module, "quant_method", None), FusedMoEMethodBase):
                     method.moe_kernel = None
-        self.reload_weights(weights_iterator=iter(load_file(path).items()))  # type: ignore[attr-defined]
+        self._receiver = self._receiver or WeightReceiver(self.rank, self.parallel_config.world_size)
+        weights = self._receiver.receive(host, port, life, timeout_s)
+        self.reload_weights(weights_iterator=weights)  # type: ignore[attr-defined]
         for module in self.model_runner.get_model().modules():
             if isinstance(module, ParallelLMHead):
                 module.quant_method.process_weights_after_loading(module)

@@ -38,6 +38,7 @@ from cluster.runtime.steps import (
     PlainTraining,
     PolicyReader,
 )
+from cluster.runtime.weights import Publication
 from learners.learner_settings import LearnerSettings
 from learners.rewards.open_channels import READ
 from learners.rewards.reward_batch import ConstantWatch
@@ -148,7 +149,9 @@ async def _open_learner(plan: Plan, demonstrations: pa.Table) -> AsyncIterator[R
     actor: Any = ray.remote(RouterActor).options(**options)
     router = actor.remote(config.grpo, config.reward, plan.channels, config.seed, unnamed)
     conductor = _conductor(plan, f"{name}:conductor") if config.reward.scalariser == "conductor" else None
-    learner = RayLearner(pool, _routing(plan, pool, router, demonstrations), _training(plan, pool, conductor))
+    routing, training = _routing(plan, pool, router, demonstrations), _training(plan, pool, conductor)
+    publication = Publication(config.policy.lora is not None, config.rollout.engine.control_timeout_s)
+    learner = RayLearner(pool, routing, training, publication)
     try:
         learner.start(config.placement.start_timeout_s)
         yield learner

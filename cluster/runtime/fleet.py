@@ -19,6 +19,7 @@ from actors.engine import EngineError
 from actors.group_references import GroupReferences
 from actors.rollout_group import GroupRequest
 from cluster.loop.ports import FinishedGroup, GroupTask, Scores, finished_group
+from cluster.runtime.weights import Superseded, Weights
 from trajectories.errors import RunError, WorkersLost, last_line
 
 logger = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ class RolloutFleet:
         self._members = [Member(name, actor) for name, actor in actors.items()]
         self._episodes_per_actor = episodes_per_actor
         self._start_timeout_s, self._health_check_s = start_timeout_s, health_check_s
-        self._update: Any = None
+        self._weights: Weights | None = None
         self._version = self._published = 0
         self._turn = asyncio.Condition()
         self._failure: RunError | None = None
@@ -103,10 +104,13 @@ class RolloutFleet:
                 await self._release(member, len(task.seeds))
         raise RunError(f"{GROUP_ATTEMPTS} rollout actors died under group {task.group_id}: look at their logs")
 
-    async def publish(self, update: Any, version: int) -> None:
-        self._update, self._version = update, version
+    async def publish(self, weights: Weights, version: int) -> None:
+        async with self._turn:
+            self._weights, self._version = weights, version
+            self._turn.notify_all()  # revived engines may be waiting for weights
+        healthy = self._healthy()
         try:
-            await self._from_all("publish", update)
+            self._sort_out("publish", healthy, await self._load(weights, healthy))
         except ObjectLostError as error:
             raise self._weights_lost() from error
         self._published = version
@@ -134,8 +138,11 @@ class RolloutFleet:
         revived and left out."""
         healthy = self._healthy()
         calls = (getattr(member.actor, method).remote(*arguments) for member in healthy)
-        answers = await asyncio.gather(*calls, return_exceptions=True)
-        for member, answer in zip(healthy, answers, strict=True):
+        return self._sort_out(method, healthy, await asyncio.gather(*calls, return_exceptions=True))
+
+    def _sort_out(self, method: str, members: list[Member], answers: list[Any]) -> list[Any]:
+        """The answers of those that live; the others are revived. Raises whatever is no death."""
+        for member, answer in zip(members, answers, strict=True):
             if isinstance(answer, (RayActorError, EngineError)):
                 logger.warning("%s did not %s: %s", member.name, method, last_line(answer))
                 self._lost(member)
@@ -210,18 +217,27 @@ class RolloutFleet:
                 ray.kill(member.actor, no_restart=False)
 
     async def _make_ready(self, member: Member) -> None:
-        """Wait for an actor's answer, then give it the latest weights. Raises RunError when time is up."""
-        try:
-            async with asyncio.timeout(self._start_timeout_s):
-                loaded = None
-                while loaded != self._version:
-                    loaded = await self._answer(member)
-        except TimeoutError:
-            raise RunError(
-                f"{member.name} was not ready within {self._start_timeout_s:g} s: raise placement.start_timeout_s, "
-                "or look at its log"
-            ) from None
-        member.healthy.set()
+        """Wait for an actor's answer, then give it the latest weights. Raises RunError when time is up.
+
+        While the learner trains there are no weights to give: the time until the next publication does not count.
+        """
+        while not member.healthy.is_set():
+            weights = self._weights
+            try:
+                async with asyncio.timeout(self._start_timeout_s):
+                    loaded = None
+                    while loaded != self._version:
+                        loaded = await self._answer(member)
+            except TimeoutError:
+                raise RunError(
+                    f"{member.name} was not ready within {self._start_timeout_s:g} s: raise placement.start_timeout_s, "
+                    "or look at its log"
+                ) from None
+            except Superseded:
+                async with self._turn:
+                    await self._turn.wait_for(lambda known=weights: self._weights is not known)
+                continue
+            member.healthy.set()
 
     async def _answer(self, member: Member) -> int | None:
         """One try to reach an actor and bring it up to date; the version that it holds now."""
@@ -229,8 +245,11 @@ class RolloutFleet:
             health = await member.actor.check_health.remote()
             if health.version == self._version:
                 return self._version
-            version = self._version
-            await self._load(member)
+            version, weights = self._version, self._weights
+            assert weights is not None, "a version above 0 was published"
+            (outcome,) = await self._load(weights, [member])
+            if outcome is not None:
+                raise outcome
             return version
         except RayActorError:
             await asyncio.sleep(RETRY_S)
@@ -243,8 +262,8 @@ class RolloutFleet:
     def _weights_lost(self) -> WorkersLost:
         return WorkersLost(f"the weights of version {self._version} are gone: their learner worker died")
 
-    async def _load(self, member: Member) -> None:
-        await member.actor.publish.remote(self._update)
+    async def _load(self, weights: Weights, members: list[Member]) -> list[Any]:
+        return await weights.load({member.name: member.actor for member in members})
 
     async def _watch_health(self, member: Member) -> None:
         """Check again and again; kill an actor that hangs, so that Ray restarts it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,9 +15,12 @@ from ray.exceptions import RayTaskError
 from actors.group_references import GroupReferences, StepGroups
 from cluster.loop.ports import Scores, Trained
 from cluster.runtime.steps import Routing, Training
+from cluster.runtime.weights import Lives, LiveWeights, Publication, StoredWeights, Weights
 from learners.workers.pool import LearnerPool
 from router.probe import ProbeResult
 from trajectories.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 class RayLearner:
@@ -25,11 +29,15 @@ class RayLearner:
     Args:
         routing: prepares the steps.
         training: has the workers train them.
+        publication: how weights travel.
     """
 
-    def __init__(self, pool: LearnerPool, routing: Routing, training: Training) -> None:
+    def __init__(self, pool: LearnerPool, routing: Routing, training: Training, publication: Publication) -> None:
         self._pool, self._routing, self._training = pool, routing, training
+        self._publication = publication
         self._starting: asyncio.Future[None] | None = None
+        self._turn = asyncio.Lock()
+        self._live: LiveWeights | None = None
 
     def start(self, timeout_s: float) -> None:
         """Begin to start the workers; `ready` waits for them."""
@@ -55,7 +63,11 @@ class RayLearner:
         """
         with _own_words():
             played = StepGroups(tuple(groups))
-            return await self._training.train(await self._routing.prepare(stage, played, demonstrations))
+            step = await self._routing.prepare(stage, played, demonstrations)
+            if self._live is not None:
+                self._live.superseded = True
+            async with self._turn:
+                return await self._training.train(step)
 
     async def probe(self, sequences: pa.Table, token_budget: int) -> ProbeResult:
         """See `LearnerWorker.probe`."""
@@ -64,8 +76,20 @@ class RayLearner:
     async def score(self, sequences: pa.Table) -> Scores:
         return (await self._pool.call("score", sequences))[0]
 
-    async def export(self, version: int) -> Any:
-        return (await self._pool.call_refs("export", version))[0]
+    async def export(self, version: int) -> Weights:
+        """The present weights; all of them only until the next step."""
+        how = self._publication
+        if how.adapters:
+            return StoredWeights((await self._pool.call_refs("export", version))[0])
+        address = (await self._pool.call("address"))[0]
+        self._live = LiveWeights(version, address, self._send, self._turn, how.processes)
+        return self._live
+
+    async def _send(self, lives: Lives) -> None:
+        # Twice: engines wait for running responses, then they take the weights, each within a deadline of their own.
+        (failed, *_) = await self._pool.call("send", lives, 2 * self._publication.timeout_s)
+        for name, why in failed.items():
+            logger.warning("weights did not reach %s: %s", name, why)
 
     async def save(self, folder: Path) -> None:
         await self._pool.call("save", str(folder.resolve()))

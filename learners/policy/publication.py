@@ -1,8 +1,11 @@
-"""From gathered weights to what others read: a `WeightUpdate` for engines, a model directory for people."""
+"""From the policy's weights to what others read: names and tensors for engines, a model directory for people."""
 
 from __future__ import annotations
 
 import enum
+import re
+from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +13,46 @@ import peft
 import safetensors.torch
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from transformers.core_model_loading import revert_weight_conversion
 
 from learners.learner_settings import LoraSettings, PolicySettings
 from learners.policy.model import PolicyModel
-from learners.policy.weight_update import WeightUpdate, serialize
+from learners.policy.weight_update import AdapterUpdate, serialize
 
 HEAD = "lm_head.weight"
+LAYER = re.compile(r"\.layers\.\d+\.")
 
 
-def make_update(model: PolicyModel, state: dict[str, Tensor], version: int, config: PolicySettings) -> WeightUpdate:
-    """`state` holds PolicyModel's weights by name: adapters at least for LoRA, all of them otherwise."""
-    dtype = getattr(torch, config.dtype)
-    if isinstance(model.lm, peft.PeftModel):
-        adapters = peft.get_peft_model_state_dict(model.lm, state_dict=_without_prefix(state))
-        tensors = {name: tensor.to(dtype) for name, tensor in adapters.items()}
-        return WeightUpdate(version, "lora", serialize(tensors), _plain(model.lm.peft_config["default"].to_dict()))
-    return WeightUpdate(version, "full", serialize(_hugging_face_weights(model, state, config)))
+def adapter_update(
+    lm: peft.PeftModel, state: dict[str, Tensor], version: int, config: PolicySettings
+) -> AdapterUpdate:
+    """The adapters among PolicyModel's weights by name."""
+    adapters = peft.get_peft_model_state_dict(lm, state_dict=_without_prefix(state))
+    tensors = {name: tensor.to(getattr(torch, config.dtype)) for name, tensor in adapters.items()}
+    return AdapterUpdate(version, serialize(tensors), _plain(lm.peft_config["default"].to_dict()))
+
+
+@torch.no_grad()
+def checkpoint_weights(model: PolicyModel, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+    """Every weight of a policy without adapters under its name in a checkpoint, one decoder layer after the other: an
+    output head that is tied to the embedding does not come by itself, experts come one by one.
+
+    Collective: sharded weights are gathered as they come, in `dtype`, and whoever holds none of them holds one layer
+    at most. All others are the policy's own memory, in its own precision.
+    """
+    lm = model.causal_lm
+    state = _without_prefix(model.state_dict())
+    if lm.config.tie_word_embeddings:
+        del state[HEAD]
+
+    def unit(item: tuple[str, Tensor]) -> str:
+        """The layer, for what stands outside of all layers the weight itself."""
+        found = LAYER.search(item[0])
+        return found[0] if found else item[0]
+
+    for _, members in groupby(state.items(), unit):
+        yield from revert_weight_conversion(lm, {name: _whole(tensor, dtype) for name, tensor in members}).items()
 
 
 def write_model(model: PolicyModel, state: dict[str, Tensor], directory: Path, config: PolicySettings) -> None:
@@ -34,8 +60,6 @@ def write_model(model: PolicyModel, state: dict[str, Tensor], directory: Path, c
     directory.mkdir(parents=True, exist_ok=True)
     tensors = _hugging_face_weights(model, state, config)
     lm = model.causal_lm
-    if lm.config.tie_word_embeddings:
-        del tensors[HEAD]
     safetensors.torch.save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
     lm.config.save_pretrained(directory)
     if lm.generation_config is not None:
@@ -61,18 +85,21 @@ def merge_adapters(state: dict[str, Tensor], config: LoraSettings) -> dict[str, 
 
 
 def _hugging_face_weights(model: PolicyModel, state: dict[str, Tensor], config: PolicySettings) -> dict[str, Tensor]:
-    """Every weight under its name in a checkpoint, the output head too where it is tied.
+    """Every weight under its name in a checkpoint.
 
-    transformers holds the experts of a layer in one tensor; checkpoints name them one by one, and
-    the engine's loader reads checkpoints.
+    transformers holds the experts of a layer in one tensor; checkpoints name them one by one.
     """
     tensors = _without_prefix(state)
     if config.lora:
         tensors = merge_adapters(tensors, config.lora)
     tensors = revert_weight_conversion(model.causal_lm, tensors)
-    if HEAD not in tensors:
-        tensors[HEAD] = tensors[f"{model.causal_lm.base_model_prefix}.embed_tokens.weight"]
+    if model.causal_lm.config.tie_word_embeddings:
+        tensors.pop(HEAD, None)
     return {name: tensor.to(getattr(torch, config.dtype)).contiguous() for name, tensor in tensors.items()}
+
+
+def _whole(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.to(dtype).full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:

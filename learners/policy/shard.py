@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import peft
 import torch
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict import (
@@ -27,7 +28,7 @@ from learners.objectives.objective import Example, Objective, Tokens, token_adva
 from learners.policy import distributed, publication
 from learners.policy.model import PolicyModel, load_policy
 from learners.policy.optimizer import PolicyOptimizer
-from learners.policy.weight_update import WeightUpdate
+from learners.policy.weight_update import AdapterUpdate
 from learners.rewards.weigher import Weigher
 from trajectories.batch import PaddedBatch, collate, trained_tokens
 from trajectories.packing import IDLE, plan_batches
@@ -156,12 +157,16 @@ class PolicyShard:
                 found[index] = tuple(part.numpy() for part in parts)
         return found
 
-    def export(self, version: int) -> WeightUpdate | None:
-        """The weights for the engines, on worker 0; None on the others, which help to gather them."""
-        state = self._weights(trainable_only=self.config.lora is not None)
-        if distributed.rank():
-            return None
-        return publication.make_update(self.model, state, version, self.config)
+    def export(self, version: int) -> AdapterUpdate | None:
+        """The adapters for the engines, on worker 0; None on the others, which help to gather them."""
+        state = self._weights(trainable_only=True)
+        lm = self.model.lm
+        assert isinstance(lm, peft.PeftModel), "a policy without adapters sends all its `weights`"
+        return None if distributed.rank() else publication.adapter_update(lm, state, version, self.config)
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """See `publication.checkpoint_weights`."""
+        return publication.checkpoint_weights(self.model, getattr(torch, self.config.dtype))
 
     def save_pretrained(self, directory: Path) -> None:
         """Write a Hugging Face model directory with tokenizer, adapters merged; for evaluation and for users."""

@@ -1,36 +1,51 @@
-"""What travels from the learner to the engines: `WeightUpdate`."""
+"""What an engine is told to take: adapters as they are (`AdapterUpdate`), or word that full weights come (`WeightOffer`)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import safetensors.torch
 from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
-class WeightUpdate:
-    """Weights of one policy version.
+class AdapterUpdate:
+    """Adapters of one policy version.
 
     Attributes:
         version: rises by one with every publication.
-        kind: `full`: every weight under its Hugging Face name, `lm_head.weight` always among them, also where it is
-            tied to the embedding (an engine that loads only the embedding may keep its old output head).
-            `lora`: adapter weights under PEFT's names, as in `adapter_model.safetensors`.
-        tensors: the weights as one safetensors file.
-        adapter_config: content of PEFT's `adapter_config.json` for `lora`, None for `full`.
+        tensors: the weights as one safetensors file, under PEFT's names, as in `adapter_model.safetensors`.
+        adapter_config: content of PEFT's `adapter_config.json`.
     """
 
     version: int
-    kind: Literal["full", "lora"]
     tensors: bytes
-    adapter_config: dict[str, Any] | None = None
+    adapter_config: dict[str, Any]
 
     def load(self) -> dict[str, Tensor]:
         """The weights by name."""
         return safetensors.torch.load(self.tensors)
+
+
+@dataclass(frozen=True, slots=True)
+class WeightOffer:
+    """All weights of one policy version, which the learner's first worker sends while the engine takes them.
+
+    Attributes:
+        version: rises by one with every publication.
+        host, port: where the two ends meet; one address for the life of a pool of learner workers.
+        life: names the engine and one life of it. The same life keeps the connection that it has made.
+    """
+
+    version: int
+    host: str
+    port: int
+    life: str
+
+
+WeightUpdate = AdapterUpdate | WeightOffer
 
 
 def serialize(tensors: Mapping[str, Tensor]) -> bytes:

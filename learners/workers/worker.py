@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections import deque
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +20,8 @@ from learners.objectives.objective import Example, Objective
 from learners.objectives.sft import SFTObjective
 from learners.policy import distributed
 from learners.policy.shard import PolicyShard, Term
-from learners.policy.weight_update import WeightUpdate
+from learners.policy.transport import WeightSender
+from learners.policy.weight_update import AdapterUpdate
 from learners.rewards.channels import Reading
 from learners.rewards.conductor_head import ConductorScalariser
 from learners.rewards.reward_batch import RewardBatch
@@ -44,6 +46,7 @@ class LearnerWorker:
         self.sft, self.grpo = SFTObjective(config.sft), GRPOObjective(config.grpo)
         self.policy = PolicyShard(config.policy, config.optimizer, config.seed, reference=config.grpo.kl_weight > 0)
         self._seed = config.seed
+        self._sender = WeightSender()
         self._shared_threads, self._all_threads = torch.get_num_threads(), cores_of_worker()
         self._active: dict[Stage, tuple[Objective, ...]] = {
             "sft": (self.sft,),
@@ -153,9 +156,22 @@ class LearnerWorker:
         result = batched_share(self.policy.model, chosen, token_budget, most)
         return concatenated(distributed.gather_objects(result)).arranged(rows)
 
-    def export(self, version: int) -> WeightUpdate | None:
-        """The current weights for the engines; None on all workers but the first."""
+    def export(self, version: int) -> AdapterUpdate | None:
+        """The current adapters for the engines; None on all workers but the first."""
         return self.policy.export(version)
+
+    def address(self) -> tuple[str, int] | None:
+        """Where engines meet the first worker to take full weights; None on all others."""
+        return None if distributed.rank() else self._sender.address()
+
+    def send(self, lives: dict[str, tuple[str, int]], timeout_s: float) -> dict[str, str]:
+        """Send the current weights to engines that take them now: see `WeightSender.send`. Nothing on all workers but
+        the first, which help to gather them."""
+        weights = self.policy.weights()
+        if distributed.rank():
+            deque(weights, maxlen=0)
+            return {}
+        return self._sender.send(weights, lives, getattr(torch, self.policy.config.dtype), timeout_s)
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write a Hugging Face model directory (adapters merged) with its tokenizer."""
