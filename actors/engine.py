@@ -153,8 +153,8 @@ class Engine(Protocol):
         ...
 
     async def publish(self, update: WeightUpdate) -> None:
-        """Take these weights: running responses finish with the old ones, later ones are sampled by the new ones. With a
-        `WeightOffer` the learner must send at the same time.
+        """Take these weights: running responses finish with the old ones, later ones are sampled by the new ones. What
+        a `WeightOffer` offers the learner must send at the same time.
 
         The same version may come again; an older one is refused.
         """

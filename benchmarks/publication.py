@@ -1,39 +1,43 @@
 """Publication of full weights from the learner's process to another one on the same machine: seconds and extra memory.
 
-    python -m benchmarks.publication --shape 135m 1b
+    python -m benchmarks.publication --shape 135m 0.5b
 
-`file` is what Concerto does: all weights gathered as one safetensors file in memory, sent to the engine's process,
-written to shared memory, loaded from there. `ipc` hands over buckets of GPU memory (CUDA IPC), `broadcast` sends
-buckets over torch.distributed with gloo from the CPU's memory. The receiver is a second copy of the model. Each way has
-two processes of its own; the weights that arrive are compared with those that were sent.
+`broadcast` is what Concerto does: buckets over torch.distributed (`learners/policy/transport.py`). `file` is what it
+did before: all weights gathered as one safetensors file in memory, sent to the engine's process, written to shared
+memory, loaded from there. `ipc`, on a GPU only, hands over buckets of GPU memory (CUDA IPC). The receiver is a second copy of
+the model. Each way has two processes of its own; the weights that arrive are compared with those that were sent. Extra
+memory is by how much the peak during publications is above what a process held before them.
 """
 
 from __future__ import annotations
 
 import argparse
 import multiprocessing
-import resource
-import socket
+import os
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, cast
 
 import safetensors.torch
 import torch
-import torch.distributed as dist
 import torch.multiprocessing as torch_multiprocessing
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from transformers import AutoModelForCausalLM
 
 from benchmarks.models import SHAPES, finish, machine, random_model, write_results
 from learners.learner_settings import OptimizerSettings, PolicySettings
 from learners.policy.shard import PolicyShard
+from learners.policy.transport import WeightReceiver, WeightSender
+from learners.policy.weight_update import serialize
 
 BUCKET = 512 << 20
-"""Bytes of weights that travel at once."""
+"""Bytes of GPU memory that are handed over at once."""
+LIFE, PATIENCE_S = "engine/1", 600.0
 SPAWN = torch_multiprocessing.get_context("spawn")
 
 
@@ -64,110 +68,118 @@ def unpack(flat: Tensor, bucket: list[Tensor]) -> None:
         target.copy_(source.view_as(target))
 
 
-def receive(way: str, model_dir: str, port: int, link: Connection, queue: Any) -> None:
+def receive(way: str, model_dir: str, link: Connection, queue: Any) -> None:
     """The engine's side: takes weights until told to stop, and answers when they are in place."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = cast(nn.Module, AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.bfloat16)).to(device)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()  # what is only mapped from the model's file would grow as it is written
     weights = parameters(model)
-    if way == "broadcast":
-        dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=1, world_size=2)
-    before = memory()
+    receiver = WeightReceiver(0, 1)
+    before = held()
     link.send("ready")
     while (order := link.recv()) != "stop":
         if way == "file":
-            path = Path("/dev/shm" if Path("/dev/shm").is_dir() else tempfile.gettempdir()) / f"publication-{port}"
-            path.write_bytes(order)
-            loaded = safetensors.torch.load_file(path)
-            for name, target in weights:
-                target.copy_(loaded[name])
-            path.unlink()
-            del loaded, order
-        for bucket in buckets(weights) if way != "file" else ():
-            if way == "ipc":
+            take_file(order, dict(weights))
+        elif way == "broadcast":
+            targets = dict(weights)
+            for name, tensor in receiver.receive(*order, LIFE, PATIENCE_S):
+                targets[name].copy_(tensor)
+        else:
+            for bucket in buckets(weights):
                 flat = queue.get()
                 unpack(flat, bucket)
                 finish()
                 del flat
                 link.send("copied")
-            else:
-                flat = torch.empty(sum(tensor.numel() for tensor in bucket), dtype=torch.bfloat16)
-                dist.broadcast(flat, 0)
-                unpack(flat, bucket)
         finish()
-        link.send(("done", grown(before), float(sum(tensor.double().sum() for _, tensor in weights))))
+        del order
+        link.send(grown(before))
+    link.send(checksum(weights))
 
 
-def send(way: str, policy: PolicyShard, link: Any, queue: Any) -> Any:
+def take_file(content: bytes, targets: dict[str, Tensor]) -> None:
+    """Write the file to shared memory, load it, copy from it."""
+    path = Path("/dev/shm" if Path("/dev/shm").is_dir() else tempfile.gettempdir()) / f"publication-{os.getpid()}"
+    path.write_bytes(content)
+    loaded = safetensors.torch.load_file(path)
+    for name, target in targets.items():
+        target.copy_(loaded[name])
+    path.unlink()
+
+
+def send(way: str, policy: PolicyShard, sender: WeightSender, link: Any, queue: Any) -> Any:
     """The learner's side of one publication; the receiver's answer."""
     if way == "file":
-        update = policy.export(1)
-        assert update is not None
-        link.send(update.tensors)
-        return link.recv()
-    link.send("go")
-    for bucket in buckets(parameters(policy.model.causal_lm)):
-        flat = packed(bucket)
-        if way == "ipc":
+        link.send(as_file(policy))
+    elif way == "broadcast":
+        link.send(sender.address())
+        assert sender.send(policy.weights(), {"engine": (LIFE, 1)}, torch.bfloat16, PATIENCE_S) == {}
+    else:
+        link.send("go")
+        for bucket in buckets(parameters(policy.model.causal_lm)):
+            flat = packed(bucket)
             finish()
             queue.put(flat)
             link.recv()
-        else:
-            dist.broadcast(flat.cpu(), 0)
     return link.recv()
 
 
-def memory() -> tuple[float, float]:
-    """MiB at the peak so far, of this process and of the GPU by it."""
-    device = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else 0.0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, device
+def as_file(policy: PolicyShard) -> bytes:
+    """All weights in bfloat16 as one safetensors file."""
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    state = cast(dict[str, Tensor], get_model_state_dict(policy.model, options=options))
+    return serialize({name.removeprefix("lm."): tensor.bfloat16().contiguous() for name, tensor in state.items()})
 
 
-def grown(before: tuple[float, float]) -> dict[str, int]:
-    """Growth of both peaks in MiB."""
-    host, device = (now - then for now, then in zip(memory(), before, strict=True))
-    return {"host_mib": round(host), "device_mib": round(device)}
+def checksum(weights: list[tuple[str, Tensor]]) -> float:
+    """The sum of all weights, rounded to bfloat16."""
+    return float(sum(tensor.bfloat16().double().sum() for _, tensor in weights))
 
 
-def publish(way: str, model_dir: str, port: int, repeats: int, answer: Connection) -> None:
-    """One way, in a process of its own: the result is sent to `answer`."""
-    ours, theirs = SPAWN.Pipe()
-    queue = SPAWN.Queue()
-    receiver = SPAWN.Process(target=receive, args=(way, model_dir, port, theirs, queue))
-    receiver.start()
-    policy = PolicyShard(PolicySettings(model=model_dir, dtype="bfloat16"), OptimizerSettings())
-    if way == "broadcast":
-        dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=0, world_size=2)
-    ours.recv()
+def held() -> tuple[float, float]:
+    """MiB that this process holds now, and GPU memory of it; both peaks begin anew from there."""
+    with suppress(OSError):  # else the peak is that since the process began
+        Path("/proc/self/clear_refs").write_text("5")
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    before, seconds = memory(), []
+    return status("VmRSS"), torch.cuda.memory_allocated() / 2**20 if torch.cuda.is_available() else 0.0
+
+
+def status(field: str) -> float:
+    """A line of the kernel's account of this process, in MiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
+
+
+def grown(before: tuple[float, float]) -> dict[str, int]:
+    """MiB of both peaks above what was held."""
+    device = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else 0.0
+    return {"host_mib": round(status("VmHWM") - before[0]), "device_mib": round(device - before[1])}
+
+
+def publish(way: str, model_dir: str, repeats: int, answer: Connection) -> None:
+    """One way, in a process of its own: the result is sent to `answer`."""
+    ours, theirs = SPAWN.Pipe()
+    queue = SPAWN.Queue()
+    receiver = SPAWN.Process(target=receive, args=(way, model_dir, theirs, queue))
+    receiver.start()
+    policy, sender = PolicyShard(PolicySettings(model=model_dir, dtype="bfloat16"), OptimizerSettings()), WeightSender()
+    ours.recv()
     for parameter in policy.model.parameters():
         parameter.data.mul_(0.5)  # what arrives must differ from what the receiver loaded
+    before, seconds = held(), []
     for _ in range(repeats):
         started = time.perf_counter()
-        _, received, checksum = send(way, policy, ours, queue)
+        received = send(way, policy, sender, ours, queue)
         seconds.append(time.perf_counter() - started)
-    expected = float(sum(tensor.bfloat16().double().sum() for _, tensor in parameters(policy.model.causal_lm)))
-    answer.send(
-        {
-            "seconds": round(min(seconds), 4),
-            "sender": grown(before),
-            "receiver": received,
-            "equal": abs(checksum - expected) <= 1e-6 * max(1.0, abs(expected)),
-        }
-    )
+    extra = {"sender": grown(before), "receiver": received}
     ours.send("stop")
+    expected, found = checksum(parameters(policy.model.causal_lm)), ours.recv()
+    equal = abs(found - expected) <= 1e-6 * max(1.0, abs(expected))
+    answer.send({"seconds": round(min(seconds), 4), **extra, "equal": equal})
     receiver.join()
-    if way == "broadcast":
-        dist.destroy_process_group()
-
-
-def free_port() -> int:
-    """A TCP port of this machine that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def main() -> None:
@@ -182,9 +194,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="concerto-bench-") as folder:
             model = random_model(shape, Path(folder), torch.device("cuda" if cuda else "cpu"))
             size = sum(file.stat().st_size for file in model.glob("*.safetensors")) / 2**20
-            for way in ("file", "ipc" if cuda else "broadcast"):
+            for way in ("file", "broadcast", "ipc")[: 3 if cuda else 2]:
                 listen, tell = multiprocessing.Pipe(duplex=False)
-                work = SPAWN.Process(target=publish, args=(way, str(model), free_port(), arguments.repeats, tell))
+                work = SPAWN.Process(target=publish, args=(way, str(model), arguments.repeats, tell))
                 work.start()
                 tell.close()
                 try:

@@ -24,9 +24,7 @@ HEAD = "lm_head.weight"
 LAYER = re.compile(r"\.layers\.\d+\.")
 
 
-def adapter_update(
-    lm: peft.PeftModel, state: dict[str, Tensor], version: int, config: PolicySettings
-) -> AdapterUpdate:
+def adapter_update(lm: peft.PeftModel, state: dict[str, Tensor], version: int, config: PolicySettings) -> AdapterUpdate:
     """The adapters among PolicyModel's weights by name."""
     adapters = peft.get_peft_model_state_dict(lm, state_dict=_without_prefix(state))
     tensors = {name: tensor.to(getattr(torch, config.dtype)) for name, tensor in adapters.items()}

@@ -1,4 +1,4 @@
-"""What an engine is told to take: adapters as they are (`AdapterUpdate`), or word that full weights come (`WeightOffer`)."""
+"""What an engine is told to take: adapters as they are (`AdapterUpdate`), or that all weights come (`WeightOffer`)."""
 
 from __future__ import annotations
 

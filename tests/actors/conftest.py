@@ -12,7 +12,7 @@ import pytest_asyncio
 import torch
 
 from actors.engine import AdapterSettings, EngineSettings
-from learners.policy.weight_update import WeightUpdate, serialize
+from tests.actors.sending import publish
 from trajectories.chat import ChatTokenizer
 
 SETTINGS = EngineSettings(dtype="float32", max_model_len=256, max_num_seqs=64, cpu_kv_cache_mib=64)
@@ -31,15 +31,15 @@ class EngineUnderTest:
         self.model = model
         self.version = 0
 
-    def update(self, seed: int, leave_out: tuple[str, ...] = ()) -> WeightUpdate:
-        """Change the reference model's weights at random and give them as the next version."""
+    async def publish(self, seed: int, leave_out: tuple[str, ...] = ()) -> None:
+        """Change the reference model's weights at random and publish them as the next version."""
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for parameter in self.model.parameters():
                 parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
         self.version += 1
         weights = {name: tensor for name, tensor in self.model.state_dict().items() if name not in leave_out}
-        return WeightUpdate(self.version, "full", serialize(weights))
+        await publish(self.engine.publish, weights.items(), self.version, f"engine-{id(self.engine)}")
 
     def logprobs(self, token_ids: np.ndarray, temperature: float = 1.0) -> np.ndarray:
         """float32 [T] by transformers, 0 for the first token."""

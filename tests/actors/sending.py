@@ -14,7 +14,11 @@ SENDER = WeightSender()
 
 
 async def publish(
-    take: Callable[[WeightOffer], Awaitable[None]], weights: Iterable[Named], version: int, life: str, processes: int = 1
+    take: Callable[[WeightOffer], Awaitable[None]],
+    weights: Iterable[Named],
+    version: int,
+    life: str,
+    processes: int = 1,
 ) -> None:
     """Send weights in float32 while `take`, the engine's side, takes them."""
     offer = WeightOffer(version, *SENDER.address(), life)

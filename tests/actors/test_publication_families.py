@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from actors.engine import EngineSettings
 from learners.learner_settings import OptimizerSettings, PolicySettings
 from learners.policy.shard import PolicyShard
-from learners.policy.weight_update import WeightUpdate
+from tests.actors.sending import publish
 
 pytestmark = [pytest.mark.real, pytest.mark.asyncio]
 
@@ -54,12 +54,6 @@ def make_shard(folder: Path) -> PolicyShard:
     return PolicyShard(PolicySettings(model=str(folder)), OptimizerSettings())
 
 
-def exported(shard: PolicyShard, version: int) -> WeightUpdate:
-    update = shard.export(version)
-    assert update is not None
-    return update
-
-
 def reference(shard: PolicyShard) -> np.ndarray:
     ids = torch.as_tensor(SEQUENCE.astype(np.int64))
     with torch.no_grad():
@@ -78,13 +72,13 @@ async def test_publishing_unchanged_weights_changes_nothing_and_changed_ones_arr
     try:
         (before,) = await engine.score_logprobs([SEQUENCE])
         for version in (1, 2):
-            await engine.publish(exported(shard, version))
+            await publish(engine.publish, shard.weights(), version, str(tmp_path))
             (after,) = await engine.score_logprobs([SEQUENCE])
             assert np.abs(after - before).max() < 1e-5
         with torch.no_grad():
             for parameter in shard.model.parameters():
                 parameter += 0.05 * torch.randn_like(parameter)
-        await engine.publish(exported(shard, 3))
+        await publish(engine.publish, shard.weights(), 3, str(tmp_path))
         (after,) = await engine.score_logprobs([SEQUENCE])
         assert np.abs(after - before).max() > 1e-2
         assert np.abs(after - reference(shard)).max() < 1e-4

@@ -14,9 +14,9 @@ from ray.exceptions import RayActorError
 from actors.environment_host import start_environment_host
 from actors.rollout import start_rollout_actor
 from actors.rollout_group import GroupRequest, RolloutSettings
-from learners.policy.weight_update import WeightUpdate, serialize
 from tests.actors.conftest import SETTINGS
 from tests.actors.scripted import Countdown
+from tests.actors.sending import publish
 from trajectories.schema import from_tables
 from trajectories.types import StopReason
 
@@ -47,14 +47,15 @@ def request(group: str, version: int = 0, members: int = 4) -> GroupRequest:
     return GroupRequest(group, "countdown", "3", tuple(range(1, members + 1)), version, 1.0, "train")
 
 
-def update(model_dir, version: int) -> WeightUpdate:
+async def publish_random(actor, model_dir, version: int) -> None:
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(version)
     model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
     for parameter in model.parameters():
         parameter.data += 0.02 * torch.randn_like(parameter)
-    return WeightUpdate(version, "full", serialize(model.state_dict()))
+    life = str((await actor.check_health.remote()).pid)
+    await publish(actor.publish.remote, model.state_dict().items(), version, life)
 
 
 def processes_below(pid: int) -> set[int]:
@@ -88,8 +89,8 @@ async def test_behaviour_logprobs_are_what_the_engine_scores(actor):
         assert np.abs(np.asarray(row["logprobs"])[trained] - scored[trained]).max() < 1e-4
 
 
-async def test_weights_published_by_reference_are_used_and_recorded(actor, tiny_model_dir):
-    await actor.publish.remote(ray.put(update(tiny_model_dir, 1)))
+async def test_weights_that_were_sent_are_used_and_recorded(actor, tiny_model_dir):
+    await publish_random(actor, tiny_model_dir, 1)
     assert (await actor.check_health.remote()).version == 1
     episodes, _ = await asyncio.gather(*actor.run_group.remote(request("published", version=1)))
     assert set(episodes["version_min"].to_pylist()) == set(episodes["version_max"].to_pylist()) == {1}
@@ -124,7 +125,7 @@ async def test_a_killed_rollout_actor_leaves_no_process_and_comes_back(actor, ti
     assert health.pid != pid and health.version == 0
     with pytest.raises(Exception, match="publish to it first"):
         await actor.run_group.remote(request("too early", version=1))[0]
-    await actor.publish.remote(ray.put(update(tiny_model_dir, 2)))
+    await publish_random(actor, tiny_model_dir, 2)
     episodes, _ = await asyncio.gather(*actor.run_group.remote(request("again", version=2)))
     assert StopReason.ERROR not in episodes["stop_reason"].to_pylist()
 

@@ -15,7 +15,7 @@ from actors.engine import (
     EngineSettings,
     SamplingParameters,
 )
-from learners.policy.weight_update import WeightUpdate, serialize
+from learners.policy.weight_update import AdapterUpdate, WeightOffer, serialize
 
 pytestmark = [pytest.mark.real, pytest.mark.asyncio(loop_scope="session")]
 
@@ -101,7 +101,7 @@ async def test_many_sequences_are_scored_at_once_and_short_ones_too(untied):
 async def test_full_weights_are_published_to_an_untied_model(untied):
     await check_parity(untied, untied.version)  # leaves the prompt in the prefix cache
     for seed in (1, 2):
-        await untied.engine.publish(untied.update(seed))
+        await untied.publish(seed)
         await check_parity(untied, untied.version)
 
 
@@ -110,7 +110,7 @@ async def test_full_weights_are_published_to_a_tied_model(tied, leave_out):
     """DESIGN's trap: on a CPU, vLLM's own reload goes on sampling with the old output head."""
     await check_parity(tied, tied.version)
     for seed in (3, 4):
-        await tied.engine.publish(tied.update(seed, leave_out))
+        await tied.publish(seed, leave_out)
         await check_parity(tied, tied.version)
 
 
@@ -119,7 +119,7 @@ async def test_a_response_in_progress_is_finished_by_the_weights_that_began_it(u
     running = [asyncio.create_task(untied.engine.generate(PROMPT, sampling, seed)) for seed in range(4)]
     while untied.engine.stats().running < 4:
         await asyncio.sleep(0.001)
-    publication = asyncio.create_task(untied.engine.publish(untied.update(5)))
+    publication = asyncio.create_task(untied.publish(5))
     await asyncio.sleep(0.001)
     late = asyncio.create_task(untied.engine.generate(PROMPT, sampling, 9))
     assert [(await generation).version for generation in running] == [before] * 4
@@ -139,9 +139,9 @@ async def test_paused_holds_back_and_resumed_goes_on(untied):
 
 async def test_older_weights_and_the_wrong_kind_are_refused(untied):
     with pytest.raises(EngineError, match="are older than version"):
-        await untied.engine.publish(WeightUpdate(-1, "full", b""))
-    with pytest.raises(EngineError, match=r"without engine\.lora settings"):
-        await untied.engine.publish(WeightUpdate(99, "lora", b"", {}))
+        await untied.engine.publish(WeightOffer(-1, "localhost", 1, "a"))
+    with pytest.raises(EngineError, match=r"adapters published to an engine without engine\.lora settings"):
+        await untied.engine.publish(AdapterUpdate(99, b"", {}))
 
 
 async def test_refusals_carry_the_engines_own_text(untied):
@@ -164,7 +164,7 @@ async def test_adapters_are_published_and_old_ones_unloaded(lora):
         running = asyncio.create_task(lora.engine.generate(PROMPT, SamplingParameters(max_tokens=100)))
         while lora.engine.stats().running < 1:
             await asyncio.sleep(0.001)
-        await lora.engine.publish(WeightUpdate(version, "lora", tensors, adapter))
+        await lora.engine.publish(AdapterUpdate(version, tensors, adapter))
         await check_parity(lora, version)
         assert (await running).version == version - 1
         assert set(await lora.engine._llm.list_loras()) == {version}
@@ -176,7 +176,7 @@ async def test_a_hanging_engine_is_reported_after_the_deadline_and_not_trusted_a
     core.suspend()
     try:
         with pytest.raises(EngineError, match=r"publish version \d+: no answer from the engine within 5 s"):
-            await tied.engine.publish(tied.update(6))
+            await tied.publish(6)
     finally:
         core.resume()
     with pytest.raises(EngineDied, match="half loaded"):

@@ -18,6 +18,7 @@ from learners.learner_settings import (
     PolicySettings,
     SFTSettings,
 )
+from learners.policy.shard import PolicyShard
 from tests.trajectories.samples import CHATML, byte_tokenizer
 from trajectories import schema
 from trajectories.types import Assignment, Route, Sequence, Turn
@@ -110,3 +111,11 @@ def make_tables(sequences: list[Sequence], seed: int = 0) -> tuple[pa.Table, pa.
         for index, sequence in enumerate(sequences)
     ]
     return schema.sequences_to_table(sequences), schema.assignments_to_table(assignments)
+
+
+def published(policy: PolicyShard) -> dict[str, torch.Tensor]:
+    """What engines are given, by name: adapters (none on any worker but the first), or all weights."""
+    if policy.config.lora:
+        update = policy.export(1)
+        return update.load() if update else {}
+    return {name: tensor.clone() for name, tensor in policy.weights()}

@@ -34,6 +34,7 @@ from cluster.runtime.fleet import RolloutFleet
 from cluster.runtime.learner import RayLearner
 from cluster.runtime.publisher import ParitySequences, Publisher
 from cluster.runtime.steps import NothingToRead, PlainRouting, PlainTraining
+from cluster.runtime.weights import Publication
 from envs.experts import play_expert
 from envs.panels import Panel
 from learners.learner_settings import LearnerSettings
@@ -130,7 +131,8 @@ class School:
         actor: Any = ray.remote(RouterActor).options(**options)
         router = actor.remote(settings.grpo, RewardSettings(), CHANNELS, settings.seed, None)
         pool: Any = InlinePool(settings)
-        learner = RayLearner(pool, PlainRouting(router, NothingToRead(), table), PlainTraining(pool, None))
+        publication = Publication(settings.policy.lora is not None, timeout_s=60)
+        learner = RayLearner(pool, PlainRouting(router, NothingToRead(), table), PlainTraining(pool, None), publication)
         return learner, ParitySequences.put(table)
 
 

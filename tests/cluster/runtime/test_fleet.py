@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from types import SimpleNamespace
@@ -18,6 +18,7 @@ from cluster.loop.ports import GroupTask
 from cluster.loop.stream import RunError
 from cluster.runtime import fleet as module
 from cluster.runtime.fleet import GROUP_ATTEMPTS, REVIVALS, RolloutFleet
+from cluster.runtime.weights import Superseded
 from tests.cluster.simulation import trajectory
 from trajectories.errors import UserError, WorkersLost
 from trajectories.schema import to_tables
@@ -109,6 +110,20 @@ async def started(*actors: FakeActor, episodes: int = 4, start_timeout_s: float 
         await fleet.close()
 
 
+class Given:
+    """Weights of a version that are to be had at once, or not any more; actors get the version itself."""
+
+    def __init__(self, version: Any, superseded: bool = False) -> None:
+        self.version, self.superseded = version, superseded
+
+    async def load(self, actors: Mapping[str, Any]) -> list[Any]:
+        if self.superseded:
+            raise Superseded
+        return await asyncio.gather(
+            *(actor.publish.remote(self.version) for actor in actors.values()), return_exceptions=True
+        )
+
+
 async def test_a_finished_group_is_a_summary_and_references(killed):
     async with started(FakeActor()) as fleet:
         finished = await fleet.run_group(group("a", members=3))
@@ -142,7 +157,7 @@ async def test_groups_go_to_the_least_loaded_actor_and_a_large_one_runs_alone(ki
 async def test_a_group_whose_actor_dies_is_played_again_and_the_actor_returns_with_the_latest_weights(killed):
     dying, other = FakeActor(deaths=1), FakeActor()
     async with started(dying, other) as fleet:
-        await fleet.publish(3, version=3)
+        await fleet.publish(Given(3), version=3)
         finished = await fleet.run_group(group("a"))
         assert (finished.members, fleet.restarts) == (2, 1)
         assert [len(actor.played) for actor in (dying, other)] == [1, 1]
@@ -219,7 +234,7 @@ async def test_the_wait_for_the_start_is_bounded_and_says_what_it_waits_for(kill
 async def test_an_actor_that_gives_no_sign_of_life_is_restarted_with_the_latest_weights(killed):
     actor = FakeActor()
     async with started(actor, health_check_s=0.05) as fleet:
-        await fleet.publish(2, version=2)
+        await fleet.publish(Given(2), version=2)
         actor.stuck = True
         async with asyncio.timeout(10):
             while (fleet.restarts, actor.version) != (1, 2):
@@ -237,7 +252,7 @@ async def test_groups_ask_only_for_weights_that_every_engine_has(killed):
 
     actor = SlowActor()
     async with started(actor) as fleet:
-        publication = asyncio.create_task(fleet.publish(1, version=1))
+        publication = asyncio.create_task(fleet.publish(Given(1), version=1))
         await asyncio.sleep(0)
         await fleet.run_group(group("during"))
         await publication
@@ -255,14 +270,29 @@ async def test_an_actor_that_dies_over_a_publication_is_brought_up_to_date(kille
 
     dying, other = DyingActor(), FakeActor()
     async with started(dying, other) as fleet:
-        await fleet.publish(1, version=1)
+        await fleet.publish(Given(1), version=1)
         assert other.version == 1 and fleet.restarts == 1
         await asyncio.sleep(0.01)
         assert dying.version == 1
         assert await fleet.score("ids", 1.0) == [["scores of ids"]] * 2
 
 
+async def test_an_actor_that_comes_back_while_the_learner_trains_waits_for_the_next_weights(killed):
+    """However long that takes: the limit of its start does not count."""
+    actor = FakeActor()
+    async with started(actor, start_timeout_s=0.05) as fleet:
+        weights = Given(1)
+        await fleet.publish(weights, version=1)
+        weights.superseded, actor.deaths = True, 1
+        playing = asyncio.create_task(fleet.run_group(group()))
+        await asyncio.sleep(0.2)
+        assert not playing.done() and actor.version == 0
+        await fleet.publish(Given(2), version=2)
+        assert (await playing).members == 2 and actor.version == 2
+        assert [request.weights_version for request in actor.played] == [1, 2]
+
+
 async def test_weights_that_are_gone_are_named(killed):
     async with started(FakeActor()) as fleet:
         with pytest.raises(WorkersLost, match="the weights of version 4 are gone: their learner worker died"):
-            await fleet.publish(ObjectLostError("ab", None, ""), version=4)
+            await fleet.publish(Given(ObjectLostError("ab", None, "")), version=4)

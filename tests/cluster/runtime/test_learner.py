@@ -29,6 +29,7 @@ from cluster.runtime.steps import (
     PolicyReader,
     PreparedStep,
 )
+from cluster.runtime.weights import Publication
 from learners.learner_settings import GRPOSettings
 from learners.objectives import advantages
 from learners.rewards.channels import Reading
@@ -44,6 +45,7 @@ from trajectories.errors import UserError
 from trajectories.schema import assignments_from_table, sequences_from_table, sequences_to_table, to_tables
 
 CHANNELS, HIDDEN = ("success", "progress"), 4
+FULL = Publication(adapters=False, timeout_s=1.0)
 
 
 class Workers:
@@ -80,13 +82,13 @@ def plain_routing(router: Any = None, reader: Any = None) -> PlainRouting:
 
 
 def learner(router: Any, reader: Any = None, watch: ConstantWatch | None = None) -> RayLearner:
-    return RayLearner(WORKERS, plain_routing(router, reader), PlainTraining(WORKERS, watch))
+    return RayLearner(WORKERS, plain_routing(router, reader), PlainTraining(WORKERS, watch), FULL)
 
 
 def conducted(router: Any, conductor: Any, config: ConductorSettings) -> RayLearner:
     remote, watch = RemoteConductor(conductor), ConstantWatch(limit=1000)
     training = ConductedTraining(WORKERS, remote, config, advantages.grpo, seed=0, watch=watch)
-    return RayLearner(WORKERS, plain_routing(router), training)
+    return RayLearner(WORKERS, plain_routing(router), training, FULL)
 
 
 def group(name: str, progress: tuple[float, ...]) -> GroupReferences:
@@ -123,8 +125,8 @@ async def test_a_restored_learner_routes_with_the_scores_of_before(tmp_path):
         OnlineRouting(plain_routing(), WORKERS, memory, token_budget=None, demonstrations=None)
         for memory in (saved, OnlineRouter(RunningQuantile(Loss(), fill=1)))
     )
-    await RayLearner(WORKERS, before, PlainTraining(WORKERS, None)).save(tmp_path / "learner")
-    await RayLearner(WORKERS, after, PlainTraining(WORKERS, None)).restore(tmp_path / "learner")
+    await RayLearner(WORKERS, before, PlainTraining(WORKERS, None), FULL).save(tmp_path / "learner")
+    await RayLearner(WORKERS, after, PlainTraining(WORKERS, None), FULL).restore(tmp_path / "learner")
     assert after.memory == saved
 
 

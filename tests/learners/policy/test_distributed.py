@@ -21,7 +21,7 @@ from learners.workers.worker import LearnerWorker, Stage
 from router.geometry import gini
 from router.probe import ProbeResult
 from tests.learners.rewards.test_weigher import check_same, scalariser, single_sequence_episodes
-from tests.learners.samples import learner_settings, make_sequences, make_tables, tables_of_step
+from tests.learners.samples import learner_settings, make_sequences, make_tables, published, tables_of_step
 from trajectories import schema
 
 COUNTS = (7, 1, 4)
@@ -37,7 +37,7 @@ class Run:
     probes: list[ProbeResult]
     weighed: Weighed | None
     reading: Reading
-    weights: dict[str, torch.Tensor] | None
+    weights: dict[str, torch.Tensor]
 
 
 def train(config: LearnerSettings, directory: Path) -> Run:
@@ -58,8 +58,7 @@ def train(config: LearnerSettings, directory: Path) -> Run:
     metrics.append(step)
     reading = worker.read(make_tables(make_sequences(3, 5))[0])
     worker.save_pretrained(directory / "model")
-    update = worker.export(1)
-    return Run(metrics, scores, probes, weighed, reading, update.load() if update else None)
+    return Run(metrics, scores, probes, weighed, reading, published(worker.policy))
 
 
 def run_rank(rank: int, world: int, directory: Path, configs: dict[str, LearnerSettings]) -> None:
@@ -101,7 +100,6 @@ def test_two_workers_train_as_one(untied_model: Path, tied_model: Path, tmp_path
         for read in zip(two.reading.entropies, other.reading.entropies, one.reading.entropies, strict=True):
             np.testing.assert_allclose(read[0], read[1], atol=1e-6)
             np.testing.assert_allclose(read[0], read[2], atol=1e-4)
-        assert one.weights is not None and two.weights is not None and other.weights is None
         assert one.weights.keys() == two.weights.keys()
         for name, tensor in one.weights.items():
             torch.testing.assert_close(two.weights[name], tensor, atol=3e-5, rtol=0)
@@ -109,7 +107,7 @@ def test_two_workers_train_as_one(untied_model: Path, tied_model: Path, tmp_path
 
 
 STAGES: tuple[Stage, ...] = ("sft", "mixed", "mixed", "grpo")
-Staged = tuple[list[dict[str, float]], dict[str, torch.Tensor] | None]
+Staged = tuple[list[dict[str, float]], dict[str, torch.Tensor]]
 
 
 @mock.patch.object(worker_module, "cores_of_worker", return_value=1)
@@ -124,8 +122,7 @@ def staged(config: LearnerSettings, directory: Path, killed_after: int, _: mock.
             worker = LearnerWorker(config)
             worker.restore(directory / "killed")
         metrics.append({**worker.train(stage, *tables_of_step(number)), "seconds": 0.0})
-    update = worker.export(1)
-    return metrics, update.load() if update else None
+    return metrics, published(worker.policy)
 
 
 def run_staged(rank: int, world: int, directory: Path, config: LearnerSettings) -> None:
@@ -148,7 +145,6 @@ def test_two_workers_restart_at_a_stage_and_go_on_from_a_checkpoint(untied_model
         assert all(torch.equal(weights_after[name], weights[name]) for name in weights)
     assert [run[0] for run in other] == [metrics] * 3
     alone, weights_alone = staged(config, tmp_path, 0)
-    assert weights_alone is not None
     for ours, theirs in zip(alone, metrics, strict=True):
         assert theirs == pytest.approx(ours, rel=2e-3, abs=1e-4)
     for name, tensor in weights_alone.items():

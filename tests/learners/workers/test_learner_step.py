@@ -15,7 +15,7 @@ from learners.objectives.minibatches import dealt
 from learners.workers import worker as worker_module
 from learners.workers.worker import LearnerWorker, Stage
 from tests.learners.rewards.test_weigher import scalariser, single_sequence_episodes
-from tests.learners.samples import learner_settings, make_sequences, make_tables, tables_of_step
+from tests.learners.samples import learner_settings, make_sequences, make_tables, published, tables_of_step
 from trajectories import schema
 from trajectories.types import Assignment, Route, Sequence
 
@@ -29,9 +29,7 @@ def _one_core(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def weights(worker: LearnerWorker) -> dict[str, torch.Tensor]:
-    update = worker.export(0)
-    assert update is not None
-    return update.load()
+    return published(worker.policy)
 
 
 def assert_same_weights(ours: LearnerWorker, theirs: LearnerWorker) -> None:

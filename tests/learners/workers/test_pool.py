@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +12,11 @@ import psutil
 import pytest
 import ray
 
+from learners.policy.transport import WeightReceiver
 from learners.workers.pool import LearnerPool
 from learners.workers.worker import LearnerWorker
 from tests.cluster.runs import title
-from tests.learners.samples import learner_settings, make_sequences, make_tables
+from tests.learners.samples import learner_settings, make_sequences, make_tables, published
 from trajectories.errors import ConcertoError, WorkersLost
 
 pytestmark = [pytest.mark.real, pytest.mark.usefixtures("ray_session")]
@@ -47,11 +49,12 @@ async def test_commands_run_on_every_worker_as_inline(pool: LearnerPool, untied_
     for ours, theirs in zip(scores, inline.score(sequences), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
-    refs = await pool.call_refs("export", 1)
-    update, expected_update = await refs[0], inline.export(1)
-    assert expected_update is not None
-    ours, theirs = update.load(), expected_update.load()
-    assert ours.keys() == theirs.keys()
+    address, *others = await pool.call("address")
+    assert others == [None] * (len(results) - 1)
+    taking = asyncio.to_thread(lambda: dict(WeightReceiver(0, 1).receive(*address, "engine/1", 60)))
+    sent, ours = await asyncio.gather(pool.call("send", {"engine": ("engine/1", 1)}, 60.0), taking)
+    theirs = published(inline.policy)
+    assert not any(sent) and ours.keys() == theirs.keys()
     for name, tensor in ours.items():
         np.testing.assert_allclose(tensor.numpy(), theirs[name].numpy(), atol=1e-5)
 

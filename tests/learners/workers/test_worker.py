@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from learners.learner_settings import GRPOSettings, RampSettings, SFTSettings
 from learners.workers.worker import LearnerWorker
 from router.probe import sequential
-from tests.learners.samples import learner_settings, make_sequences, make_tables
+from tests.learners.samples import learner_settings, make_sequences, make_tables, published
 from trajectories import schema
 from trajectories.errors import StorageError, UserError
 from trajectories.types import Assignment, Route
@@ -27,9 +27,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 
 
 def weights(worker: LearnerWorker) -> dict[str, torch.Tensor]:
-    update = worker.export(0)
-    assert update is not None
-    return update.load()
+    return published(worker.policy)
 
 
 def test_a_stage_trains_its_own_queue_and_leaves_the_other_alone(untied_model: Path) -> None:
