@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from transformers import AutoConfig
 
 from actors.engine import AdapterSettings, EngineSettings, SamplingParameters
@@ -25,6 +26,8 @@ from learners.learner_settings import LoraSettings, OptimizerSettings, PolicySet
 from learners.objectives.objective import Example
 from learners.objectives.sft import SFTObjective
 from learners.policy.shard import PolicyShard, Term
+from learners.policy.transport import WeightSender
+from learners.policy.weight_update import WeightOffer
 from trajectories.types import Sequence
 
 
@@ -41,14 +44,19 @@ async def differences(engine: VllmEngine, policy: PolicyShard, sequences: list[S
     return {"mean": float(found.mean()), "p99": float(np.quantile(found, 0.99)), "max": float(found.max())}
 
 
-async def published(engine: VllmEngine, policy: PolicyShard, version: int) -> dict[str, float]:
-    """Seconds of the export from the learner and of the publication to the engine."""
+async def published(engine: VllmEngine, policy: PolicyShard, sender: WeightSender, version: int) -> dict[str, float]:
+    """Seconds of a publication to the engine, what the learner does for it included."""
     started = time.perf_counter()
-    update = policy.export(version)
-    exported = time.perf_counter()
-    assert update is not None
-    await engine.publish(update)
-    return {"export_s": round(exported - started, 3), "publish_s": round(time.perf_counter() - exported, 3)}
+    if policy.config.lora:
+        update = policy.export(version)
+        assert update is not None
+        await engine.publish(update)
+    else:
+        dtype, lives = getattr(torch, policy.config.dtype), {"engine": ("engine/1", 1)}
+        sending = asyncio.to_thread(sender.send, policy.weights(), lives, dtype, 240.0)
+        failed, _ = await asyncio.gather(sending, engine.publish(WeightOffer(version, *sender.address(), "engine/1")))
+        assert failed == {}
+    return {"publish_s": round(time.perf_counter() - started, 3)}
 
 
 async def throughput(engine: VllmEngine, prompt: np.ndarray, episodes: int, tokens: int) -> dict[str, float]:
@@ -89,13 +97,14 @@ async def measure(arguments: argparse.Namespace) -> None:
             PolicySettings(model=arguments.model, dtype=arguments.dtype, lora=lora),
             OptimizerSettings(lr=1e-5, warmup_steps=0),
         )
+        sender = WeightSender()
         sequences = transcripts(8, arguments.tokens, AutoConfig.from_pretrained(arguments.model).vocab_size)
         results["as_loaded"] = await differences(engine, policy, sequences)
-        results["unchanged"] = await published(engine, policy, 1) | await differences(engine, policy, sequences)
+        results["unchanged"] = await published(engine, policy, sender, 1) | await differences(engine, policy, sequences)
         objective = SFTObjective(SFTSettings())
         for _ in range(3):
             policy.step([Term(objective, [Example(sequence, 1.0) for sequence in sequences])])
-        results["trained"] = await published(engine, policy, 2) | await differences(engine, policy, sequences)
+        results["trained"] = await published(engine, policy, sender, 2) | await differences(engine, policy, sequences)
         write_results(arguments.out, results)
         prompt = sequences[0].token_ids[: arguments.tokens // 2]
         await throughput(engine, prompt, max(arguments.episodes), 8)  # compiles and warms up
