@@ -5,8 +5,8 @@
 `broadcast` is what Concerto does: buckets over torch.distributed (`learners/policy/transport.py`). `file` is what it
 did before: all weights gathered as one safetensors file in memory, sent to the engine's process, written to shared
 memory, loaded from there. `ipc`, on a GPU only, hands over buckets of GPU memory (CUDA IPC). The receiver is a second
-copy of the model. Each way has two processes of its own; the weights that arrive are compared with those that were sent. Extra
-memory is by how much the peak during publications is above what a process held before them.
+copy of the model. Each way has two processes of its own; the weights that arrive are compared with those that were
+sent. Extra memory is by how much the peak during publications is above what a process held before them.
 """
 
 from __future__ import annotations
