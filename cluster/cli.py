@@ -127,10 +127,9 @@ def probe(
     settings = check_router_settings(metric=metric)
     check_file(out)
     from cluster.inputs.models import resolve_model
-    from cluster.inputs.probe_files import check_free, open_corpus
+    from cluster.inputs.probe_files import open_corpus
 
-    check_free(out)  # before the imports that take seconds
-    open_corpus(corpus)
+    open_corpus(corpus)  # before the imports that take seconds
     resolve_model(model)
     from cluster.commands.probe import Workers, run_probe
 

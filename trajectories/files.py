@@ -87,10 +87,12 @@ def reading(path: Path, fix: str) -> Iterator[None]:
 def check_file(target: Path) -> None:
     """Whether the file `target` can be written. Leaves nothing behind.
 
-    Raises UserError: it is a folder, which no file replaces, or it cannot be written.
+    Raises UserError: there is one already, which may have taken hours, or a folder, or it cannot be written.
     """
     if target.is_dir():
         raise _is_folder(target)
+    if target.exists():
+        raise UserError(f"{target} exists: remove it, or name another --out.")
     _check_writable(target, LEAST_FREE)
 
 

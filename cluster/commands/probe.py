@@ -27,14 +27,14 @@ from rich.progress import Progress
 
 from cluster.config.sections import PlacementSettings
 from cluster.inputs.model_check import check_probed_model
-from cluster.inputs.probe_files import METRIC, SEQUENCES_WANTED, check_free, open_corpus
+from cluster.inputs.probe_files import METRIC, SEQUENCES_WANTED, open_corpus
 from cluster.runtime.session import ray_cluster
 from router import tables
 from router.probe import whole_batches
 from router.router_settings import Metric
 from router.scores import Concentration
 from trajectories.errors import UserError
-from trajectories.files import reading, written_aside
+from trajectories.files import check_file, reading, written_aside
 from trajectories.schema import SEQUENCES, sequences_from_table
 from trajectories.store import fitted, read_cache, write_parquet
 
@@ -73,7 +73,7 @@ def run_probe(model: str, corpus: Path, metric: Metric, out: Path, workers: Work
         UserError: no such model or file, `out` is taken, an empty corpus, a trajectory without trained tokens, or a
             gradient that is zero or not finite.
     """
-    check_free(out)
+    check_file(out)
     names = check_corpus(corpus)
     job = ProbeJob(check_probed_model(model), str(corpus.resolve()), len(set(names)))
     parts = _open_parts(out, job)

@@ -7,11 +7,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from cluster.inputs.probe_files import METRIC, check_free
+from cluster.inputs.probe_files import METRIC
 from router import tables
 from router.arbitration import make_arbiter
 from router.router_settings import MIXES, RouterSettings
 from trajectories.errors import UserError
+from trajectories.files import check_file
 from trajectories.ids import PREFIX, demonstrated_task
 from trajectories.store import read_parquet, write_parquet
 
@@ -28,7 +29,7 @@ def run_route(scores: Path, router: RouterSettings, seed: int, out: Path) -> pa.
     """
     if not router.active or router.policy in MIXES:
         raise UserError(f"--policy {router.policy} splits no corpus: choose median_split or another policy for stages.")
-    check_free(out)
+    check_file(out)
     table = read_parquet(scores, tables.MEASURED, "give a file that `concerto probe` wrote.")
     metric: Any = (table.schema.metadata or {}).get(METRIC, b"gini").decode()
     candidates = tables.candidates(table, [_environment(name) for name in table["trajectory"].to_pylist()])

@@ -181,12 +181,13 @@ RUN = {
     "manifest of another kind": inside("manifest.json", written("[]")),
 }
 NEW_FILE: dict[str, Fault] = {
+    "taken by a file": written("mine"),
     "taken by a folder": lambda good, place: place.mkdir(),
     "below a file": absent,
     "read-only": absent,
     "full disk": absent,
 }
-NEW_FOLDER: dict[str, Fault] = {**NEW_FILE, "taken by a file": written("mine")}
+NEW_FOLDER: dict[str, Fault] = dict(NEW_FILE)
 del NEW_FOLDER["taken by a folder"]
 
 FAULTS: dict[str, dict[str, Fault]] = {
