@@ -9,10 +9,12 @@ from cluster.reporting.evaluation import Evaluation, Evaluations
 from cluster.reporting.paired import Paired, paired_with_earlier
 
 INTERVAL = "success [95 % interval]"
+MEANS = {"score": "mean score", "action_validity": "valid actions", "format": "in format"}
+"""Rewards that have a column, where the environment has them and they are not 1 throughout."""
 
 
 def evaluation_tables(evaluations: Evaluations) -> list[Table]:
-    """A table for each panel: success with its 95 % interval, and the mean score where the environment has one; and,
+    """A table for each panel: success with its 95 % interval, and the means of rewards that say how it was played; and,
     where earlier weights played the same tasks, a second one of what was won and lost since."""
     tables = []
     for key in dict.fromkeys(result.panel_key for results in evaluations.values() for result in results):
@@ -34,18 +36,19 @@ def _success_table(evaluations: Evaluations) -> Table:
     first = rows[0][1]
     sampled = [result.sampled for _, result in rows if result.sampled]
     tries = min((max(outcome.pass_at, default=1) for outcome in sampled), default=1)
-    scored = any("score" in result.greedy.rewards for _, result in rows)
+    rewards = [outcome.rewards for _, result in rows for outcome in result.outcomes.values()]
+    means = {name: heading for name, heading in MEANS.items() if any(of.get(name, 1.0) != 1.0 for of in rewards)}
     ways = ", greedy and sampled" if sampled else ""
     table = Table(title=f"Evaluation on {first.panel} (panel {first.panel_hash[:8]}){ways}", title_justify="left")
-    several, score = ([f"pass@{tries}"] if tries > 1 else []), (["mean score"] if scored else [])
-    for heading in ("weights", "solved", INTERVAL, *several, *score, "mean turns"):
-        table.add_column(heading, no_wrap=not heading.startswith("mean"))
+    several = [f"pass@{tries}"] if tries > 1 else []
+    for heading in ("weights", "solved", INTERVAL, *several, *means.values(), "mean turns"):
+        table.add_column(heading, no_wrap=heading in ("weights", "solved", INTERVAL))
     for name, result in rows:
         for way, outcome in result.outcomes.items():
             rate = outcome.success
             cells = [name if way == "greedy" else f"  {way}", f"{rate.wins}/{rate.episodes}", str(rate)]
             cells += [f"{outcome.pass_at[tries]:.3f}" if way == "sampled" else ""] if several else []
-            cells += [f"{outcome.rewards.get('score', 0.0):.3f}"] if scored else []
+            cells += [f"{outcome.rewards.get(name, 0.0):.3f}" for name in means]
             table.add_row(*cells, f"{outcome.mean_turns:.1f}")
     return table
 

@@ -101,6 +101,14 @@ def test_a_mixture_has_a_table_a_panel_and_scores_where_there_are_some():
     assert "mean score" not in headings[0] and "mean score" in headings[1]
 
 
+def test_rewards_that_say_how_it_was_played_have_columns_unless_they_are_1_throughout():
+    result = asyncio.run(evaluate_panel(SimulatedRollouts(), PANEL, Sampling(), Subject("m")))
+    told = result.greedy.model_copy(update={"rewards": {"success": 0.5, "action_validity": 0.75, "format": 1.0}})
+    (table,) = evaluation_tables({"base": (result.model_copy(update={"greedy": told}),)})
+    cells = {str(column.header): list(column.cells) for column in table.columns}
+    assert cells["valid actions"] == ["0.750"] and not {"in format", "mean score"} & set(cells)
+
+
 def test_the_file_keeps_panel_hash_and_limit(tmp_path):
     result = asyncio.run(evaluate_panel(SimulatedRollouts(), PANEL, Sampling(samples=2, seed=2), Subject("m"), limit=4))
     write_evaluations(tmp_path / "out" / "eval.json", (result,))
