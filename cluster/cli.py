@@ -336,7 +336,8 @@ def _end() -> tuple[int, str]:
     """Run the command; its exit code, and what there is to say about it."""
     try:
         code = app(standalone_mode=False) or 0
-        sys.stdout.flush()  # here, where it is told that nothing more can be printed
+        if sys.stdout is not None:  # as after `>&-`
+            sys.stdout.flush()  # here, where it is told that nothing more can be printed
         return code, ""
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0, ""

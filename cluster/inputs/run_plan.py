@@ -19,6 +19,7 @@ from cluster.loop.tasks import TaskMixture
 from envs import Panel, heldout_panel, load_panel, training_panel
 from envs.prompts import instructions
 from trajectories.errors import UserError
+from trajectories.ids import plain_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,11 @@ class Plan:
     def checkpoint(self) -> Path | None:
         """What the run goes on from; None where it begins."""
         return self.start.checkpoint
+
+    @property
+    def name(self) -> str:
+        """The run's, in the names of its actors."""
+        return plain_name(self.run_dir.name)
 
     @property
     def environments(self) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from typing import Any
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from trajectories.files import read_lines, storing, written_aside
+from trajectories.ids import plain_name
 
 
 class MetricsWriter:
@@ -31,7 +32,7 @@ class MetricsWriter:
         self._keep_before(from_step, say)
         self._board = SummaryWriter(run_dir / "tensorboard", purge_step=from_step)
         self._gauges: dict[str, Any] | None = {} if ray_metrics else None
-        self._run = run_dir.name
+        self._run = plain_name(run_dir.name)
 
     def write(self, step: int, stage: str, values: Mapping[str, float]) -> None:
         record = {"step": step, "stage": stage, "time": round(time.time(), 3), **values}
@@ -54,7 +55,7 @@ class MetricsWriter:
 
         assert self._gauges is not None
         if name not in self._gauges:
-            identifier = "concerto_" + "".join(sign if sign.isalnum() else "_" for sign in name)
+            identifier = "concerto_" + "".join(sign if sign.isascii() and sign.isalnum() else "_" for sign in name)
             self._gauges[name] = Gauge(identifier, description=f"{name} of a training step", tag_keys=("run", "stage"))
         self._gauges[name].set(value, tags={"run": self._run, "stage": stage})
 

@@ -66,7 +66,7 @@ async def assembled(plan: Plan, observer: RunObserver) -> AsyncIterator[Assembly
     observer.say("starting engines and learner workers")
     async with (
         _open_learner(plan, demonstrations) as learner,
-        open_fleet(config, plan.model, plan.environments, plan.run_dir.name) as fleet,
+        open_fleet(config, plan.model, plan.environments, plan.name) as fleet,
         _open_recorder(plan) as recorder,
     ):
         await learner.ready()
@@ -115,7 +115,7 @@ def _demonstrations(plan: Plan, observer: RunObserver) -> pa.Table:
 @asynccontextmanager
 async def _open_recorder(plan: Plan) -> AsyncIterator[RayRecorder]:
     """The recorder, beside the first rollout actor, since most of what it writes was made there or has to travel."""
-    run = plan.run_dir.name
+    run = plan.name
     options = {"name": f"concerto:{run}:recorder", "scheduling_strategy": beside_rollouts(run)}
     actor = start_recorder(plan.run_dir / "trajectories", options)
     try:
@@ -129,7 +129,7 @@ async def _open_learner(plan: Plan, demonstrations: pa.Table) -> AsyncIterator[R
     """The learner, its workers still starting, so that engines can start beside them; stopped afterwards."""
     config = plan.config
     resources = {"CPU": config.placement.learner_cpus, "GPU": config.placement.learner_gpus}
-    name = f"concerto:{plan.run_dir.name}"
+    name = f"concerto:{plan.name}"
     pool = LearnerPool(
         LearnerSettings(
             policy=config.policy.model_copy(update={"model": plan.model}),
@@ -138,7 +138,7 @@ async def _open_learner(plan: Plan, demonstrations: pa.Table) -> AsyncIterator[R
             grpo=config.grpo,
             seed=config.seed,
         ),
-        run_name=plan.run_dir.name,
+        run_name=plan.name,
         storage=plan.run_dir / "ray_train",
         num_workers=config.placement.learner_workers,
         resources_per_worker={name: share for name, share in resources.items() if share},
