@@ -8,9 +8,10 @@ from cluster.reporting.estimators import WonLost
 from cluster.reporting.evaluation import Evaluation, Evaluations
 from cluster.reporting.paired import Paired, paired_with_earlier
 
-INTERVAL = "success [95 % interval]"
-MEANS = {"score": "mean score", "action_validity": "valid actions", "format": "in format"}
-"""Rewards that have a column, where the environment has them and they are not 1 throughout."""
+INTERVAL = "success [95 %]"
+MEANS = {"score": "score", "action_validity": "valid"}
+"""Rewards that have a column, where the environment has them and they are not 1 throughout. Headings are short: a table
+with all of them fits the 80 letters of a terminal."""
 
 
 def evaluation_tables(evaluations: Evaluations) -> list[Table]:
@@ -41,8 +42,8 @@ def _success_table(evaluations: Evaluations) -> Table:
     ways = ", greedy and sampled" if sampled else ""
     table = Table(title=f"Evaluation on {first.panel} (panel {first.panel_hash[:8]}){ways}", title_justify="left")
     several = [f"pass@{tries}"] if tries > 1 else []
-    for heading in ("weights", "solved", INTERVAL, *several, *means.values(), "mean turns"):
-        table.add_column(heading, no_wrap=heading in ("weights", "solved", INTERVAL))
+    for heading in ("weights", "solved", INTERVAL, *several, *means.values(), "turns"):
+        table.add_column(heading, no_wrap=True)
     for name, result in rows:
         for way, outcome in result.outcomes.items():
             rate = outcome.success
