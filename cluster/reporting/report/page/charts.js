@@ -55,13 +55,20 @@ function draw(title, space, width) {
   const options = {
     width,
     height: 230,
-    scales: { x: { time: false }, y: { range: (plot, low, high) => room(title, low, high) } },
+    padding: [20, 12, 0, 0],
+    scales: { x: { time: false, range: (plot, first, last) => beside(first, last) }, y: { range: (plot, low, high) => room(title, low, high) } },
     axes: [axis, { ...axis, size: 62, values: (plot, splits) => splits.map((value) => number(value)) }],
     cursor: { sync: { key: "step" }, points: { size: 7 } },
     series: [{ label: "step" }, ...lines.map(lineSeries), ...points.map(pointSeries)],
     hooks: { drawClear: [stageBands], draw: [(plot) => intervals(plot, points)] },
   };
   return new uPlot(options, [steps, ...rows], space);
+}
+
+/** A little room beside the first and the last step, so that their points are whole. */
+function beside(first, last) {
+  const air = (last - first || 1) * 0.015;
+  return [first - air, last + air];
 }
 
 /** Shares stand between 0 and 1; everything else gets a little air. */
@@ -82,9 +89,9 @@ function linesOf(title) {
       steps: run.steps,
       values,
       label: several ? `${run.name}: ${name}` : name,
-      stroke: palette[(several ? runAt : at) % palette.length],
-      dash: several && at ? [2 + 3 * at, 4] : [],
-      faint: "success, mean of 10 steps" in chart.series && !name.includes("mean of"),
+      stroke: palette[(several ? runAt : name.includes("mean of") ? 0 : at) % palette.length],
+      dash: several && at && !name.includes("mean of") ? [2 + 3 * at, 4] : [],
+      faint: name === "success", // its rolling mean is the line to read
     }));
   });
 }
@@ -146,21 +153,19 @@ function intervals(plot, lines) {
   plot.ctx.restore();
 }
 
-/** Every other stage of the first run is tinted, and each has its name at the top. */
+/** Every other stage of the first run is tinted, and each has its name above. */
 function stageBands(plot) {
   const { left, top, width, height } = plot.bbox;
   plot.ctx.save();
-  plot.ctx.beginPath();
-  plot.ctx.rect(left, top, width, height);
-  plot.ctx.clip();
   plot.ctx.font = `${11 * devicePixelRatio}px system-ui, sans-serif`;
   data.runs[0].stages.forEach((band, at) => {
-    const from = plot.valToPos(band.first - 1, "x", true);
-    const to = plot.valToPos(band.last, "x", true);
+    const within = (step) => Math.min(left + width, Math.max(left, plot.valToPos(step, "x", true)));
+    const [from, to] = [within(band.first - 1), within(band.last)];
+    if (from === to) return;
     plot.ctx.fillStyle = colour(at % 2 ? "--band-odd" : "--band");
     plot.ctx.fillRect(from, top, to - from, height);
     plot.ctx.fillStyle = colour("--muted");
-    plot.ctx.fillText(band.stage, Math.max(from, left) + 6 * devicePixelRatio, top + 14 * devicePixelRatio);
+    plot.ctx.fillText(band.stage, from + 2 * devicePixelRatio, top - 6 * devicePixelRatio);
   });
   plot.ctx.restore();
 }

@@ -99,7 +99,7 @@ const viewer = {
       el("a", { href: "#" + this.address(row.id) },
         el("span", { class: `dot ${row.outcome}`, title: row.outcome }),
         el("span", { class: "what" }, plain(row.type || row.task).replaceAll("_", " ")),
-        el("span", { class: "where" }, [row.step === null ? null : `step ${row.step}`, plural(row.turns, "turn"), row.route].filter(Boolean).join(" · ")),
+        el("span", { class: "where" }, [plain(row.id), row.step === null ? null : `step ${row.step}`, plural(row.turns, "turn"), row.route].filter(Boolean).join(" · ")),
       ),
     );
   },
