@@ -26,9 +26,7 @@ def write_report(folders: Sequence[Path], out: Path, episodes: int, console: Con
     """
     runs = read_runs(folders)
     words = [Words.of_run(run) for run in runs]
-    indexed = [
-        Indexed(run, read_index(run, parts(run)), own.missing) for run, own in zip(runs, words, strict=True)
-    ]
+    indexed = [Indexed(run, read_index(run, parts(run)), own.missing) for run, own in zip(runs, words, strict=True)]
     held = list(_sampled(indexed, words, episodes // len(runs)))
     page = render(overview(indexed) | {"made": time.strftime("%Y-%m-%d %H:%M"), "served": False, "episodes": held})
     with written_aside(out) as aside:

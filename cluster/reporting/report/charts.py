@@ -55,7 +55,9 @@ CHARTS = (
     Chart("Turns", "Of an episode, on average.", ("turns",)),
     Chart("Gradient norm", "Before clipping.", ("grad_norm",)),
     Chart("Learning rate", "", ("lr",)),
-    Chart("Off-policy", "How far the learner is from the weights that played.", ("grpo/behaviour_kl", "grpo/*fraction")),
+    Chart(
+        "Off-policy", "How far the learner is from the weights that played.", ("grpo/behaviour_kl", "grpo/*fraction")
+    ),
     Chart("Parity", "Largest difference of engine and learner in a log-probability, in nats.", ("parity_error",)),
     Chart(
         "Trouble",

@@ -18,7 +18,8 @@ from cluster.reporting.report.words import Words
 from trajectories.files import reading
 from trajectories.schema import assignments_from_table, episodes_from_table, sequences_from_table
 from trajectories.store import ASSIGNMENTS_FILE, EPISODES_FILE, SEQUENCES_FILE
-from trajectories.types import Assignment, Episode, Sequence as TrainedSequence, Turn
+from trajectories.types import Assignment, Episode, Turn
+from trajectories.types import Sequence as TrainedSequence
 
 
 def read_episodes(run: Run, rows: pa.Table, words: Words) -> Iterator[dict[str, Any]]:
@@ -38,7 +39,9 @@ def search(run: Run, rows: pa.Table, text: str, words: Words) -> list[bool]:
     needle, said = text.lower(), dict.fromkeys(rows["id"].to_pylist(), "")
     with reading(path := _part(run, rows["part"][0].as_py()) / SEQUENCES_FILE, DAMAGED):
         tokens = pq.read_table(path, columns=["episode_id", "token_ids"], filters=_of(list(said)))
-    for episode, decoded in zip(tokens["episode_id"].to_pylist(), words.texts(tokens["token_ids"].to_pylist()), strict=True):
+    for episode, decoded in zip(
+        tokens["episode_id"].to_pylist(), words.texts(tokens["token_ids"].to_pylist()), strict=True
+    ):
         said[episode] += decoded.lower()
     tasks = rows["task"].to_pylist()
     return [needle in said[row] or needle in task.lower() for row, task in zip(said, tasks, strict=True)]
@@ -70,11 +73,7 @@ def _of(ids: Sequence[str]) -> pc.Expression:
 def _whole(
     episode: Episode, sequences: Sequence[TrainedSequence], assigned: Mapping[str, Assignment], words: Words
 ) -> dict[str, Any]:
-    turns = [
-        turn
-        for sequence in sequences
-        for turn in turns_of(sequence, assigned.get(sequence.sequence_id), words)
-    ]
+    turns = [turn for sequence in sequences for turn in turns_of(sequence, assigned.get(sequence.sequence_id), words)]
     first = next((assigned[one.sequence_id] for one in sequences if one.sequence_id in assigned), None)
     return {
         "member": episode.member,

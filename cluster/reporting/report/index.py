@@ -129,7 +129,8 @@ def sample(index: pa.Table, count: int) -> pa.Table:
     newest = groups[len(groups) - (fitting + 1) // 2 :]
     earlier = groups[: len(groups) - len(newest)]
     spread = [earlier[at] for at in np.linspace(0, len(earlier) - 1, fitting // 2).astype(int)]
-    return index.filter(pc.is_in(index["group"], pa.array([*spread, *newest])))[-count:]
+    kept = index.filter(pc.is_in(index["group"], pa.array([*spread, *newest])))
+    return kept.slice(max(0, kept.num_rows - count))
 
 
 def measured(index: pa.Table, steps: Sequence[int]) -> dict[str, Values]:

@@ -127,7 +127,10 @@ def _run(one: Indexed) -> dict[str, Any]:
         "points": list(_points(run)),
         "tables": [as_data(table) for table in evaluation_tables(run.evaluations)],
         "types": [
-            {"name": name.replace("_", " "), "tables": [as_data(table) for one in results for table in type_tables(one)]}
+            {
+                "name": name.replace("_", " "),
+                "tables": [as_data(table) for one in results for table in type_tables(one)],
+            }
             for name, results in run.evaluations.items()
         ],
         "lessons": list(lessons(run.records)),

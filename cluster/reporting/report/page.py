@@ -17,7 +17,16 @@ import jinja2
 from markupsafe import Markup
 
 PAGE = Path(__file__).parent / "page"
-SCRIPTS = ("uplot/uPlot.iife.min.js", "base.js", "charts.js", "tables.js", "source.js", "episode.js", "viewer.js", "main.js")
+SCRIPTS = (
+    "uplot/uPlot.iife.min.js",
+    "base.js",
+    "charts.js",
+    "tables.js",
+    "source.js",
+    "episode.js",
+    "viewer.js",
+    "main.js",
+)
 STYLES = ("uplot/uPlot.min.css", "style.css")
 ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}
 
