@@ -40,7 +40,7 @@ class Run:
 
 
 def read_runs(folders: Sequence[Path]) -> tuple[Run, ...]:
-    """The runs in these folders. Raises UserError: a folder holds no run, is named twice, or a file in it is damaged."""
+    """The runs in these folders. Raises UserError: a folder holds no run or a damaged file, or is named twice."""
     resolved = [folder.resolve() for folder in folders]
     for at, folder in enumerate(resolved):
         if folder in resolved[:at]:

@@ -233,7 +233,8 @@ def test_a_folder_without_a_run_and_one_named_twice_are_refused(tmp_path):
         read_runs([folder, tmp_path / "." / "run"])
 
 
-HOSTILE = "</script><script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\"> &lt; \x00\x1b[31m\u202e \u2028"
+CODE = "<script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">"
+HOSTILE = f"</script>{CODE} &lt; \x00\x1b[31m\u202e \u2028"
 
 
 @given(st.text() | st.sampled_from([HOSTILE, "<!--", "]]>", "\ud800"]))
