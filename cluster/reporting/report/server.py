@@ -1,7 +1,8 @@
 """The page over HTTP on this machine alone, for runs that are too large for one file.
 
 The page itself holds no episodes: it asks for lists of them, which come from the index in memory, and for one at a
-time, which is read from its Parquet part. A run that is still under way shows its newest steps whenever it is loaded again.
+time, which is read from its Parquet part. A run that is still under way shows its newest steps whenever it is loaded
+again.
 """
 
 from __future__ import annotations
