@@ -174,6 +174,27 @@ def compare(
 
 
 @app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories; several are laid over one another.", **AT)],
+    out: Annotated[Path | None, typer.Option(help="HTML file to write, which needs nothing else.", **AT)] = None,
+    serve: Annotated[bool, typer.Option("--serve", help="Serve all episodes on this machine instead.")] = False,
+    episodes: Annotated[int, typer.Option(min=0, help="Episodes in the file, of all runs together.")] = 200,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of --serve; 0 takes a free one.")] = 8790,
+) -> None:
+    """Show runs as a page: curves, evaluations, settings, and every episode turn by turn."""
+    if (out is None) != serve:
+        raise UserError("a report is either written or served: give --out FILE.html, or --serve.")
+    if out is not None:
+        check_file(out)
+    from cluster.commands.report import serve_report, write_report
+
+    if out is None:
+        serve_report(runs, port, CONSOLE)
+    else:
+        write_report(runs, out, episodes, CONSOLE)
+
+
+@app.command()
 def plan(preset: Preset = "cluster", config: ConfigFile = None, set_: Overrides = None) -> None:
     """Print where each actor would go on the running cluster; exit 2 with the shortfall when it is too small."""
     from cluster.commands.plan import show_plan

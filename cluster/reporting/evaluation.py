@@ -12,16 +12,18 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from cluster.loop.ports import FinishedGroup, GroupTask, Rollouts
 from cluster.loop.tasks import member_seeds
 from cluster.reporting.estimators import Frozen, Rate, clustered_rate, pass_at_k, powers_of_two
 from envs.panels import Panel
 from trajectories.errors import ConcertoError
 from trajectories.files import reading, written_aside
+
+if TYPE_CHECKING:
+    from cluster.loop.ports import FinishedGroup, Rollouts
 
 
 class TaskResult(Frozen):
@@ -149,6 +151,8 @@ async def evaluate_panel(
 ) -> Evaluation:
     """Play every task of the panel (the first `limit` of them), as many at a time as the actors hold: greedily, then
     sampled. `progress` is told how many episodes are done, of how many."""
+    from cluster.loop.ports import GroupTask  # here, because it brings torch, and who reads results needs none of it
+
     started, task_ids = time.monotonic(), panel.task_ids[:limit]
     done, total = 0, len(task_ids) * (1 + sampling.samples)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.table import Table
 
 from cluster.reporting.estimators import WonLost
 from cluster.reporting.evaluation import Evaluation, Evaluations
 from cluster.reporting.paired import Paired, paired_with_earlier
 
+EARLIER = "The same tasks by earlier weights"
 INTERVAL = "success [95 %]"
 MEANS = {"score": "score", "action_validity": "valid"}
 """Rewards that have a column, where the environment has them and they are not 1 throughout. Headings are short: a table
@@ -26,7 +29,7 @@ def evaluation_tables(evaluations: Evaluations) -> list[Table]:
         }
         tables.append(_success_table(played))
         if pairs := paired_with_earlier(played):
-            tables.append(_paired_table(pairs))
+            tables.append(paired_table(pairs, EARLIER))
     return tables
 
 
@@ -54,10 +57,10 @@ def _success_table(evaluations: Evaluations) -> Table:
     return table
 
 
-def _paired_table(pairs: tuple[Paired, ...]) -> Table:
-    """Task by task, since earlier weights."""
+def paired_table(pairs: Sequence[Paired], title: str) -> Table:
+    """What was won and lost task by task, greedily, and the difference of the sampled shares."""
     sampled = any(pair.sampled for pair in pairs)
-    table = Table(title="The same tasks by earlier weights", title_justify="left")
+    table = Table(title=title, title_justify="left")
     for heading in ("weights", "against", "won", "lost", "p", *(["sampled, difference [95 %]"] if sampled else [])):
         table.add_column(heading)
     for pair in pairs:

@@ -8,8 +8,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from torch.utils.tensorboard.writer import SummaryWriter
-
 from trajectories.files import read_lines, storing, written_aside
 from trajectories.ids import plain_name
 
@@ -28,6 +26,8 @@ class MetricsWriter:
         ray_metrics: bool = False,
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
+        from torch.utils.tensorboard.writer import SummaryWriter  # here, because who reads metrics needs no torch
+
         self._path = run_dir / "metrics.jsonl"
         self._keep_before(from_step, say)
         self._board = SummaryWriter(run_dir / "tensorboard", purge_step=from_step)

@@ -28,7 +28,7 @@ def paired_with_earlier(evaluations: Evaluations) -> tuple[Paired, ...]:
     the limit say so."""
     names = list(evaluations)
     return tuple(
-        _paired(name, now, against, before)
+        paired(name, now, against, before)
         for at, name in enumerate(names)
         for against in BASELINES
         if against in names[:at]
@@ -38,7 +38,8 @@ def paired_with_earlier(evaluations: Evaluations) -> tuple[Paired, ...]:
     )
 
 
-def _paired(name: str, now: Evaluation, against: str, before: Evaluation) -> Paired:
+def paired(name: str, now: Evaluation, against: str, before: Evaluation) -> Paired:
+    """Two evaluations that played the same tasks, by the names that a table has for them."""
     sampled = None
     if now.sampled and before.sampled and now.sampled.temperature == before.sampled.temperature:
         sampled = paired_difference(_shares(before.sampled), _shares(now.sampled))

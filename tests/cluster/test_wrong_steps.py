@@ -45,6 +45,7 @@ COMMANDS = {
     "probe": "probe --model {model} --corpus {corpus} --out {new_file}",
     "route": "route --scores {scores} --out {new_file}",
     "compare": "compare {matrix} --out {new_folder}",
+    "report": "report {run} --out {new_file}",
     "plan": "plan --preset local --config {config} --set policy.model={model}",
     "check": "check --config {config} --set policy.model={model} --set tasks=questions "
     "--set data.questions={questions}",
@@ -76,6 +77,7 @@ FINE = {
     "recordings are read by the tokenizer alone": [
         ("data import", "model", fault) for fault in ("config.json of nothing known", "folder tokenizer_config.json")
     ],
+    "a report reads no checkpoint": [("report", "run", fault) for fault in FAULTS["run"] if "manifest" in fault],
     "the snapshot that is asked for is whole": [("memory restore", "memory", "torn rows")],
 }
 """Cells that are no fault, by the reason."""
@@ -149,6 +151,7 @@ OPTIONS = {
         "--thresholds corpse": "thresholds='corpse'",
         "--seed x": "'--seed'",
     },
+    "report": {"--serve": "--serve", "--episodes -1": "'--episodes'", "--port x": "'--port'"},
     "plan": {"--preset locl": "'locl'", "--set placement.learner_workers=0": "placement.learner_workers=0"},
     "check": {"--preset locl": "'locl'", "--set policy.model=x": "no model at 'x'"},
     "data import": {
