@@ -17,7 +17,7 @@ Address = Annotated[
     str, typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="Dashboard of the cluster, e.g. http://head:8265.")
 ]
 Job = Annotated[str, typer.Argument(metavar="ID", help="The job's id, as `concerto submit` printed it.")]
-AS_THEY_ARE = {"allow_interspersed_args": False, "ignore_unknown_options": False}
+AS_THEY_ARE = {"allow_interspersed_args": False}
 """All behind the first word that is no option belongs to the command that is submitted."""
 
 

@@ -83,8 +83,10 @@ def connect(address: str) -> JobSubmissionClient:
     with _refusals(address):
         from ray.job_submission import JobSubmissionClient
 
+        client = JobSubmissionClient(address)
         logging.getLogger("ray").setLevel(logging.ERROR)  # it lists every file that it leaves out
-        return JobSubmissionClient(address)
+        logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.ERROR)
+        return client
 
 
 def submit(client: JobSubmissionClient, arguments: Sequence[str], folder: Path, variables: Mapping[str, str]) -> str:
@@ -138,7 +140,8 @@ def follow(client: JobSubmissionClient, job: str, write: Callable[[str], None]) 
     ended = details(client, job)
     if ended.status == "FAILED":
         code = getattr(ended, "driver_exit_code", None) or 1
-        raise JobFailed(f"job {job} failed ({first_line(Exception(ended.message or ''))})", code)
+        reason = (ended.message or "").partition(", last available logs")[0]  # which have been printed
+        raise JobFailed(f"job {job} failed ({first_line(Exception(reason))})", code)
     if ended.status == "STOPPED":
         raise JobStopped(f"job {job} was stopped")
 

@@ -1,6 +1,6 @@
 """Makes Prometheus' alert rules: `python -m cluster.reporting.alerts > docker/prometheus/alerts.yml`.
 
-A series that the last record does not have is NaN, of which no comparison is true.
+What the last record does not have has no series, and so no alert.
 """
 
 from __future__ import annotations

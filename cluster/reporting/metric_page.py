@@ -13,7 +13,7 @@ stale.
 
 A line of `RUN/metrics.jsonl` has `step`, `stage`, `time` and those of the following that the step gave; TensorBoard has
 them as `<stage>/<name>`. In Ray's Prometheus endpoint each is a gauge that shows the last record of the run, with the
-labels `run` and `stage`, and a third where the name has a part in braces; what the last record does not have is NaN.
+labels `run` and `stage`, and a third where the name has a part in braces; what the last record lacks is not there.
 
 """
 KINDS = {

@@ -81,7 +81,7 @@ class RayGauges:
             self._set(metric, value, tags)
         for series, (metric, tags) in self._shown.items():
             if series not in now:
-                self._set(metric, math.nan, tags)  # a series cannot be taken away; charts and alerts leave NaN out
+                self._set(metric, math.nan, tags)  # Ray's agent leaves such a series out
         self._shown |= now
 
     def _set(self, metric: Metric, value: float, tags: Mapping[str, str]) -> None:

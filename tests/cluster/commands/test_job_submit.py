@@ -153,7 +153,9 @@ def scraped(environment: dict[str, str], wanted: str) -> dict[str, str]:
 def test_a_job_is_followed_scraped_and_stopped_with_its_checkpoint_and_no_process_left(head, tmp_path, tiny_model_dir):
     address, environment = head
     run_dir = tmp_path / "long-run"
-    arguments = train_arguments(run_dir, tiny_model_dir, schedule__grpo_steps=200, schedule__sft_steps=1)
+    arguments = train_arguments(
+        run_dir, tiny_model_dir, schedule__grpo_steps=200, schedule__sft_steps=1, schedule__max_idle=200
+    )
     following = concerto(environment, "submit", "--address", address, "--env", "OMP_NUM_THREADS=1", "--", *arguments)
     try:
         (job,) = re.findall(r"Submitted (\S+) to", read_until(following, "Submitted"))
@@ -164,12 +166,9 @@ def test_a_job_is_followed_scraped_and_stopped_with_its_checkpoint_and_no_proces
 
         series = scraped(environment, METRICS["success"].series)
         names = {name.partition("{")[0] for name in series}
-        logged = {name for record in read_metrics(run_dir) for name in record if name != "stage"}
-        assert {defined(name)[0].series for name in logged} == names
+        assert {defined(name)[0].series for name in read_metrics(run_dir)[-1] if name != "stage"} == names
         drawn = {METRICS[name].series for row in ROWS for panel in row.panels for name in panel.metrics}
-        assert METRICS["success"].series in drawn & names
-        of_sft = [value for name, value in series.items() if name.startswith("ray_concerto_lr{") and '"sft"' in name]
-        assert of_sft == ["NaN"]
+        assert len(drawn & names) >= 20 and not any('"sft"' in name for name in series)  # of the last record alone
 
         following.send_signal(signal.SIGINT)
         said, _ = following.communicate(timeout=60)
