@@ -84,8 +84,8 @@ def connect(address: str) -> JobSubmissionClient:
         from ray.job_submission import JobSubmissionClient
 
         client = JobSubmissionClient(address)
-        logging.getLogger("ray").setLevel(logging.ERROR)  # it lists every file that it leaves out
-        logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.ERROR)
+        for name in ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
+            logging.getLogger(name).setLevel(logging.ERROR)  # they list every file that is left out
         return client
 
 
