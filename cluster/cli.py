@@ -14,6 +14,7 @@ from rich.console import Console
 
 from cluster.cli_options import AT, CONSOLE, ConfigFile, Data, Overrides, Preset
 from cluster.interruption import interruptible
+from cluster.jobs_cli import AS_THEY_ARE, jobs_app, submit
 from cluster.memory_cli import memory_app
 from trajectories.errors import ConcertoError, UserError
 from trajectories.files import FAULTS, check_file, check_folder
@@ -27,6 +28,8 @@ app = typer.Typer(
 data_app = typer.Typer(help="Install the data of an environment.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(memory_app, name="memory")
+app.add_typer(jobs_app, name="jobs")
+app.command("submit", context_settings=AS_THEY_ARE)(submit)
 
 INTERRUPTED = 130
 

@@ -101,9 +101,12 @@ class Coordinator:
         at = self.manifest
         self._move(step=at.step + 1, stage_step=at.stage_step + 1, version=at.version + 1)
         if self._stream is not None:
+            trained_at = time.monotonic()
             metrics["parity_error"] = await self._publish_weights()
+            metrics["publish_s"] = time.monotonic() - trained_at
+            metrics["parity_used"] = metrics["parity_error"] / self._programme.schedule.parity_tolerance
             self._stream.advance(self.manifest.stage_step)
-            metrics |= group_metrics(groups, self._stream.frontier)
+            metrics |= group_metrics(groups, self._stream.frontier, at.version)
             await self._recording.add(at.parts, [group.data for group in groups], trained.assignments)
             self._move(parts=at.parts + 1)
         metrics |= {"waited_s": waited, "step_s": time.monotonic() - started}
@@ -206,10 +209,11 @@ class Coordinator:
             raise Interrupted(f"stopped after step {self.manifest.step}")
 
 
-def group_metrics(groups: Sequence[FinishedGroup], frontier: GroupFrontier) -> dict[str, float]:
-    """Size, success (in all and by environment), turns and failures of a batch, what was skipped for it, and the gate's
-    counters."""
+def group_metrics(groups: Sequence[FinishedGroup], frontier: GroupFrontier, version: int) -> dict[str, float]:
+    """Size, success (in all and by environment), turns and failures of a batch, how far it was behind the weights of
+    `version` that it trained, what was skipped for it, what waits, and the gate's counters."""
     gate = frontier.gate
+    behind = [version - group.oldest_version for group in groups]
     members = sum(group.members for group in groups)
     informative = sum(group.is_informative(frontier.compared) for group in groups)
     by_environment = {
@@ -226,7 +230,10 @@ def group_metrics(groups: Sequence[FinishedGroup], frontier: GroupFrontier) -> d
         "truncated": sum(group.truncated for group in groups) / members,
         "length_limited": sum(group.length_limited for group in groups) / members,
         "informative_groups": informative / len(groups),
+        "staleness": sum(behind) / len(groups),
+        "staleness_max": float(max(behind)),
         "skipped_turns": float(frontier.batch_skipped_turns),
+        "groups_ready": float(len(frontier.ready)),
         "groups_submitted": float(gate.submitted),
         "groups_accepted": float(gate.accepted),
         "groups_filtered": float(gate.filtered),

@@ -205,6 +205,7 @@ FAULTS: dict[str, dict[str, Fault]] = {
     "games": GAMES,
     "memory": MEMORY,
     "run": RUN,
+    "sources": {fault: FOLDER[fault] for fault in ("missing", "file")},
     "new_file": NEW_FILE,
     "new_folder": NEW_FOLDER,
 }
@@ -228,7 +229,9 @@ def good_inputs(root: Path) -> dict[str, Path]:
         "games": root / "games",
         "memory": root / "memory",
         "run": root / "run",
+        "sources": root / "sources",
     }
+    places["sources"].mkdir()
     places["config"].write_text("seed: 3\nlearner: {lr: 1.0e-5, warmup_steps: 0}\n")
     places["matrix"].write_text(yaml.safe_dump({"preset": "local", "seeds": [0], "arms": {"one": {}}}))
     rows = [{"question": f"Which of {number}?", "answer": str(number)} for number in range(30)]
