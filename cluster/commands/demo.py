@@ -49,8 +49,8 @@ def run_demo(out: Path, seed: int, console: Console) -> None:
     )
     run_training(plan_run(config, out, resume=False), console)
     console.print(
-        "\nNow WebShop, in a short run of its own: SFT on 480 sessions of an oracle in a generated shop. The model learns\n"
-        "to search with words of its instruction, to copy a product's code from the page, to choose options, and to buy.",
+        "\nNow WebShop, in a short run of its own: SFT on 480 sessions of an oracle in a generated shop. They teach\n"
+        "to search with words of the instruction, to copy a product's code from a page, to choose options, to buy.",
         highlight=False,
     )
     go_shopping(shop, seed, console)
