@@ -36,8 +36,8 @@ from trajectories.store import read_cache, read_parquet, write_parquet
 from trajectories.types import Route
 
 MEASURED_FILE, ROUTES_FILE = "measured.parquet", "routes.parquet"
-NO_SFT = "set schedule.sft_steps=0 and schedule.mixed_steps=0"
-NO_GRPO = "set schedule.grpo_steps=0 and schedule.mixed_steps=0"
+NO_SFT = "set schedule.sft_steps=0, schedule.sft_epochs=0 and schedule.mixed_steps=0"
+NO_GRPO = "set schedule.grpo_steps=0, schedule.grpo_epochs=0 and schedule.mixed_steps=0"
 PROBED_AT_ONCE = 128
 """Sequences of one request to the learner workers, at least: how often progress shows."""
 
