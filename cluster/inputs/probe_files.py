@@ -24,7 +24,7 @@ def open_corpus(corpus: Path) -> pq.ParquetFile:
     return file
 
 
-def check_free(out: Path) -> None:
-    """Raises UserError when `out` is taken."""
+def check_free(out: Path, option: str = "--out") -> None:
+    """Raises UserError when `out`, the value of an option, is taken."""
     if out.exists():
-        raise UserError(f"{out} exists: remove it, or name another --out.")
+        raise UserError(f"{out} exists: remove it, or name another {option}.")
