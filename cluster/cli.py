@@ -148,15 +148,21 @@ def route(
     share: Annotated[float, typer.Option(help="Share that goes to SFT, above 0 and up to 1.")] = 0.5,
     thresholds: Annotated[str, typer.Option(help="environment (one each) or corpus (one for all).")] = "environment",
     seed: Annotated[int, typer.Option(help="Seed of the random routes.")] = 0,
+    report: Annotated[Path | None, typer.Option(help="HTML file, or folder of one, about the split.", **AT)] = None,
+    against: Annotated[Path | None, typer.Option(help="For --report: scores by another model.", **AT)] = None,
+    corpus: Annotated[Path | None, typer.Option(help="For --report: the corpus, to count turns.", **AT)] = None,
 ) -> None:
     """Split scored trajectories: the lower part to SFT, the tasks of the upper part to GRPO."""
     from cluster.config.loading import check_router_settings
 
     settings = check_router_settings(policy=policy, share=share, thresholds=thresholds)
     check_file(out)
-    from cluster.commands.route import run_route
+    if report is None and (against or corpus):
+        raise UserError("--against and --corpus are for the page that --report names: add --report FILE.html.")
+    from cluster.commands.route import Report, run_route
 
-    routes = run_route(scores, settings, seed, out)["route"].to_pylist()
+    page = Report(report, against, corpus) if report is not None else None
+    routes = run_route(scores, settings, seed, out, page)["route"].to_pylist()
     CONSOLE.print(f"{routes.count('sft')} trajectories to SFT, {routes.count('grpo')} to GRPO; written to {out}.")
 
 

@@ -37,6 +37,7 @@ FREE_TO_CHANGE = {
     "checkpoint": True,
     "data": True,
     "reward": {"constant_limit": True},
+    "router": {"cache": True},
 }
 """What a resumed run may change: none of it decides what is trained, and the panels' hashes tell whether the data
 elsewhere are the same."""

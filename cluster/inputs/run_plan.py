@@ -70,9 +70,10 @@ class Plan:
 
 def plan_run(config: RunSettings, run_dir: Path, resume: bool) -> Plan:
     """Check model, data and run directory, and that this can be written. Raises UserError."""
-    if not config.schedule.stages:
+    if not config.schedule.stages(1, 1):
         raise UserError(
-            "the schedule has no steps: set schedule.sft_steps, schedule.mixed_steps or schedule.grpo_steps."
+            "the schedule has no steps: set schedule.sft_steps, schedule.mixed_steps or schedule.grpo_steps, or "
+            "schedule.sft_epochs or schedule.grpo_epochs."
         )
     check_router(config.router, config.schedule)
     model = resolve_model(config.policy.model)

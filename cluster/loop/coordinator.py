@@ -61,7 +61,7 @@ class Coordinator:
         """Every stage of the schedule that the manifest has not behind it."""
         await self._parts.recorder.truncate(self.manifest.parts)
         try:
-            stages, evaluation = self._programme.schedule.stages, self._programme.evaluation
+            stages, evaluation = self._programme.stages, self._programme.evaluation
             if evaluation.stages and not self.manifest.step:
                 await self._evaluate_once("base")
             await self._evaluate_if_due()  # a run that was stopped while it evaluated has this before it
@@ -80,22 +80,25 @@ class Coordinator:
         if stage.plays:
             await self._publish_weights()
             self._stream = await self._open_stream(stage)
-        while self.manifest.stage_step < stage.steps:
-            await self._run_step(stage)
+        while self.manifest.stage_step < stage.steps and await self._run_step(stage):
+            pass
         if self._stream is not None:
             self._move(frontier=self._stream.frontier.snapshot())
             self._stream = None
-        if self._programme.evaluation.stages or stage == self._programme.schedule.stages[-1]:
+        if self._programme.evaluation.stages or stage == self._programme.stages[-1]:
             await self._evaluate_once(f"after_{stage.name}")
         self._move(stage=self.manifest.stage + 1, stage_step=0, frontier=Frontier())
         await self._save()
 
-    async def _run_step(self, stage: Stage) -> None:
-        """One learner step on a batch of groups, of demonstrations, or both; then publish, record, and checkpoint."""
+    async def _run_step(self, stage: Stage) -> bool:
+        """One learner step on a batch of groups, of demonstrations, or both; then publish, record, and checkpoint.
+        False where the stage has no more groups to train."""
         started = time.monotonic()
         groups = await self._next_groups()
+        if stage.plays and not groups:
+            return False
         waited = time.monotonic() - started
-        rows = self._programme.batch_rows(self.manifest.step) if stage.demonstrates else []
+        rows = self._programme.batch_rows(stage.name, self.manifest.step) if stage.demonstrates else []
         trained = await self._parts.learner.train(stage.name, [group.data for group in groups], rows)
         metrics = dict(trained.metrics)
         at = self.manifest
@@ -118,6 +121,7 @@ class Coordinator:
         if line := self._idle.observe(metrics):
             self._parts.observer.say(f"  step {self.manifest.step}: {line}")
         await self._evaluate_if_due()
+        return True
 
     async def _next_groups(self) -> list[FinishedGroup]:
         self._check_stop()
@@ -135,9 +139,10 @@ class Coordinator:
             batch=schedule.groups_per_step,
             total=stage.steps * schedule.groups_per_step,
         )
+        last = self._programme.groups(stage)
         max_skipped = schedule.max_skipped if schedule.dynamic_sampling else 0
         compared = self._programme.compared
-        frontier = GroupFrontier(gate, schedule.min_group, schedule.max_attempts, compared, max_skipped)
+        frontier = GroupFrontier(gate, schedule.min_group, schedule.max_attempts, compared, max_skipped, last)
         frontier.restore(self.manifest.frontier, await self._read_ready())
         task_of = partial(self._programme.group_task, self.manifest.stage)
         return GroupStream(rollouts, frontier, task_of, self.manifest.stage_step)

@@ -175,8 +175,8 @@ def _routing(plan: Plan, pool: LearnerPool, router: Any, demonstrations: pa.Tabl
     if not settings.online:
         return plain
     memory = OnlineRouter(make_arbiter(settings, plan.config.seed))
-    budget = settings.token_budget if settings.probes else None
-    return OnlineRouting(plain, pool, memory, budget, ray.put(demonstrations))
+    probing = settings.probing(alone=False) if settings.probes else None
+    return OnlineRouting(plain, pool, memory, probing, ray.put(demonstrations))
 
 
 def _training(plan: Plan, pool: LearnerPool, conductor: RemoteConductor | None) -> PlainTraining | ConductedTraining:

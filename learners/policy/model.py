@@ -47,6 +47,20 @@ class PolicyModel(nn.Module):
         """The decoder layers: the units of sharding."""
         return list(getattr(self.causal_lm, self.causal_lm.base_model_prefix).layers)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What it computes in."""
+        return self._dtype
+
+    @contextmanager
+    def computing_in(self, dtype: torch.dtype) -> Iterator[None]:
+        """Inside, matrices are multiplied in this precision; weights stay as they are."""
+        before, self._dtype = self._dtype, dtype
+        try:
+            yield
+        finally:
+            self._dtype = before
+
     def without_adapter(self) -> AbstractContextManager[Any]:
         """Inside, the network is the base model."""
         return self.lm.disable_adapter() if isinstance(self.lm, peft.PeftModel) else nullcontext()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.tensor import DTensor
 from transformers import AutoTokenizer
 
 from learners.learner_settings import OptimizerSettings, PolicySettings
@@ -162,6 +164,16 @@ class PolicyShard:
         if distributed.rank():
             return None
         return publication.make_update(self.model, state, version, self.config)
+
+    def fingerprint(self) -> str:
+        """A hash of all weights, adapters included, as this pool of workers shards them."""
+        mine = hashlib.sha256()
+        for name, parameter in self.model.named_parameters():
+            mine.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
+            local = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+            mine.update(local.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        parts = distributed.gather_objects(mine.hexdigest())
+        return hashlib.sha256("/".join(parts).encode()).hexdigest()
 
     def save_pretrained(self, directory: Path) -> None:
         """Write a Hugging Face model directory with tokenizer, adapters merged; for evaluation and for users."""

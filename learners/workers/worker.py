@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import time
 from pathlib import Path
@@ -24,8 +25,9 @@ from learners.rewards.channels import Reading
 from learners.rewards.conductor_head import ConductorScalariser
 from learners.rewards.reward_batch import RewardBatch
 from learners.rewards.weigher import Weighed, Weigher
-from learners.workers.process import cores_of_worker
+from learners.workers.process import cores_of_worker, multiplies_bfloat16
 from router.probe import ProbeResult, batched_share, by_trajectory, check, concatenated
+from router.probing import Probing
 from trajectories import schema
 from trajectories.files import storing
 from trajectories.packing import split_over_workers
@@ -131,13 +133,11 @@ class LearnerWorker:
         columns = tuple(zip(*found, strict=True)) or ((), (), ())
         return Reading(*columns)
 
-    def probe(self, sequences: Tables, token_budget: int) -> ProbeResult:
+    def probe(self, sequences: Tables, probing: Probing) -> ProbeResult:
         """Gradient norms of each trajectory, and losses, terminal states and log-probabilities of each sequence, in
         order, by the present weights. Each worker probes trajectories of its own; no weight and no optimiser state
         changes.
 
-        Args:
-            token_budget: tokens of one pass, see `router.probe.batched`.
         Raises:
             UserError: there is nothing to probe, a sequence has no trained token, or the model cannot be probed.
         """
@@ -150,8 +150,18 @@ class LearnerWorker:
             return distributed.max_over_workers(value, distributed.device())
 
         chosen = [rows[index] for unit in mine for index in units[unit]]
-        result = batched_share(self.policy.model, chosen, token_budget, most)
+        torch.set_num_threads(self._all_threads if probing.alone else self._shared_threads)
+        with self.policy.model.computing_in(self._precision(probing)):
+            result = batched_share(self.policy.model, chosen, probing.token_budget, most, probing.sample)
         return concatenated(distributed.gather_objects(result)).arranged(rows)
+
+    def fingerprint(self, probing: Probing) -> str:
+        """Names all that a probe's norms depend on beside the trajectory: the weights, the precision, the sample."""
+        about = f"{self.policy.fingerprint()} {self._precision(probing)} {probing.sample}"
+        return hashlib.sha256(about.encode()).hexdigest()
+
+    def _precision(self, probing: Probing) -> torch.dtype:
+        return torch.bfloat16 if probing.fast and multiplies_bfloat16() else self.policy.model.dtype
 
     def export(self, version: int) -> WeightUpdate | None:
         """The current weights for the engines; None on all workers but the first."""

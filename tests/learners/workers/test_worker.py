@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from learners.learner_settings import GRPOSettings, RampSettings, SFTSettings
 from learners.workers.worker import LearnerWorker
 from router.probe import sequential
+from router.probing import Probing, Sample
 from tests.learners.samples import learner_settings, make_sequences, make_tables
 from trajectories import schema
 from trajectories.errors import StorageError, UserError
@@ -138,7 +140,7 @@ def test_it_reads_by_the_initial_weights_where_the_divergence_is_part_of_the_rew
 def test_the_probe_gives_what_the_reference_gives_and_changes_nothing(untied_model: Path) -> None:
     worker, sequences = LearnerWorker(learner_settings(untied_model)), make_sequences(6)
     before = weights(worker)
-    result = worker.probe(make_tables(sequences)[0], token_budget=64)
+    result = worker.probe(make_tables(sequences)[0], Probing(token_budget=64))
     expected = sequential(worker.policy.model, sequences)
     assert result.sequence_ids == expected.sequence_ids
     torch.testing.assert_close(result.norms, expected.norms, rtol=1e-4, atol=0)
@@ -147,9 +149,44 @@ def test_the_probe_gives_what_the_reference_gives_and_changes_nothing(untied_mod
     assert all(parameter.grad is None for parameter in worker.policy.model.parameters())
 
 
+def test_a_fingerprint_names_weights_precision_and_sample(untied_model: Path) -> None:
+    worker, other = (LearnerWorker(learner_settings(untied_model)) for _ in range(2))
+    ways = [Probing(), Probing(sample=Sample(layers=1)), Probing(sample=Sample(sketch=4))]
+    names = [worker.fingerprint(way) for way in ways]
+    assert len(set(names)) == 3
+    assert names == [other.fingerprint(replace(way, token_budget=1, alone=True)) for way in ways]
+    with torch.no_grad():
+        next(iter(other.policy.model.parameters())).view(-1)[-1] += 1e-3
+    assert other.fingerprint(Probing()) != names[0]
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_a_fast_probe_computes_in_bfloat16_only_where_the_device_multiplies_it(
+    untied_model: Path, monkeypatch: pytest.MonkeyPatch, native: bool
+) -> None:
+    monkeypatch.setattr("learners.workers.worker.multiplies_bfloat16", lambda: native)
+    worker = LearnerWorker(learner_settings(untied_model))
+    tables = make_tables(make_sequences(4, 5))[0]
+    exact, fast = (worker.probe(tables, Probing(fast=wanted)).norms for wanted in (False, True))
+    assert torch.equal(exact, fast) is not native
+    torch.testing.assert_close(fast, exact, rtol=0.1, atol=0.0)
+    assert (worker.fingerprint(Probing()) == worker.fingerprint(Probing(fast=True))) is not native
+    assert worker.policy.model.dtype == torch.float32
+
+
+def test_a_probe_that_is_alone_takes_all_cores(untied_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("learners.workers.worker.cores_of_worker", lambda: 7)
+    worker = LearnerWorker(learner_settings(untied_model))
+    taken: list[int] = []
+    monkeypatch.setattr("torch.set_num_threads", taken.append)
+    for alone in (True, False):
+        worker.probe(make_tables(make_sequences(2, 5))[0], Probing(alone=alone))
+    assert taken == [7, torch.get_num_threads()]
+
+
 def test_a_probe_of_nothing_is_refused(untied_model: Path) -> None:
     with pytest.raises(UserError, match="nothing to probe"):
-        LearnerWorker(learner_settings(untied_model)).probe(make_tables([])[0], token_budget=64)
+        LearnerWorker(learner_settings(untied_model)).probe(make_tables([])[0], Probing(token_budget=64))
 
 
 @pytest.mark.parametrize("name", list(PUBLISHED))
