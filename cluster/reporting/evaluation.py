@@ -19,6 +19,7 @@ from pydantic import Field
 from cluster.loop.ports import FinishedGroup, GroupTask, Rollouts
 from cluster.loop.tasks import member_seeds
 from cluster.reporting.estimators import Frozen, Rate, clustered_rate, pass_at_k, powers_of_two
+from envs.kinds import task_type
 from envs.panels import Panel
 from trajectories.errors import ConcertoError
 from trajectories.files import reading, written_aside
@@ -127,16 +128,6 @@ class Subject:
 
     model: str
     version: int | None = None
-
-
-def task_type(task_id: str) -> str | None:
-    """The part of a task id that names its kind; None where there is none, as in WebShop's `17`.
-
-    >>> task_type("valid_seen/pick_two_obj_and_place-Mug-None-Desk-308/trial_T2019")
-    'pick_two_obj_and_place'
-    """
-    folders = task_id.split("/")[:-1]
-    return folders[-1].split("-")[0] if folders else None
 
 
 async def evaluate_panel(

@@ -13,7 +13,6 @@ from cluster.reporting.evaluation import (
     TaskResult,
     evaluate_panel,
     read_evaluations,
-    task_type,
     write_evaluations,
 )
 from cluster.reporting.evaluation_tables import evaluation_tables
@@ -107,11 +106,6 @@ def test_the_file_keeps_panel_hash_and_limit(tmp_path):
     (read,) = read_evaluations(tmp_path / "out" / "eval.json")
     assert read == result
     assert (read.panel_hash, read.limit, read.greedy.success.episodes) == ("c0ffee", 4, 4)
-
-
-def test_task_types_come_from_the_game_folder():
-    assert task_type("valid_seen/look_at_obj_in_light-Mug-None-Desk-308/trial_1") == "look_at_obj_in_light"
-    assert task_type("17") is None
 
 
 def test_an_empty_panel_says_nothing():
