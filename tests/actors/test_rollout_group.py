@@ -14,8 +14,8 @@ from experience.advice import Advice, written
 from experience.records import Experience, Item
 from tests.actors.scripted import Countdown, LocalEnvironments, LocalSession, ScriptedEngine
 from trajectories.builder import PromptSettings, make_builder
-from trajectories.prompt_settings import Instructions
 from trajectories.errors import UserError
+from trajectories.prompt_settings import Instructions
 from trajectories.schema import from_tables
 from trajectories.types import StopReason
 
