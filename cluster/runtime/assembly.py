@@ -25,6 +25,7 @@ from cluster.loop.programme import Programme
 from cluster.reporting.best import BestKeeper
 from cluster.reporting.progress import RunObserver
 from cluster.reporting.run_evaluation import RunEvaluation
+from cluster.runtime.experience import open_experience
 from cluster.runtime.fleet import RolloutFleet
 from cluster.runtime.learner import RayLearner
 from cluster.runtime.publisher import ParitySequences, Publisher
@@ -68,6 +69,7 @@ async def assembled(plan: Plan, observer: RunObserver) -> AsyncIterator[Assembly
         _open_learner(plan, demonstrations) as learner,
         open_fleet(config, plan.model, plan.environments, plan.run_dir.name) as fleet,
         _open_recorder(plan) as recorder,
+        open_experience(plan, fleet, observer.say) as experience,
     ):
         await learner.ready()
         parity_sequences = ParitySequences.put(demonstrations.slice(0, PARITY_SEQUENCES))
@@ -75,7 +77,8 @@ async def assembled(plan: Plan, observer: RunObserver) -> AsyncIterator[Assembly
         evaluation = RunEvaluation(plan.run_dir, config, plan.eval_panels, fleet, observer)
         best = BestKeeper(plan.run_dir, plan.eval_panels, learner.save_pretrained, observer.say)
         programme = await _programme(plan, learner, fleet, observer, demonstrations)
-        parts = Parts(fleet, learner, recorder, publisher.publish, evaluation.play, best.keep, observer)
+        rollouts, gauges = (experience, experience.gauges) if experience else (fleet, dict)
+        parts = Parts(rollouts, learner, recorder, publisher.publish, evaluation.play, best.keep, observer, gauges)
         coordinator = Coordinator(plan.run_dir, programme, parts, plan.manifest)
         if plan.checkpoint is not None:
             await coordinator.restore(plan.checkpoint)
