@@ -8,7 +8,7 @@ whoever reads it. The kind of a task follows from its environment and id (`envs.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 
 from envs.kinds import task_kind
@@ -96,21 +96,16 @@ def state_of(experience: Experience) -> str:
     return digest(*sorted(item.id for item in experience.items)) if experience else ""
 
 
-def half_of(experience: Experience, draw: str) -> Experience:
-    """About half of the items, by a lot that `draw` decides; one at least.
+def half_of(advice: Advice, draw: str) -> Advice:
+    """The advice with about half of its items, by a lot that `draw` decides; one at least, where there is one.
 
     Where all items always stand in the prompt together, all have the same utility: what is shown must differ between
     groups. So does what the cap leaves out, or else it would never have any evidence.
     """
-
-    def shown(items: tuple[Item, ...]) -> tuple[Item, ...]:
-        return tuple(item for item in items if int(digest(draw, item.id), 16) % 2)
-
-    half = Experience(shown(experience.suggestions), shown(experience.procedure))
-    if half or not experience:
-        return half
-    first = min(experience.items, key=lambda item: digest(draw, item.id)).id
-    return _only(experience, {first})
+    lots = {name: int(digest(draw, name), 16) for name in advice.order}
+    ids = {name for name, lot in lots.items() if lot % 2} or set(sorted(lots, key=lambda name: lots[name])[:1])
+    order = tuple(name for name in advice.order if name in ids)
+    return replace(advice, experience=_only(advice.experience, ids), order=order)
 
 
 def written(advice: Advice, count_tokens: Callable[[str], int]) -> Block:
@@ -119,7 +114,7 @@ def written(advice: Advice, count_tokens: Callable[[str], int]) -> Block:
     block, chosen = Block(), set[str]()
     for name in advice.order:
         experience = _only(advice.experience, chosen | {name})
-        if experience and count_tokens(text := render("advice", experience=experience)) <= advice.max_tokens:
+        if count_tokens(text := render("advice", experience=experience)) <= advice.max_tokens:
             chosen.add(name)
             block = Block(text, (*block.item_ids, name))
     return block

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from envs import Panel
-from experience.advice import types_of
+from experience.advice import Book, types_of
 from experience.experience_settings import ExperienceSettings
 from experience.records import TaskType
 from trajectories.errors import UserError
@@ -49,3 +49,22 @@ def check_experience(settings: ExperienceSettings, run_dir: Path) -> None:
             f"the memory {path} holds vectors of {made}, not of {named}: set experience.embedder={made}, or name "
             "another experience.memory"
         )
+
+
+def frozen_book(settings: ExperienceSettings, panel: Panel, folder: Path) -> Book | None:
+    """What a memory knows of a panel's tasks, for an evaluation that only reads it; None where experience is off.
+
+    Args:
+        folder: where a memory would lie that has no name.
+    Raises:
+        UserError: there is no memory, or it cannot be read.
+    """
+    reading = settings.model_copy(update={"base_url": None, "model": None, "read_only": True})
+    check_experience(reading, folder)
+    if not settings.enabled:
+        return None
+    from experience.keeper import Keeper
+    from experience.memory import Memory
+
+    memory = Memory.inspect(memory_path(settings, folder))
+    return Keeper(memory, planned_types([panel]), settings.half_life, read_only=True).book()

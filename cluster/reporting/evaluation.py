@@ -75,6 +75,8 @@ class Evaluation(Frozen):
         max_turns: turns after which an episode was cut off; None where nobody said.
         version: version of the weights; None for a model taken as it is.
         sampled: None where no samples were asked for.
+        memory_snapshot: of the experience in the prompts; None: there was none.
+        greedy_without, sampled_without: the same weights on the same tasks without it; None where there was none.
         seconds: that it took.
     """
 
@@ -88,6 +90,9 @@ class Evaluation(Frozen):
     version: int | None
     greedy: Outcome
     sampled: Outcome | None = None
+    memory_snapshot: int | None = None
+    greedy_without: Outcome | None = None
+    sampled_without: Outcome | None = None
     seconds: float = 0.0
 
     @property
@@ -99,6 +104,12 @@ class Evaluation(Frozen):
     def outcomes(self) -> dict[str, Outcome]:
         """What was played, by the name of the way: `greedy`, and `sampled` where there is some."""
         return {"greedy": self.greedy} | ({"sampled": self.sampled} if self.sampled is not None else {})
+
+    @property
+    def arms(self) -> dict[str, Outcome]:
+        """`outcomes`, and behind them those without experience where there was some: `greedy, no experience`, …"""
+        plain = {"greedy": self.greedy_without, "sampled": self.sampled_without}
+        return self.outcomes | {f"{way}, no experience": outcome for way, outcome in plain.items() if outcome}
 
 
 Evaluations = Mapping[str, tuple[Evaluation, ...]]

@@ -6,7 +6,7 @@ from rich.table import Table
 
 from cluster.reporting.estimators import WonLost
 from cluster.reporting.evaluation import Evaluation, Evaluations
-from cluster.reporting.paired import Paired, paired_with_earlier
+from cluster.reporting.paired import NO_EXPERIENCE, Paired, paired_with_earlier, paired_without_experience
 
 INTERVAL = "success [95 % interval]"
 
@@ -22,7 +22,7 @@ def evaluation_tables(evaluations: Evaluations) -> list[Table]:
             if (on_panel := tuple(result for result in results if result.panel_key == key))
         }
         tables.append(_success_table(played))
-        if pairs := paired_with_earlier(played):
+        if pairs := paired_with_earlier(played) + paired_without_experience(played):
             tables.append(_paired_table(pairs))
     return tables
 
@@ -41,19 +41,19 @@ def _success_table(evaluations: Evaluations) -> Table:
     for heading in ("weights", "solved", INTERVAL, *several, *score, "mean turns"):
         table.add_column(heading, no_wrap=not heading.startswith("mean"))
     for name, result in rows:
-        for way, outcome in result.outcomes.items():
+        for way, outcome in result.arms.items():
             rate = outcome.success
             cells = [name if way == "greedy" else f"  {way}", f"{rate.wins}/{rate.episodes}", str(rate)]
-            cells += [f"{outcome.pass_at[tries]:.3f}" if way == "sampled" else ""] if several else []
+            cells += [f"{outcome.pass_at[tries]:.3f}" if way.startswith("sampled") else ""] if several else []
             cells += [f"{outcome.rewards.get('score', 0.0):.3f}"] if scored else []
             table.add_row(*cells, f"{outcome.mean_turns:.1f}")
     return table
 
 
 def _paired_table(pairs: tuple[Paired, ...]) -> Table:
-    """Task by task, since earlier weights."""
+    """Task by task, since earlier weights, and against the same weights without experience."""
     sampled = any(pair.sampled for pair in pairs)
-    table = Table(title="The same tasks by earlier weights", title_justify="left")
+    table = Table(title=_paired_title(pairs), title_justify="left")
     for heading in ("weights", "against", "won", "lost", "p", *(["sampled, difference [95 %]"] if sampled else [])):
         table.add_column(heading)
     for pair in pairs:
@@ -61,6 +61,11 @@ def _paired_table(pairs: tuple[Paired, ...]) -> Table:
         difference = [str(pair.sampled or "")] if sampled else []
         table.add_row(*names, str(pair.greedy.won), str(pair.greedy.lost), p_value(pair.greedy), *difference)
     return table
+
+
+def _paired_title(pairs: tuple[Paired, ...]) -> str:
+    kinds = {"without experience" if pair.against == NO_EXPERIENCE else "by earlier weights" for pair in pairs}
+    return f"The same tasks {' and '.join(sorted(kinds))}"
 
 
 def p_value(result: WonLost) -> str:
@@ -72,10 +77,11 @@ def type_tables(result: Evaluation) -> list[Table]:
     """A table for each way of playing: success by task type, and what there is for all together: pass@k of several
     samples, and the mean score where the environment has one."""
     tables = []
-    for outcome in result.outcomes.values():
+    for way, outcome in result.arms.items():
         episodes = max((task.episodes for task in outcome.tasks), default=0)
         sampling = f"sampled {episodes}x at temperature {outcome.temperature:g}" if outcome.temperature else "greedy"
-        table = Table(title=f"{result.panel}, {sampling}", title_justify="left")
+        without = ", no experience" if way not in result.outcomes else ""
+        table = Table(title=f"{result.panel}, {sampling}{without}", title_justify="left")
         for heading in ("task type", "solved", INTERVAL):
             table.add_column(heading)
         for kind, rate in {**outcome.by_type, "all": outcome.success}.items():

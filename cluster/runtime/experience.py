@@ -94,8 +94,7 @@ class ExperiencedRollouts:
         without = self._settings.without(len(task.seeds))
         if not without or not advice.experience:
             return advice
-        half = half_of(advice.experience, f"{self._run}/{task.group_id}")
-        return replace(advice, experience=half, without=without)
+        return replace(half_of(advice, f"{self._run}/{task.group_id}"), without=without)
 
     def _pass_on(self, task: GroupTask, advice: Advice, finished: FinishedGroup) -> None:
         if self._off or len(self._waiting) >= BACKLOG:

@@ -43,7 +43,7 @@ def episode(number: int, advice: Advice, told: bool, success: bool) -> Episode:
 def play(keeper: Keeper, number: int, effects: Mapping[str, float], rng: random.Random) -> None:
     """A group of six told members and two others, whose success the items shown change."""
     advice = keeper.book().advice(*TASK, 500)
-    advice = replace(advice, experience=half_of(advice.experience, f"run/{number}"))
+    advice = half_of(advice, f"run/{number}")
     chance = 0.5 + sum(effects.get(item.id, 0.0) for item in advice.experience.items)
     told = [episode(at, advice, True, rng.random() < chance) for at in range(6)]
     plain = [episode(at, advice, False, rng.random() < 0.5) for at in range(6, 8)]
