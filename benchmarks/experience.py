@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -30,14 +31,18 @@ def filled(path: str, vectors: NDArray[np.float32]) -> Store:
     return store
 
 
-def _row(number: int, vector: NDArray[np.float32]) -> dict[str, object]:
+def _row(number: int, vector: NDArray[np.float32]) -> dict[str, Any]:
     items = [{"id": f"{number}-{at}", "text": "Say what is asked.", "examples": [], "parents": []} for at in range(3)]
     counts = dict.fromkeys(("error_free", "rounds", "correct", "wrong", "inconclusive"), 0)
-    described = {"id": f"type-{number}", "name": f"kind {number}", "description": f"tasks of the kind {number}"}
+    described: dict[str, Any] = {
+        "id": f"type-{number}",
+        "name": f"kind {number}",
+        "description": f"tasks of the kind {number}",
+    }
     return described | counts | {"suggestions": items[:2], "procedure": items[2:], "taught_by": "", "vector": vector}
 
 
-def unit(vectors: NDArray[np.float64]) -> NDArray[np.float32]:
+def unit(vectors: NDArray[Any]) -> NDArray[np.float32]:
     return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
 
 

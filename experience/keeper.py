@@ -46,10 +46,17 @@ class PlayedGroup:
         plain = [episode for episode in members if episode.memory_snapshot is None]
         if not told or not plain:
             return None
-        shares = [sum(one.success for one in half) / len(half) for half in (told, plain)]
         advice = self.advice
-        ids = told[0].memory_ids
-        return PlayedPair(self.id, advice.type_id, advice.state, advice.snapshot, ids, *shares, time.time())
+        return PlayedPair(
+            self.id,
+            advice.type_id,
+            advice.state,
+            advice.snapshot,
+            told[0].memory_ids,
+            with_experience=sum(one.success for one in told) / len(told),
+            without=sum(one.success for one in plain) / len(plain),
+            played_at=time.time(),
+        )
 
 
 class Keeper:

@@ -190,12 +190,13 @@ class Store:
 
     def add_pairs(self, rows: pa.Table) -> None:
         with _using(self._path):
-            if self._pairs is None:  # a memory that no run has used has none
-                self._pairs = self._database.create_table(PAIRS, schema=PAIR_SCHEMA, exist_ok=True)
-            self._pairs.add(rows)
+            # A memory that no run has used yet has no such table.
+            pairs = self._pairs or self._database.create_table(PAIRS, schema=PAIR_SCHEMA, exist_ok=True)
+            self._pairs = pairs
+            pairs.add(rows)
             self._added += 1
             if self._added % TIDY_EVERY == 0:
-                self._pairs.optimize(cleanup_older_than=timedelta(hours=1))
+                pairs.optimize(cleanup_older_than=timedelta(hours=1))
 
     def pairs_of(self, type_id: str) -> pa.Table:
         with _using(self._path):

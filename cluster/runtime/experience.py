@@ -108,7 +108,7 @@ class ExperiencedRollouts:
 
     async def _hear(self, answer: Any) -> None:
         try:
-            self._told = await asyncio.wait_for(answer, TIMEOUT_S)
+            self._told = told = await asyncio.wait_for(answer, TIMEOUT_S)
         except Exception as error:  # whatever it is, training goes on
             cause = getattr(error, "cause", None)
             if self._told is None and isinstance(cause, UserError):
@@ -116,9 +116,9 @@ class ExperiencedRollouts:
             reason = f"no answer within {TIMEOUT_S:g} s" if isinstance(error, TimeoutError) else last_line(error)
             self._switch_off(reason)
             return
-        if self._told.trouble and not self._troubled:
+        if told.trouble and not self._troubled:
             self._troubled = True
-            self._say(f"experience: a round of learning failed, later ones are only counted: {self._told.trouble}")
+            self._say(f"experience: a round of learning failed, later ones are only counted: {told.trouble}")
 
     def _switch_off(self, reason: str) -> None:
         self._unheard += 1

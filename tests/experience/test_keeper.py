@@ -120,7 +120,7 @@ async def test_five_episodes_of_a_type_make_a_round_of_learning(tmp_path: Path) 
 class Babbler:
     """Says nothing that can be used."""
 
-    async def complete(self, *request: object) -> Completion:
+    async def complete(self, messages: object, schema: object, max_tokens: int, temperature: float) -> Completion:
         return Completion("no JSON", 1, 1)
 
 

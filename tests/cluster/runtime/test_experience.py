@@ -17,11 +17,12 @@ from cluster.inputs.experience_plan import check_experience
 from cluster.loop.ports import FinishedGroup, GroupTask, finished_group
 from cluster.runtime import experience as module
 from cluster.runtime.experience import ExperiencedRollouts
+from envs import Observation
 from experience.advice import type_of
 from experience.experience_settings import ExperienceSettings
 from experience.memory import Memory
 from experience.records import Experience, Item
-from tests.cluster.simulation import trajectory
+from tests.cluster.simulation import SimulatedRollouts, trajectory
 from tests.experience.scripted import WordEmbedder
 from tests.trajectories import samples
 from trajectories.builder import PromptSettings, make_builder
@@ -44,8 +45,8 @@ class Remote:
 class InProcess:
     """An experience actor without Ray. While `dead`, it answers as Ray does for one that is gone."""
 
-    def __init__(self, memory: Path, settings: ExperienceSettings = SETTINGS) -> None:
-        self._actor = ExperienceActor(str(memory), [TYPE], settings, "no-model")
+    def __init__(self, memory: Path, settings: ExperienceSettings = SETTINGS, model: str = "no-model") -> None:
+        self._actor = ExperienceActor(str(memory), [TYPE], settings, model)
         self.dead = self.stuck = False
         self.told, self.observe = (Remote(self._call(name)) for name in ("told", "observe"))
 
@@ -60,14 +61,12 @@ class InProcess:
         return call
 
 
-class Plays:
+class Plays(SimulatedRollouts):
     """Told members succeed."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.played: list[GroupTask] = []
-
-    def room(self, members: int) -> int:
-        return 2
 
     async def run_group(self, task: GroupTask) -> FinishedGroup:
         self.played.append(task)
@@ -175,11 +174,33 @@ def test_an_episode_is_told_to_the_chat_model_without_its_block(mode: str) -> No
     builder = make_builder(
         chat, PromptSettings.model_validate({"mode": mode}), Instructions(advice="<experience>\nno\n</experience>")
     )
-    builder.begin(SimpleNamespace(text="Find a mug.", admissible_actions=(), can_search=False))
+    builder.begin(Observation("Find a mug."))
     for action in ("look", "take mug"):
         ids = chat.encode_response(action)
         builder.add_response(ids, [0.0] * len(ids), 0, True)
-        builder.add_observation(SimpleNamespace(text="Done.", admissible_actions=(), can_search=False), 0.0, 0, True)
+        builder.add_observation(Observation("Done."), 0.0, 0, True)
     task, done = transcript(chat, builder.sequences("s", "e", "g", 1.0))
     assert "Find a mug." in task and "no" not in task
     assert done.index("look") < done.index("take mug")
+
+
+@pytest.mark.timeout(200)
+async def test_an_endpoint_that_is_down_costs_its_rounds_and_is_told_once(tmp_path: Path, tiny_model_dir: Path) -> None:
+    settings = ExperienceSettings(enabled=True, pairs=0.25, base_url="http://127.0.0.1:9/v1", model="m")
+    rollouts, plays, said = await started(InProcess(tmp_path / "memory", settings, str(tiny_model_dir)), settings)
+
+    async def failed(rounds: int) -> None:
+        while rollouts.gauges()["experience/rounds_failed"] < rounds:
+            await asyncio.sleep(0.1)
+            await rollouts.start()  # hears what the actor says
+
+    for number in range(5):
+        await rollouts.run_group(replace(TASK, group_id=f"grpo-{number}"))
+    await failed(1)
+    await rollouts.run_group(replace(TASK, group_id="grpo-5"))
+    await failed(2)
+    await rollouts.close()
+    (line,) = said
+    assert "a round of learning failed" in line and "http://127.0.0.1:9/v1 failed 4 times" in line
+    assert rollouts.book is not None and len(plays.played) == 6 and rollouts.gauges()["experience/off"] == 0
+    assert Memory.inspect(str(tmp_path / "memory")).types() == {}
