@@ -23,6 +23,7 @@ LEFT_BY_A_START = (
     "evaluations",
     "learning_curve.svg",
     "measured.parquet",
+    "memory",
     "metrics.jsonl",
     "ray_train",
     "routes.parquet",
@@ -38,6 +39,7 @@ FREE_TO_CHANGE = {
     "data": True,
     "reward": {"constant_limit": True},
     "router": {"cache": True},
+    "experience": {"base_url": True, "token_budget": True},
 }
 """What a resumed run may change: none of it decides what is trained, and the panels' hashes tell whether the data
 elsewhere are the same."""

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from cluster.config.run import RunSettings
 from cluster.inputs.demonstrations import Transcriber
+from cluster.inputs.experience_plan import check_experience
 from cluster.inputs.models import check_trainable, load_tokenizer, resolve_model
 from cluster.inputs.recorded import read_recorded
 from cluster.inputs.reward_channels import reward_channels
@@ -91,6 +92,7 @@ def plan_run(config: RunSettings, run_dir: Path, resume: bool) -> Plan:
                     f"--set data.{panel.environment}=PATH."
                 )
     check_room(run_dir, model)
+    check_experience(config.experience, run_dir)
     panels_played = _eval_panels(config, tasks)
     from cluster.inputs.model_check import check_model  # here, because it takes seconds, and nothing above needs it
 

@@ -112,7 +112,7 @@ class Coordinator:
             metrics |= group_metrics(groups, self._stream.frontier, at.version)
             await self._recording.add(at.parts, [group.data for group in groups], trained.assignments)
             self._move(parts=at.parts + 1)
-        metrics |= {"waited_s": waited, "step_s": time.monotonic() - started}
+        metrics |= self._parts.gauges() | {"waited_s": waited, "step_s": time.monotonic() - started}
         if "probe_s" in metrics:
             metrics["probe_share"] = metrics["probe_s"] / metrics["step_s"]
         self._parts.observer.step(self.manifest.step, stage.name, metrics)

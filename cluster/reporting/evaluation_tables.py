@@ -8,9 +8,8 @@ from rich.table import Table
 
 from cluster.reporting.estimators import WonLost
 from cluster.reporting.evaluation import Evaluation, Evaluations
-from cluster.reporting.paired import Paired, paired_with_earlier
+from cluster.reporting.paired import NO_EXPERIENCE, Paired, paired_with_earlier, paired_without_experience
 
-EARLIER = "The same tasks by earlier weights"
 INTERVAL = "success [95 %]"
 MEANS = {"score": "score", "action_validity": "valid"}
 """Rewards that have a column, where the environment has them and they are not 1 throughout. Headings are short: a table
@@ -28,8 +27,8 @@ def evaluation_tables(evaluations: Evaluations) -> list[Table]:
             if (on_panel := tuple(result for result in results if result.panel_key == key))
         }
         tables.append(_success_table(played))
-        if pairs := paired_with_earlier(played):
-            tables.append(paired_table(pairs, EARLIER))
+        if pairs := paired_with_earlier(played) + paired_without_experience(played):
+            tables.append(paired_table(pairs, _paired_title(pairs)))
     return tables
 
 
@@ -40,7 +39,7 @@ def _success_table(evaluations: Evaluations) -> Table:
     first = rows[0][1]
     sampled = [result.sampled for _, result in rows if result.sampled]
     tries = min((max(outcome.pass_at, default=1) for outcome in sampled), default=1)
-    rewards = [outcome.rewards for _, result in rows for outcome in result.outcomes.values()]
+    rewards = [outcome.rewards for _, result in rows for outcome in result.arms.values()]
     means = {name: heading for name, heading in MEANS.items() if any(of.get(name, 1.0) != 1.0 for of in rewards)}
     ways = ", greedy and sampled" if sampled else ""
     table = Table(title=f"Evaluation on {first.panel} (panel {first.panel_hash[:8]}){ways}", title_justify="left")
@@ -48,10 +47,10 @@ def _success_table(evaluations: Evaluations) -> Table:
     for heading in ("weights", "solved", INTERVAL, *several, *means.values(), "turns"):
         table.add_column(heading, no_wrap=True)
     for name, result in rows:
-        for way, outcome in result.outcomes.items():
+        for way, outcome in result.arms.items():
             rate = outcome.success
             cells = [name if way == "greedy" else f"  {way}", f"{rate.wins}/{rate.episodes}", str(rate)]
-            cells += [f"{outcome.pass_at[tries]:.3f}" if way == "sampled" else ""] if several else []
+            cells += [f"{outcome.pass_at[tries]:.3f}" if way.startswith("sampled") else ""] if several else []
             cells += [f"{outcome.rewards.get(name, 0.0):.3f}" for name in means]
             table.add_row(*cells, f"{outcome.mean_turns:.1f}")
     return table
@@ -70,6 +69,11 @@ def paired_table(pairs: Sequence[Paired], title: str) -> Table:
     return table
 
 
+def _paired_title(pairs: tuple[Paired, ...]) -> str:
+    kinds = {"without experience" if pair.against == NO_EXPERIENCE else "by earlier weights" for pair in pairs}
+    return f"The same tasks {' and '.join(sorted(kinds))}"
+
+
 def p_value(result: WonLost) -> str:
     """Two digits that count, and no pretended precision below a thousandth."""
     return "<0.001" if result.p < 0.001 else f"{result.p:.2g}"
@@ -79,10 +83,11 @@ def type_tables(result: Evaluation) -> list[Table]:
     """A table for each way of playing: success by task type, and what there is for all together: pass@k of several
     samples, and the mean score where the environment has one."""
     tables = []
-    for outcome in result.outcomes.values():
+    for way, outcome in result.arms.items():
         episodes = max((task.episodes for task in outcome.tasks), default=0)
         sampling = f"sampled {episodes}x at temperature {outcome.temperature:g}" if outcome.temperature else "greedy"
-        table = Table(title=f"{result.panel}, {sampling}", title_justify="left")
+        without = ", no experience" if way not in result.outcomes else ""
+        table = Table(title=f"{result.panel}, {sampling}{without}", title_justify="left")
         for heading in ("task type", "solved", INTERVAL):
             table.add_column(heading)
         for kind, rate in {**outcome.by_type, "all": outcome.success}.items():

@@ -33,6 +33,8 @@ class KeptRollouts:
             "turns": group.turns,
             "failed": group.failed,
         }
+        if task.advice is not None:
+            line["memory_snapshot"] = task.advice.snapshot
         with storing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:

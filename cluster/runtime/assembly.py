@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +25,7 @@ from cluster.loop.programme import Programme
 from cluster.reporting.best import BestKeeper
 from cluster.reporting.progress import RunObserver
 from cluster.reporting.run_evaluation import RunEvaluation
+from cluster.runtime.experience import ExperiencedRollouts, open_experience
 from cluster.runtime.fleet import RolloutFleet
 from cluster.runtime.learner import RayLearner
 from cluster.runtime.publisher import ParitySequences, Publisher
@@ -38,6 +39,7 @@ from cluster.runtime.steps import (
     PlainTraining,
     PolicyReader,
 )
+from experience.advice import Book
 from learners.learner_settings import LearnerSettings
 from learners.rewards.open_channels import READ
 from learners.rewards.reward_batch import ConstantWatch
@@ -68,19 +70,25 @@ async def assembled(plan: Plan, observer: RunObserver) -> AsyncIterator[Assembly
         _open_learner(plan, demonstrations) as learner,
         open_fleet(config, plan.model, plan.environments, plan.name) as fleet,
         _open_recorder(plan) as recorder,
+        open_experience(plan, fleet, observer.say) as experience,
     ):
         await learner.ready()
         parity_sequences = ParitySequences.put(demonstrations.slice(0, PARITY_SEQUENCES))
         publisher = Publisher(learner, fleet, parity_sequences, config.schedule.parity_tolerance)
-        evaluation = RunEvaluation(plan.run_dir, config, plan.eval_panels, fleet, observer)
+        evaluation = RunEvaluation(plan.run_dir, config, plan.eval_panels, fleet, observer, _book(experience))
         best = BestKeeper(plan.run_dir, plan.eval_panels, learner.save_pretrained, observer.say)
         programme = await _programme(plan, learner, fleet, observer, demonstrations)
-        parts = Parts(fleet, learner, recorder, publisher.publish, evaluation.play, best.keep, observer)
+        rollouts, gauges = (experience, experience.gauges) if experience else (fleet, dict)
+        parts = Parts(rollouts, learner, recorder, publisher.publish, evaluation.play, best.keep, observer, gauges)
         coordinator = Coordinator(plan.run_dir, programme, parts, plan.manifest)
         if plan.checkpoint is not None:
             await coordinator.restore(plan.checkpoint)
             observer.say(f"resuming after step {coordinator.manifest.step}")
         yield Assembly(coordinator, learner)
+
+
+def _book(experience: ExperiencedRollouts | None) -> Callable[[], Book | None]:
+    return lambda: experience.book if experience else None
 
 
 async def _programme(
