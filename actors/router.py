@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import ray
 import torch
 
@@ -174,7 +173,8 @@ def _joined(tables: Sequence[GroupTables]) -> GroupTables:
 def _episode_seconds(episodes: pa.Table) -> dict[str, float]:
     """Where the seconds of an episode went, means over all of them."""
     spent = ("generation", "environment", "waiting")
-    return {f"episode/{name}_s": float(pc.mean(episodes[f"{name}_seconds"]).as_py() or 0.0) for name in spent}
+    count = max(1, episodes.num_rows)
+    return {f"episode/{name}_s": sum(episodes[f"{name}_seconds"].to_pylist()) / count for name in spent}
 
 
 def _explored(batch: RewardBatch, groups: Sequence[Group], decisions: Sequence[Decision | None]) -> RewardBatch:

@@ -195,6 +195,23 @@ SECTIONS: Mapping[str, tuple[Metric, ...]] = {
         Metric("router/score_max/{environment}", Kind.STATE, "", "At step 0: highest score by environment."),
         Metric("router/threshold/{environment}", Kind.STATE, "", "At step 0: threshold by environment."),
     ),
+    "Experience": (
+        Metric("experience/off", Kind.STATE, "", "1 once the run goes on without experience."),
+        Metric("experience/waiting", Kind.STATE, "groups", "Finished groups on their way to the actor."),
+        Metric("experience/unheard", Kind.TOTAL, "groups", "Groups that the actor never heard of."),
+        Metric("experience/snapshot", Kind.STATE, "", "State of the memory that prompts are made of."),
+        Metric("experience/types", Kind.STATE, "types", "Types of tasks that something is known of."),
+        Metric("experience/items", Kind.STATE, "items", "Pieces of advice in all of them."),
+        Metric("experience/pairs", Kind.TOTAL, "pairs", "Groups played partly without experience."),
+        Metric("experience/rounds", Kind.TOTAL, "rounds", "Rounds of learning."),
+        Metric("experience/rounds_failed", Kind.TOTAL, "rounds", "Those that failed."),
+        Metric("experience/dropped", Kind.TOTAL, "items", "Pieces of advice dropped for doing harm."),
+        Metric("experience/rolled_back", Kind.TOTAL, "states", "States of a type that were taken back."),
+        Metric("experience/utility", Kind.STATE, "", "Success with experience less success without it."),
+        Metric("experience/utility_low", Kind.STATE, "", "Lower end of its 95 % interval."),
+        Metric("experience/utility_high", Kind.STATE, "", "Upper end of its 95 % interval."),
+        Metric("experience/{call}_tokens", Kind.TOTAL, "tokens", "What a step of learning has cost at the chat model."),
+    ),
 }
 """All definitions, in the order of `docs/metrics.md`."""
 

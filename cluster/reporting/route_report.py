@@ -103,7 +103,7 @@ def _histogram(
     values = np.array(scores)
     edges = np.linspace(values.min(), max(values.max(), values.min() + 1e-9), BINS + 1)
     counts = {half: np.histogram(values[rows], edges)[0] for half, rows in halves.items()}
-    tallest, width, height = max(sum(counts.values()).max(), 1), 640, 160
+    tallest, width, height = max(int(np.sum(list(counts.values()), axis=0).max()), 1), 640, 160
     marks = []
     for number in range(BINS):
         base = float(height)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 import pyarrow.dataset as ds
 
 from cluster.reporting.evaluation import task_type
@@ -23,6 +23,9 @@ from trajectories.errors import UserError
 from trajectories.files import reading
 from trajectories.store import ASSIGNMENTS_FILE, EPISODES_FILE, SEQUENCES_FILE
 from trajectories.types import StopReason
+
+pc: Any = pyarrow.compute
+"""Its functions are made as it is imported, which type checkers do not see."""
 
 PART = re.compile(r"part-(\d+)")
 DAMAGED = "move that part away, then report again."

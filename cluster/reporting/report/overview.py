@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from rich.table import Table
 
 from cluster.reporting.evaluation_tables import evaluation_tables, paired_table, type_tables
@@ -112,10 +110,10 @@ def faults(run: Run) -> list[str]:
 def _run(one: Indexed) -> dict[str, Any]:
     run, index = one.run, one.index
     steps = [record["step"] for record in run.records]
-    seconds: Counter[str] = Counter()
+    seconds: dict[str, float] = {"routing": 0.0}
     for record in run.records:
-        seconds.update(phases(record))
-        seconds["routing"] += float(record.get("routing_s", 0.0))
+        for phase, spent in {**phases(record), "routing": float(record.get("routing_s", 0.0))}.items():
+            seconds[phase] = seconds.get(phase, 0.0) + spent
     seconds["evaluation"] = sum(result.seconds for results in run.evaluations.values() for result in results)
     return {
         "name": run.name,
@@ -152,7 +150,7 @@ def _points(run: Run) -> Iterator[dict[str, Any]]:
 
 
 def _choices(column: pa.ChunkedArray) -> list[str]:
-    return sorted(value for value in pc.unique(column).to_pylist() if value)
+    return sorted(value for value in column.unique().to_pylist() if value)
 
 
 def _steps(steps: Sequence[int] | Mapping[int, int]) -> str:

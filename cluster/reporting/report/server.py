@@ -103,7 +103,7 @@ def list_episodes(library: Library, asked: Mapping[str, str]) -> dict[str, Any]:
 def one_episode(library: Library, asked: Mapping[str, str]) -> dict[str, Any]:
     """A whole episode. Raises UserError where there is none of this id."""
     run, index, words = library.of(asked.get("run", ""))
-    row = index.filter(pc.equal(index["id"], asked.get("id", "")))
+    row = index.filter(pc.field("id") == asked.get("id", ""))
     if not row.num_rows:
         raise UserError(f"{run.name} has no episode {asked.get('id', '')!r}")
     return next(read_episodes(run, row.slice(row.num_rows - 1), words)) | {"run": run.name}

@@ -15,6 +15,7 @@ from ray.exceptions import RayActorError
 from actors.experience import ExperienceActor, transcript
 from cluster.inputs.experience_plan import check_experience
 from cluster.loop.ports import FinishedGroup, GroupTask, finished_group
+from cluster.reporting.metric_table import defined
 from cluster.runtime import experience as module
 from cluster.runtime.experience import ExperiencedRollouts
 from envs import Observation
@@ -109,6 +110,7 @@ async def test_a_part_of_every_group_plays_without_and_the_difference_is_on_disk
     assert [(pair.with_experience, pair.without) for pair in pairs] == [(1.0, 0.0)] * 4
     assert {pair.id for pair in pairs} == {f"run-1/grpo-{number}" for number in range(4)}
     gauges = rollouts.gauges()
+    assert all(defined(name)[0].name.startswith("experience/") for name in gauges)
     assert (gauges["experience/pairs"], gauges["experience/utility"], gauges["experience/off"]) == (4, 1, 0)
     assert not said
 
