@@ -132,7 +132,7 @@ async def open_experience(
     plan: Plan, rollouts: Rollouts, say: Callable[[str], None]
 ) -> AsyncIterator[ExperiencedRollouts | None]:
     """The rollouts with experience, their actor beside the first rollout actor; None where the run has none."""
-    settings, run = plan.config.experience, plan.run_dir.name
+    settings, run = plan.config.experience, plan.name
     if not settings.enabled:
         yield None
         return
