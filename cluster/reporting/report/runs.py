@@ -85,6 +85,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
         values = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{file} is no YAML ({first_line(error)}): restore it from the run's start.") from None
+    if not text.endswith("\n"):
+        raise UserError(f"{file} is cut off: restore it from the run's start.")
     if not isinstance(values, dict):
         raise UserError(f"{file} is no configuration of a run: it holds no keys; restore it from the run's start.")
     return values
