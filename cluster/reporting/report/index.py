@@ -1,6 +1,6 @@
 """The episodes of a run as a small table in memory, so that they can be listed and filtered; their tokens stay on disk.
 
-A row takes some hundred bytes, so a run of 100,000 episodes is read in one go (docs/results/report.md has the figures).
+A row takes some hundred bytes, so that a run of 100,000 episodes is read in one go.
 """
 
 from __future__ import annotations
