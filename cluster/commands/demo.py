@@ -43,7 +43,7 @@ def run_demo(out: Path, seed: int, console: Console) -> None:
     started = time.monotonic()
     config = load_config("local", overrides=[f"seed={seed}"])
     console.print(
-        "A 4-million-parameter model that has read household games, but was never told what for, learns to play them:\n"
+        "A model of 4.7 million parameters that has read household games, but not what for, learns to play them:\n"
         "first from an expert's episodes (SFT), then from its own (GRPO), with real vLLM rollouts on a local Ray.",
         highlight=False,
     )
