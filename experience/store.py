@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from trajectories.files import storing
 
 os.environ.setdefault("LANCE_LOG", "error")  # it greets every new table with a warning
 import lancedb
+
+warnings.filterwarnings("ignore", "lancedb fork support")  # Ray forks only to start another program
 
 TYPES, EXAMPLES, PAIRS = "types", "examples", "pairs"
 TIDY_EVERY = 64

@@ -22,7 +22,7 @@ def costs(records: Sequence[Mapping[str, Any]]) -> str | None:
     """One line with the seconds of routing and of each stage, and their shares, without evaluations; None before the
     first step.
 
-    A probe of 10 s, SFT of 30 s and GRPO of 60 s give "cost: probe 10 s (10%), sft 30 s (30%), grpo 60 s (60%)".
+    A probe of 10 s, SFT of 30 s and GRPO of 60 s give "cost: probe 10.0 s (10%), sft 30.0 s (30%), grpo 60.0 s (60%)".
     What a mixed step probes counts with the probe. What else routing takes, as playing for pass rates does, is "other
     routing".
     """
@@ -35,7 +35,7 @@ def costs(records: Sequence[Mapping[str, Any]]) -> str | None:
         elif "routing_s" in record:
             seconds["other routing"] += record["routing_s"] - probed
     total = sum(seconds.values())
-    parts = [f"{name} {spent:,.0f} s ({spent / total:.0%})" for name, spent in seconds.items() if spent >= 0.5]
+    parts = [f"{name} {spent:,.1f} s ({spent / total:.0%})" for name, spent in seconds.items() if spent >= 0.05]
     return f"cost: {', '.join(parts)}" if parts else None
 
 
