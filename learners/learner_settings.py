@@ -62,6 +62,11 @@ class OptimizerSettings(Settings):
     token_budget: int = Field(default=8192, ge=1)
     """Tokens (padding counted) in one forward pass; a longer sequence goes alone. Changes memory and speed, never the
     result. Tuning: as much as fits a GPU; some 1,000 on a CPU, whose caches larger passes leave."""
+    reduce_gradients: Literal["step", "pass"] = "step"
+    """When several workers add up their gradients. `step`: once, in the last pass, until when each worker keeps a
+    gradient of the whole model (4 bytes a weight). `pass`: in every pass, and each keeps a gradient of its own shard
+    alone. Changes memory and speed, never the result. Tuning: `step`; `pass` where `concerto plan` says that the model
+    does not fit."""
 
 
 class RampSettings(Settings):

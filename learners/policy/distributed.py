@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from learners.policy.model import PolicyModel
 
@@ -54,7 +55,8 @@ def barrier() -> None:
 
 def shard(model: PolicyModel, device: torch.device, dtype: torch.dtype) -> None:
     """FSDP2 over all workers, in place: one unit a decoder layer and one for the rest. Gradients are *summed*, since
-    every loss is already divided by the global token count. Gloo on CPU works the same."""
+    every loss is already divided by the global token count. Gloo on CPU works the same. Weights on `meta` stay there,
+    as shards without content."""
     mesh = init_device_mesh(device.type, (world_size(),))
     precision = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for unit in [*model.layers, model]:
@@ -63,6 +65,23 @@ def shard(model: PolicyModel, device: torch.device, dtype: torch.dtype) -> None:
         unit.set_force_sum_reduction_for_comms(True)  # gloo knows no other
         unit.set_gradient_divide_factor(1.0)
     register_fsdp_forward_method(model, "read")  # gathers weights as `forward` does
+
+
+def reduce_gradients(model: nn.Module, now: bool) -> None:
+    """Whether the next backward pass adds the gradients up over all workers, those of the passes before it with them;
+    else each worker keeps its own, of the whole model. No effect on a model that is not sharded."""
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(now)
+
+
+def assign(module: nn.Module, name: str, whole: Tensor) -> None:
+    """Give a parameter of a module, sharded or not and perhaps still on `meta`, these values, its own dtype kept; all
+    ranks have the same `whole`."""
+    before: nn.Parameter = getattr(module, name)
+    value = whole.to(device(), before.dtype)
+    if isinstance(before, DTensor):
+        value = distribute_tensor(value, before.device_mesh, before.placements, src_data_rank=None)
+    setattr(module, name, nn.Parameter(value, before.requires_grad))
 
 
 def _reduce(tensor: Tensor, operation: Any) -> Tensor:
