@@ -11,24 +11,29 @@ random generators start afresh.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
 import torch.distributed.checkpoint as dcp
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from learners.policy import distributed
 from learners.policy.optimizer import PolicyOptimizer
 from trajectories.errors import UserError
+from trajectories.files import reading
 
 FORMAT = 2
 """1 was one file, gathered and pickled by worker 0."""
 MANIFEST, SHARDS = "policy.json", "shards"
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 """What torch's AdamW keeps of a weight."""
+EARLIER = "delete the folder of its step to resume from an earlier one"
 FILE_BYTES = 1 << 30
 """Bytes of whole tensors that share a file; each worker holds its part of one file twice while it writes."""
 
@@ -39,7 +44,8 @@ def save(model: nn.Module, optimizer: PolicyOptimizer, directory: Path) -> None:
     writer = dcp.HuggingFaceStorageWriter(
         str(directory / SHARDS), fqn_to_index_mapping=_files(state), save_distributed=True
     )
-    dcp.save(state, storage_writer=writer)
+    with _plainly():
+        dcp.save(state, storage_writer=writer)
     safetensors.torch.save_file(_random_state(), directory / f"random-{distributed.rank()}.safetensors")
     if distributed.rank() == 0:
         manifest = {"format": FORMAT, "steps": optimizer.steps, "stage": optimizer.stage}
@@ -51,11 +57,12 @@ def restore(model: nn.Module, optimizer: PolicyOptimizer, directory: Path) -> No
     """Take back what `save` wrote, in place, also with another number of workers. Collective.
 
     Raises:
-        UserError: there is no checkpoint, one of another format, or that of another model.
+        UserError: there is no checkpoint, a damaged one, one of another format, or that of another model.
     """
     manifest = read_manifest(directory)
     reader = dcp.HuggingFaceStorageReader(str(directory / SHARDS))
-    held = reader.read_metadata().state_dict_metadata
+    with reading(directory / SHARDS, EARLIER), _plainly():
+        held = reader.read_metadata().state_dict_metadata
     wanted = _weights(model)
     if unlike := sorted(
         name for name, weight in wanted.items() if getattr(held.get(name), "size", None) != weight.shape
@@ -70,7 +77,8 @@ def restore(model: nn.Module, optimizer: PolicyOptimizer, directory: Path) -> No
             step = torch.zeros((), device=distributed.device())
             moments = {"exp_avg": torch.zeros_like(weight), "exp_avg_sq": torch.zeros_like(weight)}
             optimizer.adam.state[weight] = {"step": step} | moments
-    dcp.load(wanted | _moments(model, optimizer), storage_reader=reader)
+    with reading(directory / SHARDS, EARLIER), _plainly():
+        dcp.load(wanted | _moments(model, optimizer), storage_reader=reader)
     optimizer.steps, optimizer.stage = manifest["steps"], manifest["stage"]
     if manifest["workers"] == distributed.world_size():
         _set_random_state(safetensors.torch.load_file(directory / f"random-{distributed.rank()}.safetensors"))
@@ -88,12 +96,26 @@ def read_manifest(directory: Path) -> dict[str, Any]:
         found = manifest["format"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{directory} holds no learner checkpoint ({MANIFEST} is missing or damaged): delete the folder of its "
-            "step to resume from an earlier one"
+            f"{directory} holds no learner checkpoint ({MANIFEST} is missing or damaged): {EARLIER}"
         ) from error
     if found != FORMAT:
         raise UserError(f"{directory} has learner format {found}, not {FORMAT}: use the version that wrote it")
     return manifest
+
+
+@contextmanager
+def _plainly() -> Iterator[None]:
+    """The error of a rank itself, where torch's checkpoints raise one that is no Exception, and damage as a ValueError.
+    Their warning that there is one process is left out: that is meant."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+            yield
+    except dcp.CheckpointException as error:
+        (cause, _) = error.failures[min(error.failures)]
+        raise (ValueError(str(cause)) if isinstance(cause, SafetensorError) else cause) from error
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
 
 
 def _trained(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -84,6 +84,21 @@ def assign(module: nn.Module, name: str, whole: Tensor) -> None:
     setattr(module, name, nn.Parameter(value, before.requires_grad))
 
 
+def settle_empty_shards(model: nn.Module) -> set[str]:
+    """Names of the parameters of which this rank has no row, as with more workers than experts. They leave `meta` here,
+    since no file holds anything for them."""
+    settled = set()
+    for name, weight in list(model.named_parameters()):
+        if isinstance(weight, DTensor) and not weight.to_local().numel():
+            nothing = torch.empty(weight.to_local().shape, dtype=weight.dtype, device=device())
+            like = {"shape": weight.shape, "stride": weight.stride(), "run_check": False}
+            shard = DTensor.from_local(nothing, weight.device_mesh, weight.placements, **like)
+            path, _, attribute = name.rpartition(".")
+            setattr(model.get_submodule(path), attribute, nn.Parameter(shard, weight.requires_grad))
+            settled.add(name)
+    return settled
+
+
 def _reduce(tensor: Tensor, operation: Any) -> Tensor:
     reduced = tensor.clone()
     if dist.is_initialized():

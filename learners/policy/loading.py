@@ -82,7 +82,8 @@ def _fill(lm: PreTrainedModel, name: str, device: torch.device) -> None:
         found, _ = convert_and_load_state_dict_in_model(lm, rows, load)
     lm.tie_weights(missing_keys=found.missing_keys, recompute_mapping=False)
     missing = {key for key in found.missing_keys - lm.all_tied_weights_keys.keys() if ".lora_" not in key}
-    unfit = sorted(missing | {key for key, *_ in found.mismatched_keys} | found.conversion_errors.keys())
+    unfit = missing | {key for key, *_ in found.mismatched_keys} | found.conversion_errors.keys()
+    unfit = sorted(unfit - distributed.settle_empty_shards(lm))
     if unfit:
         raise UserError(
             f"the files of {name} do not hold {unfit[0]}{f' and {len(unfit) - 1} more weights' * (len(unfit) > 1)} as "

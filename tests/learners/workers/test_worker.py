@@ -223,6 +223,17 @@ def test_a_checkpoint_of_another_model_is_refused(untied_model: Path, tied_model
     assert all(torch.equal(tensor, before[name]) for name, tensor in weights(worker).items())
 
 
+@pytest.mark.parametrize("kept", [0, 100, -8])
+def test_a_damaged_checkpoint_is_refused(untied_model: Path, tmp_path: Path, kept: int) -> None:
+    worker = LearnerWorker(learner_settings(untied_model))
+    worker.save(tmp_path / "step")
+    (shard,) = (tmp_path / "step" / "shards").iterdir()
+    shard.write_bytes(shard.read_bytes()[:kept])
+    with pytest.raises(UserError, match=r"cannot read .*shards \(.*\): delete the folder of its step") as caught:
+        worker.restore(tmp_path / "step")
+    assert "\n" not in str(caught.value)
+
+
 def test_a_checkpoint_holds_no_pickle(untied_model: Path, tmp_path: Path) -> None:
     worker = LearnerWorker(learner_settings(untied_model))
     worker.train("mixed", *make_tables(make_sequences(6)))
@@ -241,7 +252,7 @@ def test_a_full_disk_is_told_as_such_and_the_checkpoint_before_stays(tmp_path: P
     worker = LearnerWorker(learner_settings(untied_model))
     worker.save(tmp_path / "learner")
 
-    def full(*arguments: Any) -> None:
+    def full(*arguments: Any, **options: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(safetensors.torch, "save", full)  # with which torch.distributed.checkpoint writes

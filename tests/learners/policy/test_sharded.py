@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from unittest import mock
 
 import pytest
@@ -12,17 +12,24 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from safetensors.torch import load_file, save_file
+from torch.distributed.fsdp._fully_shard._fsdp_collectives import DefaultReduceScatter
 from torch.distributed.tensor import DTensor
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
 from learners.learner_settings import LoraSettings, OptimizerSettings, PolicySettings
+from learners.objectives.assign import pending_assignments
 from learners.policy.loading import load_policy
 from learners.workers import worker as worker_module
 from learners.workers.worker import LearnerWorker
+from tests.learners.rewards.test_weigher import scalariser, single_sequence_episodes
 from tests.learners.samples import SIZES, learner_settings, tables_of_step, write_model
+from trajectories import schema
 from trajectories.errors import UserError
 
 CPU = torch.device("cpu")
+REDUCE = DefaultReduceScatter.__call__
+UNITS = 3
+"""Of sharding: two layers and the rest."""
 STEPS = 10
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "decoder_sparse_step": 1}
 
@@ -76,6 +83,20 @@ def training(model: Path, _: mock.Mock) -> tuple[list[dict[str, float]], dict[st
     return [{**step, "seconds": 0.0} for step in metrics], update.load() if update else None
 
 
+def reductions(model: Path, when: Literal["step", "pass"]) -> tuple[dict[str, float], int, int]:
+    """Metrics of a step of as many passes as sequences, weighed by the Conductor or not; how often gradients were
+    reduced in its first half, and in all of it."""
+    optimizer = OptimizerSettings(lr=1e-4, token_budget=1, reduce_gradients=when)
+    worker = LearnerWorker(learner_settings(model).model_copy(update={"optimizer": optimizer}))
+    rows, batch = single_sequence_episodes(12)
+    table = schema.sequences_to_table(rows)
+    with mock.patch.object(DefaultReduceScatter, "__call__", autospec=True, side_effect=REDUCE) as reduce:
+        metrics = worker.train("sft", *tables_of_step(0, 6))
+        first = reduce.call_count
+        weighed, _ = worker.train_weighing("grpo", table, pending_assignments(table, batch), batch, scalariser())
+    return {**metrics, **weighed, "seconds": 0.0}, first, reduce.call_count
+
+
 def refusal(settings: PolicySettings) -> str:
     with pytest.raises(UserError) as caught:
         load_policy(settings, 0, CPU)
@@ -91,7 +112,8 @@ def load_on(rank: int, folder: Path, settings: dict[str, PolicySettings], spoile
 
 def train_on(rank: int, folder: Path, models: list[Path]) -> None:
     join(rank, folder)
-    torch.save([training(model) for model in models], folder / f"trained-{rank}.pt")
+    reduced = [reductions(models[0], when) for when in ("step", "pass")]
+    torch.save(([training(model) for model in models], reduced), folder / f"trained-{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -137,7 +159,7 @@ def test_two_workers_train_as_one_within_1e_5(tmp_path: Path) -> None:
     models = [Path(write_models(tmp_path)[name].model) for name in ("untied", "tied")]
     mp.spawn(train_on, args=(tmp_path, models), nprocs=2)  # pyright: ignore[reportPrivateImportUsage]
     first, second = (torch.load(tmp_path / f"trained-{rank}.pt", weights_only=False) for rank in range(2))
-    for model, (theirs, sharded), (same, nothing) in zip(models, first, second, strict=True):
+    for model, (theirs, sharded), (same, nothing) in zip(models, first[0], second[0], strict=True):
         metrics, weights = training(model)
         assert nothing is None and theirs == same
         assert theirs == [pytest.approx(step, rel=1e-5, abs=1e-5) for step in metrics]
@@ -145,6 +167,10 @@ def test_two_workers_train_as_one_within_1e_5(tmp_path: Path) -> None:
         assert weights is not None and sharded.keys() == weights.keys()
         for key, tensor in weights.items():
             torch.testing.assert_close(sharded[key], tensor, atol=1e-5, rtol=0)
+    for (once, *counts), (often, *more) in (first[1], second[1]):
+        assert once == pytest.approx(often, rel=1e-5, abs=1e-5)
+        assert counts == [UNITS, 2 * UNITS], "two layers and the rest, once a step"
+        assert more[0] > UNITS and more[1] - more[0] > UNITS, "in each of several passes"
 
 
 def test_adapters_begin_as_peft_makes_them_and_leave_the_random_state_alone(untied_model: Path) -> None:
