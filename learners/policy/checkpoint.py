@@ -19,9 +19,11 @@ from typing import Any
 
 import safetensors.torch
 import torch
-import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
 from learners.policy import distributed
 from learners.policy.optimizer import PolicyOptimizer
@@ -41,11 +43,11 @@ FILE_BYTES = 1 << 30
 def save(model: nn.Module, optimizer: PolicyOptimizer, directory: Path) -> None:
     """Write weights that train, moments, step count, stage and random states. Collective; the directory exists."""
     state = _weights(model) | _moments(model, optimizer)
-    writer = dcp.HuggingFaceStorageWriter(
+    writer = HuggingFaceStorageWriter(
         str(directory / SHARDS), fqn_to_index_mapping=_files(state), save_distributed=True
     )
     with _plainly():
-        dcp.save(state, storage_writer=writer)
+        state_dict_saver.save(state, storage_writer=writer)
     safetensors.torch.save_file(_random_state(), directory / f"random-{distributed.rank()}.safetensors")
     if distributed.rank() == 0:
         manifest = {"format": FORMAT, "steps": optimizer.steps, "stage": optimizer.stage}
@@ -60,7 +62,7 @@ def restore(model: nn.Module, optimizer: PolicyOptimizer, directory: Path) -> No
         UserError: there is no checkpoint, a damaged one, one of another format, or that of another model.
     """
     manifest = read_manifest(directory)
-    reader = dcp.HuggingFaceStorageReader(str(directory / SHARDS))
+    reader = HuggingFaceStorageReader(str(directory / SHARDS))
     with reading(directory / SHARDS, EARLIER), _plainly():
         held = reader.read_metadata().state_dict_metadata
     wanted = _weights(model)
@@ -78,7 +80,7 @@ def restore(model: nn.Module, optimizer: PolicyOptimizer, directory: Path) -> No
             moments = {"exp_avg": torch.zeros_like(weight), "exp_avg_sq": torch.zeros_like(weight)}
             optimizer.adam.state[weight] = {"step": step} | moments
     with reading(directory / SHARDS, EARLIER), _plainly():
-        dcp.load(wanted | _moments(model, optimizer), storage_reader=reader)
+        state_dict_loader.load(wanted | _moments(model, optimizer), storage_reader=reader)
     optimizer.steps, optimizer.stage = manifest["steps"], manifest["stage"]
     if manifest["workers"] == distributed.world_size():
         _set_random_state(safetensors.torch.load_file(directory / f"random-{distributed.rank()}.safetensors"))
@@ -111,7 +113,7 @@ def _plainly() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")
             yield
-    except dcp.CheckpointException as error:
+    except CheckpointException as error:
         (cause, _) = error.failures[min(error.failures)]
         raise (ValueError(str(cause)) if isinstance(cause, SafetensorError) else cause) from error
     except SafetensorError as error:

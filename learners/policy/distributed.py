@@ -84,19 +84,31 @@ def assign(module: nn.Module, name: str, whole: Tensor) -> None:
     setattr(module, name, nn.Parameter(value, before.requires_grad))
 
 
-def settle_empty_shards(model: nn.Module) -> set[str]:
-    """Names of the parameters of which this rank has no row, as with more workers than experts. They leave `meta` here,
-    since no file holds anything for them."""
-    settled = set()
+def settle_shards(model: nn.Module) -> set[str]:
+    """Give every shard that was loaded memory of its own: one that a file holds in the same precision is still a view
+    of that file, mapped with the rows of all other ranks.
+
+    Returns:
+        Names of the parameters of which this rank has no row, as with more workers than experts. They leave `meta`
+        here, since no file holds anything for them.
+    """
+    without_rows = set()
     for name, weight in list(model.named_parameters()):
-        if isinstance(weight, DTensor) and not weight.to_local().numel():
-            nothing = torch.empty(weight.to_local().shape, dtype=weight.dtype, device=device())
-            like = {"shape": weight.shape, "stride": weight.stride(), "run_check": False}
-            shard = DTensor.from_local(nothing, weight.device_mesh, weight.placements, **like)
-            path, _, attribute = name.rpartition(".")
-            setattr(model.get_submodule(path), attribute, nn.Parameter(shard, weight.requires_grad))
-            settled.add(name)
-    return settled
+        local = weight.to_local() if isinstance(weight, DTensor) else weight
+        if not isinstance(weight, DTensor) or (local.is_meta and local.numel()):
+            continue
+        if not local.numel():
+            without_rows.add(name)
+            own = torch.empty(local.shape, dtype=local.dtype, device=device())
+        elif local.untyped_storage().nbytes() != local.nbytes:
+            own = local.detach().clone()
+        else:
+            continue
+        like = {"shape": weight.shape, "stride": weight.stride(), "run_check": False}
+        shard = DTensor.from_local(own, weight.device_mesh, weight.placements, **like)
+        path, _, attribute = name.rpartition(".")
+        setattr(model.get_submodule(path), attribute, nn.Parameter(shard, weight.requires_grad))
+    return without_rows
 
 
 def _reduce(tensor: Tensor, operation: Any) -> Tensor:

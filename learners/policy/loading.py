@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from contextlib import ExitStack, suppress
+from typing import Any
 
 import peft
 import torch
@@ -18,8 +19,8 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import convert_and_load_state_dict_in_model
 from transformers.modeling_utils import LoadStateDictConfig
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
-from transformers.utils.hub import get_checkpoint_shard_files
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 
 from learners.learner_settings import LoraSettings, PolicySettings
 from learners.policy import distributed
@@ -75,15 +76,19 @@ def _fill(lm: PreTrainedModel, name: str, device: torch.device) -> None:
     with ExitStack() as opened:
         files = [opened.enter_context(safe_open(file, framework="pt")) for file in _weight_files(name)]
         ours = {key.replace(ADAPTED, "."): key for key in lm.state_dict()}
-        rows = {ours.get(key, key): file.get_slice(key) for file in files for key in file.keys()}  # noqa: SIM118
-        load = LoadStateDictConfig(
-            device_map={"": device}, dtype=lm.dtype, weight_mapping=get_model_conversion_mapping(lm)
-        )
+        rows: dict[str, Any] = {
+            ours.get(key, key): file.get_slice(key)
+            for file in files
+            for key in file.keys()  # noqa: SIM118
+        }
+        mapping: Any = get_model_conversion_mapping(lm)
+        load = LoadStateDictConfig(device_map={"": device}, dtype=lm.dtype, weight_mapping=mapping)
         found, _ = convert_and_load_state_dict_in_model(lm, rows, load)
+        without_rows = distributed.settle_shards(lm)
     lm.tie_weights(missing_keys=found.missing_keys, recompute_mapping=False)
     missing = {key for key in found.missing_keys - lm.all_tied_weights_keys.keys() if ".lora_" not in key}
     unfit = missing | {key for key, *_ in found.mismatched_keys} | found.conversion_errors.keys()
-    unfit = sorted(unfit - distributed.settle_empty_shards(lm))
+    unfit = sorted(unfit - without_rows)
     if unfit:
         raise UserError(
             f"the files of {name} do not hold {unfit[0]}{f' and {len(unfit) - 1} more weights' * (len(unfit) > 1)} as "
@@ -104,7 +109,8 @@ def _weight_files(name: str) -> list[str]:
             f"{name} has no {SAFE_WEIGHTS_NAME}, from which several workers read their shards: save it with "
             "save_pretrained, or train with placement.learner_workers=1"
         )
-    return get_checkpoint_shard_files(name, index)[0]
+    files, _ = get_checkpoint_shard_files(name, index)
+    return list(files or ())
 
 
 def _with_adapters(lm: PreTrainedModel, config: LoraSettings) -> peft.PeftModel:

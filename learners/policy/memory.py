@@ -1,7 +1,7 @@
 """How much memory a learner worker's GPU needs, from a model's configuration alone: pure functions, in bytes.
 
 What autograd keeps is counted for decoders of Llama's kind: norms in float32, attention that stores no scores (flash),
-a gated feed-forward part. Counted are the large terms; the CUDA context and what an allocator leaves unused are `SPARE`.
+a gated feed-forward part. Only large terms are counted; the CUDA context and an allocator's waste are `SPARE`.
 """
 
 from __future__ import annotations
@@ -79,23 +79,28 @@ def adapter_weights(shape: Shape, lora: LoraSettings) -> int:
     return sum(lora.rank * (i + o) for name in lora.target_modules for i, o in shape.linear.get(name, ()))
 
 
-def saved_by_layer(shape: Shape, width: int) -> int:
+def saved_by_layer(shape: Shape, width: int, autocast: bool = False) -> int:
     """Bytes a token that autograd keeps of one decoder layer, at `width` bytes a number.
 
-    Two norms: input and normalised value in float32, result. Attention: its input is the first norm's result; queries,
-    keys and values, queries and keys as rotated, and its output. Feed-forward: gate, its activation, up, and product.
+    Two norms, each the input in float32, the normalised value and the result. Attention: rotated queries and keys,
+    values, output. Feed-forward: gate, its activation, up, and their product.
+
+    Args:
+        autocast: weights are float32 and the computation is not (one worker): what lies between layers is float32 too,
+            and each of the five matrices behind a norm keeps a copy of the result.
     """
-    norms = 2 * (2 * 4 + width) * shape.hidden
-    return norms + width * (3 * shape.queries + 3 * shape.keys + 4 * shape.intermediate)
+    norms = (16 + 5 * width if autocast else 8 + 4 * width) * shape.hidden
+    return norms + width * (2 * shape.queries + 2 * shape.keys + 4 * shape.intermediate)
 
 
-def activations(shape: Shape, width: int, tokens: int, checkpointing: bool) -> int:
+def activations(shape: Shape, width: int, tokens: int, checkpointing: bool, autocast: bool = False) -> int:
     """Bytes of what the backward pass needs of the decoder layers, of one pass of so many tokens (padding counted).
 
     With `checkpointing` the input of every layer, and one layer that is computed again.
     """
-    layer = saved_by_layer(shape, width)
-    return tokens * (shape.layers * width * shape.hidden + layer if checkpointing else shape.layers * layer)
+    layer = saved_by_layer(shape, width, autocast)
+    between = (4 if autocast else width) * shape.hidden
+    return tokens * (shape.layers * between + layer if checkpointing else shape.layers * layer)
 
 
 def logits(shape: Shape, width: int, tokens: int) -> int:
@@ -115,18 +120,18 @@ def learner_memory(
     width, lora = WIDTHS[policy.dtype], policy.lora
     trained = adapter_weights(shape, lora) if lora else shape.weights
     frozen = (width * shape.weights if lora else 0) + (MASTER * shape.weights if reference and not lora else 0)
-    if workers > 1:  # what is in no layer stays gathered during a pass, layers come and go two at a time
-        rest = shape.weights - shape.layers * shape.layer_weights
-        gathered = width * (max(rest, 0) + 2 * shape.layer_weights)
-    else:  # autocast keeps a copy of what trains in another precision
-        gathered = width * trained if width != MASTER else 0
+    rest = max(0, shape.weights - shape.layers * shape.layer_weights)
+    between = rest + 2 * shape.layer_weights  # what is in no layer stays gathered in a pass, layers come two at a time
+    copied = trained if width != MASTER else 0  # by autocast, on one worker
+    autocast = workers == 1 and not lora and width != MASTER
     whole = workers > 1 and optimizer.reduce_gradients == "step"
+    largest = max(shape.layer_weights, rest) if workers > 1 and not lora else 0  # what is reduced at a time
     return {
         "weights": (MASTER * trained + frozen) // workers,
-        "weights in use": gathered,
-        "gradients": MASTER * trained // workers + (MASTER * trained if whole else 0),
+        "weights in use": width * (between if workers > 1 else copied),
+        "gradients": MASTER * (trained // workers + (trained if whole else 0) + largest),
         "optimiser": 2 * MASTER * trained // workers,
-        "activations": activations(shape, width, optimizer.token_budget, policy.gradient_checkpointing),
+        "activations": activations(shape, width, optimizer.token_budget, policy.gradient_checkpointing, autocast),
         "logits": logits(shape, width, optimizer.token_budget),
     }
 

@@ -29,9 +29,11 @@ def outline(model: str, dtype: torch.dtype | None = None) -> PreTrainedModel:
     try:
         config = AutoConfig.from_pretrained(model)
         with init_empty_weights(include_buffers=False):
-            return AutoModelForCausalLM.from_config(
+            lm = AutoModelForCausalLM.from_config(
                 config, attn_implementation=ATTENTION, dtype=config.dtype if dtype is None else dtype
             )
+        lm.tie_weights()  # again: every parameter was replaced by one on `meta`
+        return lm
     except Exception as error:  # model classes raise errors of every kind for a configuration that does not fit
         raise refused(model, error) from error
 

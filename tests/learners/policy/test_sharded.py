@@ -20,7 +20,7 @@ from learners.learner_settings import LoraSettings, OptimizerSettings, PolicySet
 from learners.objectives.assign import pending_assignments
 from learners.policy.loading import load_policy
 from learners.workers import worker as worker_module
-from learners.workers.worker import LearnerWorker
+from learners.workers.worker import LearnerWorker, Stage
 from tests.learners.rewards.test_weigher import scalariser, single_sequence_episodes
 from tests.learners.samples import SIZES, learner_settings, tables_of_step, write_model
 from trajectories import schema
@@ -63,10 +63,13 @@ def content(settings: PolicySettings) -> dict[str, Any]:
         local = weight
         if isinstance(weight, DTensor):
             local, weight = weight.to_local(), weight.full_tensor()
+            assert local.untyped_storage().nbytes() == local.nbytes, "no view of the mapped file"
         held += local.numel() * (name != "lm.lm_head.weight")
         found[name] = weight.detach().clone()
     dropout = {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)}
     about = (lm.config.to_dict(), lm.generation_config.to_dict(), lm.is_gradient_checkpointing, dropout)
+    tied = lm.get_parameter("lm_head.weight") is lm.get_parameter("model.embed_tokens.weight")
+    about = (*about, tied)
     trains = {name for name, weight in model.named_parameters() if weight.requires_grad}
     return {"tensors": found, "held": held, "about": json.dumps(about, default=str), "trains": trains}
 
@@ -77,7 +80,8 @@ def training(model: Path, _: mock.Mock) -> tuple[list[dict[str, float]], dict[st
     settings = learner_settings(model)
     optimizer = OptimizerSettings(lr=1e-4, warmup_steps=2, token_budget=256)
     worker = LearnerWorker(settings.model_copy(update={"optimizer": optimizer}))
-    steps = [(stage, number) for stage in ("sft", "grpo") for number in range(STEPS)]
+    stages: tuple[Stage, ...] = ("sft", "grpo")
+    steps = [(stage, number) for stage in stages for number in range(STEPS)]
     metrics = [worker.train(stage, *tables_of_step(number, 5)) for stage, number in steps]
     update = worker.export(1)
     return [{**step, "seconds": 0.0} for step in metrics], update.load() if update else None
