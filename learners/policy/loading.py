@@ -75,8 +75,8 @@ def _fill(lm: PreTrainedModel, name: str, device: torch.device) -> None:
     """
     with ExitStack() as opened:
         files = [opened.enter_context(safe_open(file, framework="pt")) for file in _weight_files(name)]
-        ours = {key.replace(ADAPTED, "."): key for key in lm.state_dict()}
-        rows: dict[str, Any] = {
+        ours: dict[str, str] = {key.replace(ADAPTED, "."): key for key in lm.state_dict()}
+        rows: Any = {
             ours.get(key, key): file.get_slice(key)
             for file in files
             for key in file.keys()  # noqa: SIM118

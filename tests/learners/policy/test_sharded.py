@@ -81,8 +81,7 @@ def training(model: Path, _: mock.Mock) -> tuple[list[dict[str, float]], dict[st
     optimizer = OptimizerSettings(lr=1e-4, warmup_steps=2, token_budget=256)
     worker = LearnerWorker(settings.model_copy(update={"optimizer": optimizer}))
     stages: tuple[Stage, ...] = ("sft", "grpo")
-    steps = [(stage, number) for stage in stages for number in range(STEPS)]
-    metrics = [worker.train(stage, *tables_of_step(number, 5)) for stage, number in steps]
+    metrics = [worker.train(stage, *tables_of_step(number, 5)) for stage in stages for number in range(STEPS)]
     update = worker.export(1)
     return [{**step, "seconds": 0.0} for step in metrics], update.load() if update else None
 
