@@ -31,7 +31,8 @@ from torch import Tensor, nn
 from benchmarks.models import SHAPES, finish, machine, random_model, transcripts, write_results
 from cluster.inputs.models import resolve_model
 from learners.learner_settings import PolicySettings
-from learners.policy.model import PolicyModel, load_policy
+from learners.policy.loading import load_policy
+from learners.policy.model import PolicyModel
 from learners.workers.process import keep_freed_memory, multiply_with_onednn
 from router import probe
 from router.analysis import agreement, spearman
@@ -73,7 +74,7 @@ def main() -> None:
 
 
 def _measure(options: argparse.Namespace, config: PolicySettings, shape: str | None) -> list[dict[str, Any]]:
-    policy = load_policy(config, seed=0).to(DEVICE)
+    policy = load_policy(config, 0, DEVICE)
     sequences = _read(options.corpus, options.count, policy.causal_lm.config.vocab_size, options.tokens)
     lengths = sorted(len(sequence.token_ids) for sequence in sequences)
     print(f"{len(sequences)} sequences of {lengths[0]} to {lengths[-1]} tokens, {sum(lengths)} in all")
@@ -190,7 +191,7 @@ def _peak(kind: str, config: PolicySettings, sequences: list[Sequence]) -> int:
 
 def _peak_here(kind: str, config: PolicySettings, sequences: list[Sequence]) -> int:
     torch.set_num_threads(1)
-    policy = load_policy(config, seed=0).to(DEVICE)
+    policy = load_policy(config, 0, DEVICE)
     cuda = DEVICE.type == "cuda"
     before = torch.cuda.memory_allocated() if cuda else psutil.Process().memory_info().rss
     if kind == "probe":

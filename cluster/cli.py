@@ -205,7 +205,7 @@ def report(
 
 @app.command()
 def plan(preset: Preset = "cluster", config: ConfigFile = None, set_: Overrides = None) -> None:
-    """Print where each actor would go on the running cluster; exit 2 with the shortfall when it is too small."""
+    """Print what a run takes of each GPU and where each actor would go; exit 2 with the shortfall of the cluster."""
     from cluster.commands.plan import show_plan
     from cluster.config.loading import load_config
 

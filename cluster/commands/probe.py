@@ -139,9 +139,9 @@ class ProbeActor:
     def __init__(self, model: str, corpus: str, token_budget: int) -> None:
         from learners.learner_settings import PolicySettings
         from learners.policy.distributed import device
-        from learners.policy.model import load_policy
+        from learners.policy.loading import load_policy
 
-        self._policy = load_policy(PolicySettings(model=model), seed=0).to(device())
+        self._policy = load_policy(PolicySettings(model=model), 0, device())
         self._corpus, self._token_budget = CorpusRows(corpus), token_budget
 
     def __call__(self, batch: pa.Table) -> pa.Table:

@@ -246,6 +246,9 @@ class PlacementSettings(Settings):
     """CPUs of a learner worker. Tuning: 4 beside a GPU."""
     learner_gpus: float = Field(default=0.0, ge=0)
     """GPUs of a learner worker. Tuning: 0.5 where an engine shares the GPU; else 1."""
+    gpu_gib: PositiveFloat = 80.0
+    """Memory of one GPU in GiB, with which `concerto plan` compares its memory plan; nothing else reads it. Tuning: 24,
+    40, 80 or 140, as the cards have it."""
     wait_s: float = Field(default=60.0, ge=0)
     """Seconds to wait for resources before giving up. Tuning: minutes on a cluster that starts nodes on demand."""
     start_timeout_s: PositiveFloat = 600.0

@@ -25,6 +25,7 @@ from learners.rewards.channels import Reading
 from learners.rewards.conductor_head import ConductorScalariser
 from learners.rewards.reward_batch import RewardBatch
 from learners.rewards.weigher import Weighed, Weigher
+from learners.workers import queues
 from learners.workers.process import cores_of_worker, multiplies_bfloat16
 from router.probe import ProbeResult, batched_share, by_trajectory, check, concatenated
 from router.probing import Probing
@@ -187,7 +188,8 @@ class LearnerWorker:
             aside.mkdir(parents=True)
         distributed.barrier()
         self.policy.save(aside)
-        torch.save([self.sft.state(), self.grpo.state()], aside / f"learners-{distributed.rank()}.pt")
+        for objective in (self.sft, self.grpo):
+            queues.write(objective, aside / f"{objective.name}-{distributed.rank():05d}.arrow")
         distributed.barrier()
         if distributed.rank() == 0:
             shutil.rmtree(directory, ignore_errors=True)
@@ -199,19 +201,13 @@ class LearnerWorker:
         out anew.
 
         Raises:
-            FileNotFoundError: the directory holds no checkpoint.
+            UserError: the directory holds no checkpoint, or not one of this model.
         """
         directory = Path(directory)
-        if not (directory / "policy.pt").is_file():
-            raise FileNotFoundError(f"{directory} holds no learner checkpoint (policy.pt)")
         self.policy.restore(directory)
-        files = sorted(directory.glob("learners-*.pt"))
-        # Queued sequences are objects of ours, so the file is a pickle: restore from directories of your own only.
-        saved = [torch.load(file, weights_only=False) for file in files]
-        mine = saved[distributed.rank() :: distributed.world_size()]
-        for index, objective in enumerate((self.sft, self.grpo)):
-            queue = [example for states in mine for example in states[index]["queue"]]
-            objective.load_state({"steps": saved[0][index]["steps"], "queue": queue})
+        for objective in (self.sft, self.grpo):
+            files = sorted(directory.glob(f"{objective.name}-*.arrow"))
+            queues.read(objective, files, files[distributed.rank() :: distributed.world_size()])
 
     def _queue(self, sequences: pa.Table, assignments: pa.Table, weigher: Weigher | None) -> None:
         rows = schema.sequences_from_table(sequences)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from transformers import AutoModelForCausalLM
 
@@ -235,8 +236,48 @@ def test_saving_replaces_a_checkpoint_whole(untied_model: Path, tmp_path: Path) 
 
 
 def test_a_directory_without_checkpoint_is_refused(untied_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="holds no learner checkpoint"):
-        LearnerWorker(learner_settings(untied_model)).restore(tmp_path)
+    worker = LearnerWorker(learner_settings(untied_model))
+    refused = {
+        "holds no learner checkpoint": {},
+        "policy.json is missing or damaged": {"policy.json": "{"},
+        "has learner format 9, not 2": {"policy.json": '{"format": 9}'},
+        r"written as one file \(policy\.pt\)": {"policy.pt": "", "policy.json": "{}"},
+    }
+    for words, files in refused.items():
+        for name, content in files.items():
+            (tmp_path / name).write_text(content)
+        with pytest.raises(UserError, match=words) as caught:
+            worker.restore(tmp_path)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_of_another_model_is_refused(untied_model: Path, tied_model: Path, tmp_path: Path) -> None:
+    LearnerWorker(learner_settings(tied_model)).save(tmp_path / "step")
+    worker = LearnerWorker(learner_settings(untied_model))
+    before = weights(worker)
+    with pytest.raises(UserError, match=r"of another model: it has no weight\.lm\.\S+ of shape .*policy\.model"):
+        worker.restore(tmp_path / "step")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in weights(worker).items())
+
+
+@pytest.mark.parametrize("kept", [0, 100, -8])
+def test_a_damaged_checkpoint_is_refused(untied_model: Path, tmp_path: Path, kept: int) -> None:
+    worker = LearnerWorker(learner_settings(untied_model))
+    worker.save(tmp_path / "step")
+    (shard,) = (tmp_path / "step" / "shards").iterdir()
+    shard.write_bytes(shard.read_bytes()[:kept])
+    with pytest.raises(UserError, match=r"cannot read .*shards \(.*\): delete the folder of its step") as caught:
+        worker.restore(tmp_path / "step")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_holds_no_pickle(untied_model: Path, tmp_path: Path) -> None:
+    worker = LearnerWorker(learner_settings(untied_model))
+    worker.train("mixed", *make_tables(make_sequences(6)))
+    worker.save(tmp_path / "step")
+    files = {str(path.relative_to(tmp_path / "step")) for path in (tmp_path / "step").rglob("*") if path.is_file()}
+    shard = "shards/shard-00001-model-00001-of-00001.safetensors"
+    assert files == {"policy.json", shard, "random-0.safetensors", "sft-00000.arrow", "grpo-00000.arrow"}
 
 
 def test_a_band_without_one_is_refused() -> None:
@@ -248,10 +289,10 @@ def test_a_full_disk_is_told_as_such_and_the_checkpoint_before_stays(tmp_path: P
     worker = LearnerWorker(learner_settings(untied_model))
     worker.save(tmp_path / "learner")
 
-    def full(*arguments: Any) -> None:
+    def full(*arguments: Any, **options: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(torch, "save", full)
+    monkeypatch.setattr(safetensors.torch, "save", full)  # with which torch.distributed.checkpoint writes
     with pytest.raises(StorageError, match=r"cannot write .*learner .*No space left on device"):
         worker.save(tmp_path / "learner")
     monkeypatch.undo()
