@@ -24,18 +24,22 @@ test: $(VENV)/.installed-dev $(VENV)/.installed-reference  ## run all tests, tho
 mutate: $(VENV)/.installed-dev $(VENV)/.installed-reference  ## make small mutants of the pure packages: which would no test notice? Half an hour
 	OMP_NUM_THREADS=1 nice -n 15 $(BIN)/python -m benchmarks.mutants
 
-lint: $(VENV)/.installed-dev  ## check formatting, lint, types and who imports whom
+lint: $(VENV)/.installed-dev  ## check formatting, lint, types, who imports whom, and the Dockerfiles
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/basedpyright --level error
+	$(BIN)/hadolint --config docker/hadolint.yaml docker/Dockerfile docker/Dockerfile.cpu
 
 format: $(VENV)/.installed-dev  ## format the code and fix what the linter can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: $(VENV)/.installed  ## write docs/configuration.md from the docstrings of the settings
+docs: $(VENV)/.installed  ## write what is made of the code: the pages of settings and metrics, dashboard and alerts
 	$(BIN)/python -m cluster.config.reference > docs/configuration.md
+	$(BIN)/python -m cluster.reporting.metric_page > docs/metrics.md
+	$(BIN)/python -m cluster.reporting.dashboard > docker/grafana/concerto.json
+	$(BIN)/python -m cluster.reporting.alerts > docker/prometheus/alerts.yml
 
 bench: export OMP_NUM_THREADS := 1
 bench: $(VENV)/.installed-reference  ## run the benchmarks on the data under DATA and the model of `make demo`; each prints its ratio

@@ -55,7 +55,10 @@ class EpisodeTask:
     """Seed of sampling."""
     environment_seed: int
     """Seed of the environment; the same for a whole group, which has to start from one state."""
-    memory_snapshot: str | None
+    memory_snapshot: str | None = None
+    """Of the experience that the prompts may carry; None where the episode plays without."""
+    memory_ids: tuple[str, ...] = ()
+    """Of the items in them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +224,7 @@ def _episode(task: EpisodeTask, **outcome: Any) -> Episode:
         task_id=task.task_id,
         seed=task.seed,
         memory_snapshot=task.memory_snapshot,
+        memory_ids=task.memory_ids,
         **outcome,
     )
 

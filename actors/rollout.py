@@ -7,8 +7,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -22,7 +21,7 @@ from actors.environment_host import EnvironmentPool
 from actors.rollout_group import GroupRequest, RolloutSettings, play_group
 from envs.prompts import instructions
 from learners.policy.weight_update import WeightUpdate
-from trajectories.builder import make_builder
+from trajectories.builder import PromptBuilder, make_builder
 from trajectories.chat import ChatTokenizer
 
 logger = logging.getLogger(__name__)
@@ -79,14 +78,19 @@ class RolloutActor:
         `actors.rollout_group.play_group`.
         """
         parts, prompt = await self._ready(), self._settings.prompt
+        told = instructions(request.environment, prompt)
+
+        def builder(advice: str) -> PromptBuilder:
+            return make_builder(parts.tokenizer, prompt, replace(told, advice=advice))
+
         with self._dying_with_engine():
             result = await play_group(
                 request,
                 self._settings,
                 parts.engine,
                 parts.environments,
-                partial(make_builder, parts.tokenizer, prompt, instructions(request.environment, prompt)),
-                parts.tokenizer.stop_token_ids,
+                parts.tokenizer,
+                builder,
             )
         return result.episodes, result.sequences
 

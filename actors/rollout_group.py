@@ -24,7 +24,9 @@ from actors.episode import (
     failed_episode,
     play,
 )
+from experience.advice import Advice, Block, written
 from trajectories.builder import PromptBuilder, PromptSettings
+from trajectories.chat import ChatTokenizer
 from trajectories.schema import to_tables
 from trajectories.settings import Settings
 from trajectories.types import StopReason, Trajectory
@@ -70,6 +72,7 @@ class GroupRequest:
         weights_version: oldest version of the weights that may play it.
         temperature: 0 is greedy (evaluation).
         max_turns: turns after which an episode is cut off; None: `RolloutSettings.max_turns`.
+        advice: what is known of its kind of task, of which snapshot of the memory; None: nobody keeps experience.
     """
 
     group_id: str
@@ -79,8 +82,8 @@ class GroupRequest:
     weights_version: int
     temperature: float
     split: str
-    memory_snapshot: str | None = None
     max_turns: int | None = None
+    advice: Advice | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +115,13 @@ async def play_group(
     settings: RolloutSettings,
     engine: Engine,
     environments: Environments,
-    make_builder: Callable[[], PromptBuilder],
-    stop_token_ids: tuple[int, ...],
+    tokenizer: ChatTokenizer,
+    make_builder: Callable[[str], PromptBuilder],
 ) -> GroupResult:
     """Play all members at once; none waits for another, except for a free environment.
 
+    Args:
+        make_builder: the builder of an episode whose prompts carry this block of experience; empty: none.
     Raises:
         EngineError: the engine died, or holds weights older than the request allows.
         UserError: no environment knows the task.
@@ -127,15 +132,20 @@ async def play_group(
             f"group {request.group_id} asks for weights of version {request.weights_version}, but this actor holds "
             f"version {version} (it may have been restarted): publish to it first"
         )
-    sampling = SamplingParameters(request.temperature, settings.max_response_tokens, stop_token_ids)
+    sampling = SamplingParameters(request.temperature, settings.max_response_tokens, tokenizer.stop_token_ids)
     rules = Rules(request.max_turns or settings.max_turns, settings.engine.max_model_len, settings.turn_reward)
+
+    advice, size = request.advice, len(request.seeds)
+    block = written(advice, lambda text: len(tokenizer.encode(tokenizer.quote(text)))) if advice else Block()
 
     async def attempt(task: EpisodeTask, started: float) -> Trajectory:
         async with environments.lease(request.environment) as session:
             waited = time.perf_counter() - started
-            return await play(task, Agent(engine, make_builder(), sampling), session, rules, waited)
+            builder = make_builder(block.text if task.memory_snapshot else "")
+            return await play(task, Agent(engine, builder, sampling), session, rules, waited)
 
     async def member(index: int, seed: int) -> Trajectory:
+        told = advice is not None and index < size - advice.without
         task = EpisodeTask(
             episode_id=f"{request.group_id}-{index}",
             group_id=request.group_id,
@@ -145,7 +155,8 @@ async def play_group(
             task_id=request.task_id,
             seed=seed,
             environment_seed=request.seeds[0],
-            memory_snapshot=request.memory_snapshot,
+            memory_snapshot=str(advice.snapshot) if advice and told else None,
+            memory_ids=block.item_ids if told else (),
         )
         started = time.perf_counter()
         error: Exception = EnvironmentFailure("never attempted")

@@ -146,7 +146,7 @@ class RouterActor:
         more = dict(self._open.values(episodes, sequences, reading)) if self._open is not None else {}
         moved = more.pop(KL, None)
         batch = reward_batch(episodes, self._outcome, self._channels, more)
-        metrics = channel_metrics(batch)
+        metrics = channel_metrics(batch) | _episode_seconds(episodes)
         if moved is not None:
             divergence = torch.tensor(moved, dtype=torch.float64)
             batch = replace(batch, penalty=self._grpo.kl_weight * divergence)
@@ -168,6 +168,13 @@ class RouterActor:
 def _joined(tables: Sequence[GroupTables]) -> GroupTables:
     """Episodes and sequences of all groups."""
     return GroupTables(*(concat_tables(column) for column in zip(*tables, strict=True)))
+
+
+def _episode_seconds(episodes: pa.Table) -> dict[str, float]:
+    """Where the seconds of an episode went, means over all of them."""
+    spent = ("generation", "environment", "waiting")
+    count = max(1, episodes.num_rows)
+    return {f"episode/{name}_s": sum(episodes[f"{name}_seconds"].to_pylist()) / count for name in spent}
 
 
 def _explored(batch: RewardBatch, groups: Sequence[Group], decisions: Sequence[Decision | None]) -> RewardBatch:

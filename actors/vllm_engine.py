@@ -93,7 +93,7 @@ class VllmEngine:
         """
         directory, lock = private_directory()
         try:
-            with environment(_process_environment(settings)):
+            with environment(_process_environment(settings, directory)):
                 llm = AsyncLLM.from_engine_args(_engine_args(model, settings, directory))
         except Exception as error:
             reason = last_words(directory) or one_line(error)
@@ -369,10 +369,11 @@ def _engine_args(model: str, settings: EngineSettings, directory: Path) -> Async
     )
 
 
-def _process_environment(settings: EngineSettings) -> dict[str, str]:
+def _process_environment(settings: EngineSettings, directory: Path) -> dict[str, str]:
     """Environment variables that vLLM and its libraries read at start, out of the typed settings."""
     variables = {
         "VLLM_ENGINE_READY_TIMEOUT_S": str(int(settings.start_timeout_s)),
+        "VLLM_RPC_BASE_PATH": str(directory),  # its sockets, which it would leave in the folder for temporary files
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a forked actor would share Ray's sockets and threads
         "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"),
         "VLLM_NO_USAGE_STATS": os.environ.get("VLLM_NO_USAGE_STATS", "1"),

@@ -3,7 +3,10 @@
     python -m benchmarks.probe --model DIR --corpus RUN/demonstrations.parquet
     python -m benchmarks.probe --shape 0.5b 1.5b          # random weights and transcripts, e.g. on a GPU
 
-Both ways measure the same sequences and must agree. `without norms` is the batched probe that leaves the norms out: no
+Both ways measure the same sequences and must agree. `half_layers`, `sketch` and `half_and_sketch` are sampled probes,
+and `fast` the exact one in bfloat16 (with `_half` behind it, of half the layers); each prints how its Gini orders the
+trajectories against the exact probe's (Spearman), and which share of them a median split sends the same way. The
+process is set up as a learner worker's. `without norms` is the batched probe that leaves the norms out: no
 way to compute them could be faster. With one thread CPU seconds are counted, which other work on the machine disturbs
 less; with several, and on a GPU, seconds. Memory is the growth of a process's (a GPU's) peak while it runs one pass
 over one batch: the probe against a plain forward and backward pass that leaves the gradient of every parameter.
@@ -28,15 +31,22 @@ from torch import Tensor, nn
 from benchmarks.models import SHAPES, finish, machine, random_model, transcripts, write_results
 from cluster.inputs.models import resolve_model
 from learners.learner_settings import PolicySettings
-from learners.policy.model import PolicyModel, load_policy
+from learners.policy.loading import load_policy
+from learners.policy.model import PolicyModel
+from learners.workers.process import keep_freed_memory, multiply_with_onednn
 from router import probe
+from router.analysis import agreement, spearman
 from router.geometry import gini
-from router.probe import PolicyNetwork, ProbeResult, batched, sequential
+from router.network import PolicyNetwork
+from router.probe import ProbeResult, batched, sequential
+from router.probing import EXACT, Sample
 from trajectories.batch import PaddedBatch, collate
 from trajectories.packing import plan_batches
 from trajectories.schema import sequences_from_table
 from trajectories.types import Sequence
 
+SKETCH = 32
+"""Columns of the sketch that is measured."""
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -53,6 +63,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, help="JSON file")
     options = parser.parse_args()
+    keep_freed_memory()
+    multiply_with_onednn()
     results: dict[str, Any] = {"machine": machine(), "rows": []}
     for shape in options.shape or [None]:
         with tempfile.TemporaryDirectory(prefix="concerto-bench-") as folder:
@@ -62,7 +74,7 @@ def main() -> None:
 
 
 def _measure(options: argparse.Namespace, config: PolicySettings, shape: str | None) -> list[dict[str, Any]]:
-    policy = load_policy(config, seed=0).to(DEVICE)
+    policy = load_policy(config, 0, DEVICE)
     sequences = _read(options.corpus, options.count, policy.causal_lm.config.vocab_size, options.tokens)
     lengths = sorted(len(sequence.token_ids) for sequence in sequences)
     print(f"{len(sequences)} sequences of {lengths[0]} to {lengths[-1]} tokens, {sum(lengths)} in all")
@@ -89,9 +101,16 @@ def _read(corpus: Path | None, count: int, vocabulary: int, tokens: int) -> list
 def _speed(policy: PolicyModel, sequences: list[Sequence], token_budget: int, repeats: int) -> dict[str, float]:
     """Sequences per second: the best of some repeats of each way, in turn, so that other work on the machine disturbs
     all alike; and the greatest differences between the two probes."""
+    half = Sample(layers=max(1, len(policy.layers) // 2))
     ways: dict[str, Callable[[], ProbeResult]] = {
         "sequential": lambda: sequential(policy, sequences),
         "batched": lambda: batched(policy, sequences, token_budget),
+        "half_layers": lambda: batched(policy, sequences, token_budget, half),
+        "sketch": lambda: batched(policy, sequences, token_budget, Sample(sketch=SKETCH)),
+        "half_and_sketch": lambda: batched(policy, sequences, token_budget, Sample(half.layers, SKETCH)),
+        "fast": lambda: _fast(policy, sequences, token_budget, EXACT),
+        "fast_half": lambda: _fast(policy, sequences, token_budget, half),
+        "fast_training_pass": lambda: _fast_plain(policy, sequences, token_budget),
         "without_norms": lambda: _without_norms(policy, sequences, token_budget),
         "training_pass": lambda: _plain(policy, sequences, token_budget),
     }
@@ -109,7 +128,28 @@ def _speed(policy: PolicyModel, sequences: list[Sequence], token_budget: int, re
     ranks = (gini(results["batched"].norms) - gini(results["sequential"].norms)).abs().max()
     rates = {name: round(len(sequences) / seconds, 2) for name, seconds in best.items()}
     ratio = round(best["sequential"] / best["batched"], 2)
-    return rates | {"ratio": ratio, "norms_differ": float(difference), "gini_differs": float(ranks)}
+    of_a_pass = {f"{name}_passes": round(seconds / best["training_pass"], 2) for name, seconds in best.items()}
+    orders = {}
+    for name in ("half_layers", "sketch", "half_and_sketch", "fast", "fast_half"):
+        orders |= {f"{name}_{what}": value for what, value in _order(results["batched"], results[name]).items()}
+    differences = {"norms_differ": float(difference), "gini_differs": float(ranks)}
+    return rates | {"ratio": ratio} | of_a_pass | differences | orders
+
+
+def _order(exact: ProbeResult, sampled: ProbeResult) -> dict[str, float]:
+    """How a sampled probe orders the trajectories that an exact one has measured."""
+    columns = [dict(zip(found.trajectories, gini(found.norms).tolist(), strict=True)) for found in (exact, sampled)]
+    return {"spearman": round(spearman(*columns), 3), "agreement": round(agreement(*columns), 3)}
+
+
+def _fast(policy: PolicyModel, sequences: list[Sequence], token_budget: int, sample: Sample) -> ProbeResult:
+    with policy.computing_in(torch.bfloat16):
+        return batched(policy, sequences, token_budget, sample)
+
+
+def _fast_plain(policy: PolicyModel, sequences: list[Sequence], token_budget: int) -> ProbeResult:
+    with policy.computing_in(torch.bfloat16):
+        return _plain(policy, sequences, token_budget)
 
 
 def _without_norms(policy: PolicyModel, sequences: list[Sequence], token_budget: int) -> ProbeResult:
@@ -121,14 +161,14 @@ def _without_norms(policy: PolicyModel, sequences: list[Sequence], token_budget:
 class _Nothing:
     """Runs the passes and measures nothing."""
 
-    def __init__(self, layers: list[nn.Linear], passes: int) -> None:
+    def __init__(self, layers: list[nn.Linear], passes: int, sample: Sample) -> None:
         self._layers, self._owners = len(layers), 0
 
     def run(self, policy: PolicyNetwork, batch: PaddedBatch, shares: Tensor, owners: list[int]) -> Tensor:
         self._owners = max(owners) + 1
-        with probe._embeddings(policy.causal_lm) as embedded:
+        with probe._states_before(policy, None) as states:
             logprobs = policy(batch)
-            torch.autograd.grad((shares * probe._losses(logprobs, batch)).sum(), embedded)
+            torch.autograd.grad((shares * probe._losses(logprobs, batch)).sum(), states)
         return logprobs
 
     def norms(self) -> Tensor:
@@ -151,7 +191,7 @@ def _peak(kind: str, config: PolicySettings, sequences: list[Sequence]) -> int:
 
 def _peak_here(kind: str, config: PolicySettings, sequences: list[Sequence]) -> int:
     torch.set_num_threads(1)
-    policy = load_policy(config, seed=0).to(DEVICE)
+    policy = load_policy(config, 0, DEVICE)
     cuda = DEVICE.type == "cuda"
     before = torch.cuda.memory_allocated() if cuda else psutil.Process().memory_info().rss
     if kind == "probe":

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from cluster.cli_options import AT, CONSOLE, ConfigFile, Data, Overrides, Preset
 from cluster.interruption import interruptible
+from cluster.jobs_cli import AS_THEY_ARE, jobs_app, submit
 from cluster.memory_cli import memory_app
 from trajectories.errors import ConcertoError, UserError
 from trajectories.files import FAULTS, check_file, check_folder
@@ -27,6 +28,8 @@ app = typer.Typer(
 data_app = typer.Typer(help="Install the data of an environment.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(memory_app, name="memory")
+app.add_typer(jobs_app, name="jobs")
+app.command("submit", context_settings=AS_THEY_ARE)(submit)
 
 INTERRUPTED = 130
 
@@ -127,10 +130,9 @@ def probe(
     settings = check_router_settings(metric=metric)
     check_file(out)
     from cluster.inputs.models import resolve_model
-    from cluster.inputs.probe_files import check_free, open_corpus
+    from cluster.inputs.probe_files import open_corpus
 
-    check_free(out)  # before the imports that take seconds
-    open_corpus(corpus)
+    open_corpus(corpus)  # before the imports that take seconds
     resolve_model(model)
     from cluster.commands.probe import Workers, run_probe
 
@@ -146,15 +148,21 @@ def route(
     share: Annotated[float, typer.Option(help="Share that goes to SFT, above 0 and up to 1.")] = 0.5,
     thresholds: Annotated[str, typer.Option(help="environment (one each) or corpus (one for all).")] = "environment",
     seed: Annotated[int, typer.Option(help="Seed of the random routes.")] = 0,
+    report: Annotated[Path | None, typer.Option(help="HTML file, or folder of one, about the split.", **AT)] = None,
+    against: Annotated[Path | None, typer.Option(help="For --report: scores by another model.", **AT)] = None,
+    corpus: Annotated[Path | None, typer.Option(help="For --report: the corpus, to count turns.", **AT)] = None,
 ) -> None:
     """Split scored trajectories: the lower part to SFT, the tasks of the upper part to GRPO."""
     from cluster.config.loading import check_router_settings
 
     settings = check_router_settings(policy=policy, share=share, thresholds=thresholds)
     check_file(out)
-    from cluster.commands.route import run_route
+    if report is None and (against or corpus):
+        raise UserError("--against and --corpus are for the page that --report names: add --report FILE.html.")
+    from cluster.commands.route import Report, run_route
 
-    routes = run_route(scores, settings, seed, out)["route"].to_pylist()
+    page = Report(report, against, corpus) if report is not None else None
+    routes = run_route(scores, settings, seed, out, page)["route"].to_pylist()
     CONSOLE.print(f"{routes.count('sft')} trajectories to SFT, {routes.count('grpo')} to GRPO; written to {out}.")
 
 
@@ -175,8 +183,29 @@ def compare(
 
 
 @app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories; several are laid over one another.", **AT)],
+    out: Annotated[Path | None, typer.Option(help="HTML file to write, which needs nothing else.", **AT)] = None,
+    serve: Annotated[bool, typer.Option("--serve", help="Serve all episodes on this machine instead.")] = False,
+    episodes: Annotated[int, typer.Option(min=0, help="Episodes in the file, of all runs together.")] = 200,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of --serve; 0 takes a free one.")] = 8790,
+) -> None:
+    """Show runs as a page: curves, evaluations, settings, and every episode turn by turn."""
+    if (out is None) != serve:
+        raise UserError("a report is either written or served: give --out FILE.html, or --serve.")
+    if out is not None:
+        check_file(out)
+    from cluster.commands.report import serve_report, write_report
+
+    if out is None:
+        serve_report(runs, port, CONSOLE)
+    else:
+        write_report(runs, out, episodes, CONSOLE)
+
+
+@app.command()
 def plan(preset: Preset = "cluster", config: ConfigFile = None, set_: Overrides = None) -> None:
-    """Print where each actor would go on the running cluster; exit 2 with the shortfall when it is too small."""
+    """Print what a run takes of each GPU and where each actor would go; exit 2 with the shortfall of the cluster."""
     from cluster.commands.plan import show_plan
     from cluster.config.loading import load_config
 
@@ -337,7 +366,8 @@ def _end() -> tuple[int, str]:
     """Run the command; its exit code, and what there is to say about it."""
     try:
         code = app(standalone_mode=False) or 0
-        sys.stdout.flush()  # here, where it is told that nothing more can be printed
+        if sys.stdout is not None:  # as after `>&-`
+            sys.stdout.flush()  # here, where it is told that nothing more can be printed
         return code, ""
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0, ""

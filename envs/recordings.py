@@ -1,10 +1,10 @@
 """Recorded demonstrations of others: their actions are played again in our environments, and what wins may be imitated.
 
     imported = import_recordings("webshop", "agenttraj.jsonl", data="path/to/webshop")
-    imported.won                        # [(task id, demonstration), ...]
+    imported.won                        # [Won(task id, demonstration, thoughts), ...]
     imported.refused                    # why the others were left out, and how many
 
-Only the actions count: what the recording says was seen serves to recognise its task, no more. Thoughts are dropped.
+What the recording says was seen serves to recognise its task, no more. Thoughts are kept beside their actions.
 """
 
 from __future__ import annotations
@@ -39,12 +39,14 @@ class Recording:
         evaluated: such tasks in a test or dev split.
         opening: part of what the first observation of the right task says; empty where the recording names its task.
         actions: in order, in today's words.
+        thoughts: what was thought before each action; empty where nothing was.
     """
 
     training: tuple[str, ...]
     evaluated: tuple[str, ...]
     opening: str
     actions: tuple[str, ...]
+    thoughts: tuple[str, ...]
 
 
 class Refusal(StrEnum):
@@ -57,10 +59,19 @@ class Refusal(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Won:
+    """A task, how it was solved, and what was thought before each turn, if anything."""
+
+    task_id: str
+    demonstration: Demonstration
+    thoughts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Imported:
     """What may be trained on, in the order of the file, and how many were left out, by reason."""
 
-    won: tuple[tuple[str, Demonstration], ...]
+    won: tuple[Won, ...]
     refused: Counter[Refusal]
 
 
@@ -79,30 +90,31 @@ def import_recordings(
     if environment not in READERS:
         raise UserError(f"no recordings of {environment!r} can be imported; only those of {', '.join(READERS)}")
     player = make_environment(environment, data, settings)
-    won: dict[str, Demonstration] = {}
+    won: dict[str, Won] = {}
     refused: Counter[Refusal] = Counter()
     for number, recording in enumerate(import_module(READERS[environment]).read_recordings(Path(path), data), start=1):
         result = replay(player, recording)
         if isinstance(result, Refusal):
             refused[result] += 1
-        elif result[0] in won:
+        elif result.task_id in won:
             refused[Refusal.REPEATED] += 1
         else:
-            won[result[0]] = result[1]
+            won[result.task_id] = result
         progress(number)
     player.close()
-    return Imported(tuple(won.items()), refused)
+    return Imported(tuple(won.values()), refused)
 
 
-def replay(player: Environment, recording: Recording) -> tuple[str, Demonstration] | Refusal:
-    """The task that the actions solve and how, or why they are refused. Actions that do nothing are left out."""
+def replay(player: Environment, recording: Recording) -> Won | Refusal:
+    """The task that the actions solve and how, or why they are refused. Actions that do nothing are left out, and what
+    was thought before them."""
     if any(_opens(player, task, recording.opening) for task in recording.evaluated):
         return Refusal.EVALUATED
     tasks = [task for task in recording.training if _opens(player, task, recording.opening)]
     for task in tasks:
-        steps = _play(player, task, recording.actions)
-        if steps and steps[-1][2].rewards["success"] == 1.0:
-            return task, steps
+        won = _play(player, task, recording)
+        if won.demonstration and won.demonstration[-1][2].rewards["success"] == 1.0:
+            return won
     return Refusal.LOST if tasks else Refusal.UNKNOWN
 
 
@@ -140,14 +152,16 @@ def _opens(player: Environment, task: str, opening: str) -> bool:
     return " ".join(opening.split()) in " ".join(player.reset(task).text.split())
 
 
-def _play(player: Environment, task: str, actions: tuple[str, ...]) -> Demonstration:
+def _play(player: Environment, task: str, recording: Recording) -> Won:
     observation = player.reset(task)
     steps: Demonstration = []
-    for action in actions:
+    thoughts: list[str] = []
+    for action, thought in zip(recording.actions, recording.thoughts, strict=True):
         result = player.step(action)
         if result.info["action_valid"]:
             steps.append((observation, action, result))
+            thoughts.append(thought)
             observation = result.observation
         if result.done:
             break
-    return steps
+    return Won(task, steps, tuple(thoughts))

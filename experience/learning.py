@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
 from experience.answering import answer
@@ -59,6 +59,40 @@ class Served:
     failures: tuple[str, ...]
 
 
+class Rounds:
+    """Rounds of learning: transfer, practice, induction, and the two merges."""
+
+    def __init__(self, prompter: Prompter, memory: Memory, ablation: Ablation) -> None:
+        self._prompter = prompter
+        self._memory = memory
+        self._ablation = ablation
+
+    async def learn(
+        self, known: TaskType, round_id: str, practise: Callable[[Experience], Awaitable[Practice]]
+    ) -> tuple[TaskType, Practice]:
+        """One round, stored in one write. Raises StepFailed, with nothing stored, and what the model raises.
+
+        Args:
+            round_id: unique among all that the memory ever stores; it finds the type that the round has changed.
+            practise: practice with this experience.
+        """
+        stored = frozenset(item.id for item in known.experience.items)
+        experience = await self._transferred(known, stored)
+        practice = await practise(experience)
+        if self._ablation.induction:
+            induced = await induce(self._prompter, known, practice.examples)
+            experience = await merge(self._prompter, known, experience, induced, stored)
+        learned = replace(counted(known, practice), experience=experience, taught_by=round_id)
+        self._memory.write(learned, practice.examples)
+        return learned, practice
+
+    async def _transferred(self, known: TaskType, stored: frozenset[str]) -> Experience:
+        if not self._ablation.transfer:
+            return known.experience
+        transferred = await transfer(self._prompter, self._memory, known)
+        return await merge(self._prompter, known, known.experience, transferred, stored)
+
+
 class Learner:
     """Serves questions and learns from them on the way, without labels.
 
@@ -73,6 +107,7 @@ class Learner:
         self._memory = memory
         self._references = references
         self._ablation = ablation or Ablation()
+        self._rounds = Rounds(prompter, memory, self._ablation)
 
     async def serve(self, question_id: str, question: str) -> Served:
         """Learn for a question, and answer it.
@@ -108,23 +143,13 @@ class Learner:
         )
 
     async def _learn(self, known: TaskType, question_id: str, question: str) -> tuple[TaskType, Practice]:
-        """A round of learning, stored in one write. Raises StepFailed, with nothing stored."""
-        stored = frozenset(item.id for item in known.experience.items)
-        experience = await self._transferred(known, stored)
+        """A round of learning. Raises StepFailed, with nothing stored."""
         references = self._references.nearest(question, REFERENCES)
-        practice = await practise(self._prompter, known, experience, references, question_id)
-        if self._ablation.induction:
-            induced = await induce(self._prompter, known, practice.examples)
-            experience = await merge(self._prompter, known, experience, induced, stored)
-        learned = replace(counted(known, practice), experience=experience, taught_by=question_id)
-        self._memory.write(learned, practice.examples)
-        return learned, practice
 
-    async def _transferred(self, known: TaskType, stored: frozenset[str]) -> Experience:
-        if not self._ablation.transfer:
-            return known.experience
-        transferred = await transfer(self._prompter, self._memory, known)
-        return await merge(self._prompter, known, known.experience, transferred, stored)
+        async def practise_on(experience: Experience) -> Practice:
+            return await practise(self._prompter, known, experience, references, question_id)
+
+        return await self._rounds.learn(known, question_id, practise_on)
 
     def _demonstrations(self, known: TaskType | None) -> Sequence[Example]:
         if self._ablation.induction or known is None:

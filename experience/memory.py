@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from experience.protocols import Embedder
-from experience.records import Example, Experience, Item, TaskType
-from experience.store import EXAMPLE_SCHEMA, TYPE_FIELDS, Space, Store
+from experience.records import Example, Experience, Item, PlayedPair, TaskType
+from experience.store import EXAMPLE_SCHEMA, PAIR_SCHEMA, Space, Store
 from trajectories.errors import UserError
 
 
@@ -87,8 +87,12 @@ class Memory:
             rows = [asdict(example) for example in examples]
             self._store.add_examples(pa.Table.from_pylist(rows, schema=EXAMPLE_SCHEMA))
         row = {**_row(task_type), "vector": self._embed([task_type.description])[0]}
-        vector = pa.field("vector", pa.list_(pa.float32(), self._store.space.dimension))
-        return self._store.write(pa.Table.from_pylist([row], schema=pa.schema([*TYPE_FIELDS, vector])))
+        return self._store.write(pa.Table.from_pylist([row], schema=self._store.row_schema))
+
+    def revise(self, type_id: str, experience: Experience) -> int:
+        """Put an experience in place of a stored type's; returns the new snapshot. Needs no embedder."""
+        row = self._store.row(type_id).to_pylist()[0] | _lists(experience)
+        return self._store.write(pa.Table.from_pylist([row], schema=self._store.row_schema))
 
     def restore(self, snapshot: int) -> int:
         """Return to a snapshot; returns the number of the new one, which equals it. Raises UserError."""
@@ -111,6 +115,17 @@ class Memory:
         """The examples that a type was practised on, in order of time."""
         return list(map(_example, self._store.examples_of(type_id).to_pylist()))
 
+    def add_pair(self, played: PlayedPair) -> None:
+        """Keep what a pair of halves has shown."""
+        self._store.add_pairs(pa.Table.from_pylist([asdict(played)], schema=PAIR_SCHEMA))
+
+    def pairs_of(self, type_id: str) -> list[PlayedPair]:
+        """The pairs that a type was judged by, in order of time. One that was played again, of a run that was resumed,
+        counts once, as it was played last."""
+        found = sorted(self._store.pairs_of(type_id).to_pylist(), key=lambda row: row["played_at"])
+        by_id = {row["id"]: row for row in found}
+        return [PlayedPair(**{**row, "item_ids": tuple(row["item_ids"])}) for row in by_id.values()]
+
     def _embed(self, texts: Sequence[str]) -> Any:
         if self._embedder is None:
             raise RuntimeError("this memory was opened for inspection: it has no embedder")
@@ -119,8 +134,11 @@ class Memory:
 
 def _row(task_type: TaskType) -> dict[str, Any]:
     row = {field.name: getattr(task_type, field.name) for field in fields(TaskType) if field.name != "experience"}
-    experience = task_type.experience
-    return row | {
+    return row | _lists(task_type.experience)
+
+
+def _lists(experience: Experience) -> dict[str, Any]:
+    return {
         "suggestions": [asdict(item) for item in experience.suggestions],
         "procedure": [asdict(item) for item in experience.procedure],
     }

@@ -106,6 +106,29 @@ class Example:
     votes: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class PlayedPair:
+    """A group of which a part played with experience and the others without.
+
+    Attributes:
+        id: of the run and its group.
+        state: names the whole experience that the type had then (`experience.advice.state_of`).
+        snapshot: of the memory then.
+        item_ids: of the items in the prompts.
+        with_experience: share of the successful ones among those that had them; `without` the same of the others.
+        played_at: seconds since 1970.
+    """
+
+    id: str
+    type_id: str
+    state: str
+    snapshot: int
+    item_ids: tuple[str, ...]
+    with_experience: float
+    without: float
+    played_at: float
+
+
 def digest(*parts: str) -> str:
     """Twelve hex digits that name these texts; the same in every process."""
     return hashlib.blake2b("\x1f".join(parts).encode(errors="replace"), digest_size=6).hexdigest()

@@ -1,12 +1,18 @@
-"""The tables of a memory in LanceDB: task types with their vectors, every version of them, and practised examples."""
+"""The tables of a memory in LanceDB: task types with their vectors, every version of them, practised examples, and the
+pairs of episodes that tell what items are worth.
+
+Several processes may write: every read sees what was written last, and a write that another one overtook is made again.
+"""
 
 from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +25,11 @@ from trajectories.files import storing
 os.environ.setdefault("LANCE_LOG", "error")  # it greets every new table with a warning
 import lancedb
 
-TYPES, EXAMPLES = "types", "examples"
+warnings.filterwarnings("ignore", "lancedb fork support")  # Ray forks only to start another program
+
+TYPES, EXAMPLES, PAIRS = "types", "examples", "pairs"
+TIDY_EVERY = 64
+"""Additions of pairs after which their table is made compact: each is a file of its own until then."""
 EMBEDDER = b"concerto.embedder"
 OWN_PLACE = re.compile(r", \S+\.rs:\d+:\d+")
 """Where in its source Lance found an error: it says so, and nobody is helped."""
@@ -47,6 +57,14 @@ EXAMPLE_SCHEMA = pa.schema(
         pa.field("votes", pa.list_(pa.string())),
     ]
 )
+PAIR_SCHEMA = pa.schema(
+    [
+        *(pa.field(name, pa.string()) for name in ("id", "type_id", "state")),
+        pa.field("snapshot", pa.int64()),
+        pa.field("item_ids", pa.list_(pa.string())),
+        *(pa.field(name, pa.float64()) for name in ("with_experience", "without", "played_at")),
+    ]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +83,15 @@ class Store:
         self._database = database
         self._types = database.open_table(TYPES)
         self._examples = database.open_table(EXAMPLES)
+        self._pairs: lancedb.table.Table | None = None
+        self._added = 0
 
     @classmethod
     def exists(cls, path: str) -> bool:
         if "://" not in path and not Path(path).is_dir():
             return False  # connecting would make the folder
         with _using(path):
-            return TYPES in lancedb.connect(path).list_tables().tables
+            return TYPES in _connect(path).list_tables().tables
 
     @classmethod
     def open(cls, path: str) -> Store:
@@ -79,7 +99,7 @@ class Store:
         if not cls.exists(path):
             raise UserError(f"there is no memory at {path}: check the path; `concerto learn --memory` makes one")
         with _using(path):
-            return cls(path, lancedb.connect(path))
+            return cls(path, _connect(path))
 
     @classmethod
     def create(cls, path: str, space: Space) -> Store:
@@ -87,7 +107,7 @@ class Store:
         vector = pa.field("vector", pa.list_(pa.float32(), space.dimension))
         schema = pa.schema([*TYPE_FIELDS, vector], metadata={EMBEDDER: space.embedder.encode()})
         with _using(path):
-            database = lancedb.connect(path)
+            database = _connect(path)
             database.create_table(EXAMPLES, schema=EXAMPLE_SCHEMA, exist_ok=True)
             database.create_table(TYPES, schema=schema)
             return cls(path, database)
@@ -97,6 +117,11 @@ class Store:
         schema = self._types.schema
         name = (schema.metadata or {}).get(EMBEDDER, b"").decode()
         return Space(name, schema.field("vector").type.list_size)
+
+    @property
+    def row_schema(self) -> pa.Schema:
+        """Of a type with its vector."""
+        return pa.schema([*TYPE_FIELDS, pa.field("vector", pa.list_(pa.float32(), self.space.dimension))])
 
     @property
     def version(self) -> int:
@@ -165,6 +190,27 @@ class Store:
     def examples_of(self, type_id: str) -> pa.Table:
         with _using(self._path):
             return self._examples.search().where(f"type_id = {_quoted(type_id)}").to_arrow()
+
+    def add_pairs(self, rows: pa.Table) -> None:
+        with _using(self._path):
+            # A memory that no run has used yet has no such table.
+            pairs = self._pairs or self._database.create_table(PAIRS, schema=PAIR_SCHEMA, exist_ok=True)
+            self._pairs = pairs
+            pairs.add(rows)
+            self._added += 1
+            if self._added % TIDY_EVERY == 0:
+                pairs.optimize(cleanup_older_than=timedelta(hours=1))
+
+    def pairs_of(self, type_id: str) -> pa.Table:
+        with _using(self._path):
+            if PAIRS not in self._database.list_tables().tables:
+                return PAIR_SCHEMA.empty_table()
+            return self._database.open_table(PAIRS).search().where(f"type_id = {_quoted(type_id)}").to_arrow()
+
+
+def _connect(path: str) -> lancedb.DBConnection:
+    """With reads that see what other processes have written."""
+    return lancedb.connect(path, read_consistency_interval=timedelta(0))
 
 
 @contextmanager

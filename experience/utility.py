@@ -2,7 +2,7 @@
 
 A share of every group plays without experience (D2Skill, arXiv 2603.28716, pairs rollouts so). The difference is the
 utility of what was in the prompt. An item's utility is that of the pairs that showed it: by it items are ranked, with
-time its evidence fades, and what does harm is rolled back. Pure functions.
+time its evidence fades, and what does harm is dropped or rolled back (`experience.keeper`). Pure functions.
 """
 
 from __future__ import annotations

@@ -34,7 +34,8 @@ class PolicySettings(Settings):
     """Precision of the computation and of published weights. Weights that train stay in float32 beside it. Tuning:
     bfloat16 on a GPU, with schedule.parity_tolerance=0.5; float32 on most CPUs."""
     lora: LoraSettings | None = None
-    """Adapters instead of full weights. Tuning: ten times the learning rate of full weights."""
+    """Adapters instead of full weights. Tuning: rank 32 where `concerto plan` says that full weights do not fit, with
+    ten times their learning rate or more: learner.lr of 1e-5 to 1e-4."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: a third slower, several times less memory. Tuning: switch it on where
     a pass runs out of memory at a small token_budget."""
@@ -44,8 +45,8 @@ class OptimizerSettings(Settings):
     """AdamW, shared by both objectives."""
 
     lr: float = Field(default=1e-5, gt=0)
-    """Learning rate after warm-up. Tuning: 1e-6 to 1e-5 for full weights of a large model, 1e-4 for LoRA, 1e-3 for a
-    model of a few million parameters."""
+    """Learning rate after warm-up. Tuning: 1e-6 to 1e-5 for full weights of a large model, 1e-5 to 1e-4 for LoRA, 1e-3
+    for a model of a few million parameters."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Decoupled decay of matrices, per unit of learning rate; vectors (norms, biases) never decay. Tuning: 0 for RL; up
     to 0.1 for long SFT."""
@@ -62,6 +63,11 @@ class OptimizerSettings(Settings):
     token_budget: int = Field(default=8192, ge=1)
     """Tokens (padding counted) in one forward pass; a longer sequence goes alone. Changes memory and speed, never the
     result. Tuning: as much as fits a GPU; some 1,000 on a CPU, whose caches larger passes leave."""
+    reduce_gradients: Literal["step", "pass"] = "step"
+    """When several workers add up their gradients. `step`: once, in the last pass, until when each worker keeps a
+    gradient of the whole model (4 bytes a weight). `pass`: in every pass, and each keeps a gradient of its own shard
+    alone. Changes memory and speed, never the result. Tuning: `step`; `pass` where `concerto plan` says that the model
+    does not fit."""
 
 
 class RampSettings(Settings):

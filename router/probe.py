@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as Many
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,6 +20,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from router.network import PolicyNetwork, first_of, projections
+from router.probing import EXACT, Sample
 from router.taps import NormRecorder
 from trajectories.batch import PaddedBatch, collate, trained_tokens
 from trajectories.errors import UserError
@@ -28,39 +30,6 @@ from trajectories.types import Sequence
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel  # seconds to import; those who only pass results on need none of it
-
-PROJECTIONS = (
-    "self_attn.q_proj",
-    "self_attn.k_proj",
-    "self_attn.v_proj",
-    "self_attn.o_proj",
-    "mlp.gate_proj",
-    "mlp.up_proj",
-    "mlp.down_proj",
-)
-"""The seven matrices of a decoder layer, in the order of the columns of `ProbeResult.norms`."""
-
-
-class PolicyNetwork(Protocol):
-    """What the probe needs of a model; `learners.policy.model.PolicyModel` has it. It must not drop out anything."""
-
-    @property
-    def causal_lm(self) -> PreTrainedModel:
-        """The language model, adapters inside its layers."""
-        ...
-
-    @property
-    def layers(self) -> list[nn.Module]:
-        """Its decoder layers."""
-        ...
-
-    def __call__(self, batch: Any, /) -> Tensor:
-        """log p(trained token | tokens before it) of a `PaddedBatch`, float32 [N], with a gradient."""
-        ...
-
-    def final_states(self, batch: PaddedBatch) -> AbstractContextManager[list[Tensor]]:
-        """The state after the last token of each row, float32 [B, H], of the forward pass inside."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +40,8 @@ class ProbeResult:
 
     Attributes:
         trajectories: ids of the episodes, in the order of their first sequences.
-        norms: float32 [E, 7L], Frobenius norms of their gradients, layer by layer in the order of `PROJECTIONS`.
+        norms: float32 [E, 7L], Frobenius norms of their gradients, layer by layer in the order of
+            `network.PROJECTIONS`.
         entries: of each of the 7L matrices.
         losses: float32 [S], mean -log p over the trained tokens.
         hidden: float32 [S, H], the final layer's state after the last token.
@@ -169,18 +139,21 @@ def sequential(policy: PolicyNetwork, sequences: Many[Sequence]) -> ProbeResult:
     return _probe(policy, sequences, [[[index] for index in rows] for rows in owned.values()], _Autograd)
 
 
-def batched(policy: PolicyNetwork, sequences: Many[Sequence], token_budget: int = 8192) -> ProbeResult:
+def batched(
+    policy: PolicyNetwork, sequences: Many[Sequence], token_budget: int = 8192, sample: Sample = EXACT
+) -> ProbeResult:
     """Padded batches, one forward and backward pass each, in which no weight gradient is computed but of trajectories
     that are too long for one pass.
 
     Args:
         token_budget: tokens (padding counted) in one pass; a longer sequence goes alone. Changes memory and speed only.
             Tuning: as much as fits on a GPU; some 1,000 on a CPU, whose caches larger passes leave.
+        sample: what of the gradients is measured; `norms` then have 7 columns for each layer of it.
     Raises:
         UserError: nothing to probe, a sequence without trained tokens, or a model that cannot be probed.
     """
     check(sequences)
-    return _probe(policy, sequences, _plan(sequences, token_budget), _Taps)
+    return _probe(policy, sequences, _plan(sequences, token_budget), _Taps, sample)
 
 
 def batched_share(
@@ -188,6 +161,7 @@ def batched_share(
     sequences: Many[Sequence],
     token_budget: int,
     most: Callable[[int], int],
+    sample: Sample = EXACT,
 ) -> ProbeResult:
     """`batched` by one of several workers, each with sequences of its own, none included.
 
@@ -201,9 +175,9 @@ def batched_share(
     plan = _plan(sequences, token_budget)
     passes = sum(map(len, plan))
     idle = most(passes) - passes
-    result = _probe(policy, sequences, plan, _Taps)
+    result = _probe(policy, sequences, plan, _Taps, sample)
     if idle:
-        _probe(policy, [IDLE], [[[0]]] * idle, _Taps)
+        _probe(policy, [IDLE], [[[0]]] * idle, _Taps, sample)
     return result
 
 
@@ -230,26 +204,6 @@ def _plan(sequences: Many[Sequence], token_budget: int) -> list[Unit]:
     return long + [[rows] for _, rows in shared]
 
 
-def projections(policy: PolicyNetwork) -> dict[str, nn.Linear]:
-    """The 7L linear layers by name ("0.self_attn.q_proj"), in the order of the columns; of adapted ones, the base.
-
-    Raises:
-        UserError: a decoder layer is not built as in Llama, Qwen2 and Qwen3.
-    """
-    found = {}
-    for number, layer in enumerate(policy.layers):
-        modules = dict(layer.named_modules())
-        for name in PROJECTIONS:
-            module = modules.get(f"{name}.base_layer", modules.get(name))
-            if not isinstance(module, nn.Linear):
-                raise UserError(
-                    f"layer {number} of {type(policy.causal_lm).__name__} has no linear layer {name}; "
-                    "the probe reads dense models built as Llama, Qwen2 and Qwen3 are"
-                )
-            found[f"{number}.{name}"] = module
-    return found
-
-
 class Meter(Protocol):
     """Measures the passes of a unit."""
 
@@ -272,10 +226,11 @@ def _probe(
     policy: PolicyNetwork,
     sequences: Many[Sequence],
     plan: list[Unit],
-    meter: Callable[[list[nn.Linear], int], Meter],
+    meter: Callable[[list[nn.Linear], int, Sample], Meter],
+    sample: Sample = EXACT,
 ) -> ProbeResult:
     """`meter`: makes that of a unit of so many passes."""
-    layers = list(projections(policy).values())
+    layers = list(projections(policy, sample.layers).values())
     _refuse_dropout(policy.causal_lm)
     owned = by_trajectory([sequence.episode_id for sequence in sequences])
     names, shares = tuple(owned), _shares(sequences, owned)
@@ -284,7 +239,7 @@ def _probe(
     hidden = torch.zeros(len(sequences), policy.causal_lm.config.hidden_size)
     logprobs = [np.zeros(len(sequence.token_ids), np.float32) for sequence in sequences]
     for unit in plan:
-        measured = meter(layers, len(unit))
+        measured = meter(layers, len(unit), sample)
         mine = list(dict.fromkeys(sequences[index].episode_id for rows in unit for index in rows))
         for rows in unit:
             batch = collate([sequences[index] for index in rows], layers[0].weight.device)
@@ -310,7 +265,7 @@ def _shares(sequences: Many[Sequence], owned: Mapping[str, list[int]]) -> Tensor
 class _Autograd:
     """The weight gradients of one trajectory, as autograd computes them."""
 
-    def __init__(self, layers: list[nn.Linear], passes: int) -> None:
+    def __init__(self, layers: list[nn.Linear], passes: int, sample: Sample) -> None:
         self._weights = [layer.weight for layer in layers]
         self._sums = [torch.zeros((), device=weight.device) for weight in self._weights]
 
@@ -328,14 +283,14 @@ class _Autograd:
 class _Taps:
     """Norms from activations and output gradients."""
 
-    def __init__(self, layers: list[nn.Linear], passes: int) -> None:
-        self._recorder = NormRecorder(layers, passes)
+    def __init__(self, layers: list[nn.Linear], passes: int, sample: Sample) -> None:
+        self._recorder, self._last = NormRecorder(layers, passes, sample.sketch), sample.layers
 
     def run(self, policy: PolicyNetwork, batch: PaddedBatch, shares: Tensor, owners: list[int]) -> Tensor:
-        with self._recorder.recording(batch.lengths, owners), _embeddings(policy.causal_lm) as embedded:
+        with self._recorder.recording(batch.lengths, owners), _states_before(policy, self._last) as states:
             logprobs = policy(batch)
-            # Only what lies between the loss and the embeddings is computed: activations, and no parameter.
-            torch.autograd.grad((shares * _losses(logprobs, batch)).sum(), embedded)
+            # Only what lies between the loss and these states is computed: activations, and no parameter.
+            torch.autograd.grad((shares * _losses(logprobs, batch)).sum(), states)
         return logprobs
 
     def norms(self) -> Tensor:
@@ -349,15 +304,18 @@ def _losses(logprobs: Tensor, batch: PaddedBatch) -> Tensor:
 
 
 @contextmanager
-def _embeddings(lm: PreTrainedModel) -> Iterator[list[Tensor]]:
-    """The embedded tokens of the forward pass inside, a leaf from which gradients can be asked."""
+def _states_before(policy: PolicyNetwork, last: int | None) -> Iterator[list[Tensor]]:
+    """What enters the first of the last so many decoder layers (None: all) in the forward pass inside, a leaf from
+    which gradients can be asked; what computed it is forgotten."""
     leaves: list[Tensor] = []
 
     def cut(_: nn.Module, __: Any, output: Tensor) -> Tensor:
         leaves.append(output.detach().requires_grad_())
         return leaves[-1]
 
-    handle = lm.get_input_embeddings().register_forward_hook(cut)
+    first = first_of(policy, last)
+    source = policy.layers[first - 1] if first else policy.causal_lm.get_input_embeddings()
+    handle = source.register_forward_hook(cut)
     try:
         yield leaves
     finally:

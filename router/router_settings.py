@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
+from router.probing import Probing, Sample
 from trajectories.settings import Settings
 
 PolicyName = Literal[
@@ -85,6 +86,18 @@ class RouterSettings(Settings):
     token_budget: PositiveInt = 1024
     """Tokens (padding counted) in one pass of the probe. Changes memory and speed only. Tuning: as much as fits on a
     GPU; some 1,000 on a CPU."""
+    precision: Literal["fast", "policy"] = "fast"
+    """What the probe computes in. `fast`: bfloat16 where the device multiplies it natively. `policy`: as the policy.
+    Tuning: `fast`; `policy` where scores are to be compared with those of another machine."""
+    sample_layers: PositiveInt | None = None
+    """Decoder layers that the probe measures, counted from the last, where its backward pass begins; null: all. Tuning:
+    null; half of them save two fifths of a probe, and order a corpus otherwise (docs/results/prism-probe.md)."""
+    sketch: int = Field(default=0, ge=0)
+    """Columns of a random matrix through which the probe sees each gradient; 0 sees it whole. Tuning: 0; 32 where the
+    probe takes too long, which saves a sixth of it and hardly changes the order."""
+    cache: str | None = None
+    """Directory in which staged runs share what was probed, by weights and trajectory; null: the run keeps its own.
+    Tuning: one directory for all arms and seeds of a comparison, which then probe the base model once."""
 
     @property
     def active(self) -> bool:
@@ -101,7 +114,11 @@ class RouterSettings(Settings):
         """The policy needs gradients."""
         return self.policy in NEED_PROBE
 
-    @field_validator("routes")
+    def probing(self, alone: bool) -> Probing:
+        """How the learner workers probe. `alone`: nothing else works on their machines meanwhile."""
+        return Probing(self.token_budget, Sample(self.sample_layers, self.sketch), self.precision == "fast", alone)
+
+    @field_validator("routes", "cache")
     @classmethod
     def _at_home(cls, file: str | None) -> str | None:
         return os.path.expanduser(file) if file else file

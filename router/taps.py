@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Many
 from contextlib import ExitStack, contextmanager
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -37,6 +38,17 @@ def gradient_norm(inputs: Tensor, gradients: Tensor) -> Tensor:
     return torch.dot((a @ a.T).flatten(), (e @ e.T).flatten()).clamp(min=0.0).sqrt()
 
 
+@lru_cache(maxsize=1024)
+def random_signs(column: int, width: int, count: int) -> Tensor:
+    """float32 [width, count] of +-1 / sqrt(count), the same on every machine: ||G R||^2 has the mean ||G||^2.
+
+    A matrix is that of its layer's number: all trajectories share it, which keeps their order.
+    """
+    draw = torch.Generator().manual_seed(column)
+    signs = torch.randint(2, (width, count), generator=draw) * 2 - 1
+    return signs / count**0.5
+
+
 class NormRecorder:
     """Collects norms[trajectory, matrix] while backward passes run. A trajectory's gradient is the sum over its rows.
 
@@ -44,13 +56,14 @@ class NormRecorder:
     that takes several passes is summed up from pass to pass: meanwhile one such matrix is kept for each layer.
     """
 
-    def __init__(self, layers: Many[nn.Module], passes: int = 1) -> None:
+    def __init__(self, layers: Many[nn.Module], passes: int = 1, sketch: int = 0) -> None:
         """
         Args:
             layers: the linear layers to measure; inputs [B, T, in], outputs [B, T, out].
             passes: how many there are; with several, all are of one trajectory.
+            sketch: columns of the random matrix that stands before every gradient, see `router.probing.Sample`.
         """
-        self._layers, self._passes = tuple(layers), passes
+        self._layers, self._passes, self._sketch = tuple(layers), passes, sketch
         self._columns: dict[int, Tensor] = {}
         self._sums: dict[int, Tensor] = {}
 
@@ -83,6 +96,9 @@ class NormRecorder:
         self, column: int, lengths: Many[int], owners: Many[int]
     ) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
         def measure(inputs: Tensor, gradients: Tensor) -> None:
+            if self._sketch and self._sketch < inputs.shape[-1]:
+                signs = random_signs(column, inputs.shape[-1], self._sketch)
+                inputs = inputs @ signs.to(inputs.device, inputs.dtype)
             # The last token of a sequence predicts nothing: its gradient, like that of the padding behind, is zero.
             rows = [(a[: n - 1], e[: n - 1]) for a, e, n in zip(inputs, gradients, lengths, strict=True)]
             if self._passes > 1:

@@ -90,8 +90,16 @@ def read_answer(format: str, response: str, finished: bool = True) -> Answer:
 
 
 def write_answer(format: FormatName, action: str, thought: str = "") -> str:
-    """What a model should say to do this; an expert without thoughts gives the action alone."""
-    return FORMATS[format].write(action, thought) if format else action
+    """What a model should say to do this; without a thought it gives the action alone.
+
+    A thought that would not be read as one is left out: it may hold a tag or a line that starts another part.
+    """
+    if not format:
+        return action
+    answer = FORMATS[format].write(action, thought)
+    if thought and read_answer(format, answer).action != read_answer(format, FORMATS[format].write(action, "")).action:
+        return FORMATS[format].write(action, "")
+    return answer
 
 
 def as_admissible(action: str, admissible: Iterable[str], aliases: Mapping[str, str]) -> str:

@@ -217,6 +217,10 @@ class _Builder:
     def _system(self) -> list[Message]:
         return [{"role": "system", "content": self._instructions.system}] if self._instructions.system else []
 
+    def _advised(self, text: str) -> str:
+        """What the user says, under the experience with such tasks where there is some."""
+        return f"{self._instructions.advice}\n\n{text}" if self._instructions.advice else text
+
     def _observation_text(self, observation: Observed) -> str:
         self._admissible = observation.admissible_actions
         if not self._config.list_actions:
@@ -246,7 +250,8 @@ class TranscriptBuilder(_Builder):
         """One a turn after the first."""
 
     def begin(self, observation: Observed) -> None:
-        self._messages = [*self._system(), {"role": "user", "content": self._observation_text(observation)}]
+        first = self._advised(self._observation_text(observation))
+        self._messages = [*self._system(), {"role": "user", "content": first}]
         draft = self._drafts[-1]
         draft.prompt = self._render(self._messages)
         draft.add_prompt(self._tokenizer.encode(draft.prompt))
@@ -310,7 +315,7 @@ class WindowedBuilder(_Builder):
         lines += [f"> {self._actions[step]}\n{self._observations[step + 1].text}" for step in shown[:-1]]
         lines += [f"> {self._actions[step]}" for step in shown[-1:]]
         lines.append(self._observation_text(self._observations[-1]))
-        user: Message = {"role": "user", "content": "\n".join(lines)}
+        user: Message = {"role": "user", "content": self._advised("\n".join(lines))}
         return self._tokenizer.encode(self._render([*self._system(), user]))
 
 

@@ -50,7 +50,7 @@ def written_aside(target: Path) -> Iterator[Path]:
                 yield aside
                 if target.is_dir():  # a folder that is not empty cannot be replaced in one move; deleting it takes long
                     if not aside.is_dir():
-                        raise _is_folder(target)
+                        raise _is_folder(target, "--out")
                     target.rename(before)
                 aside.replace(target)
             remove(before, ignore_errors=True)
@@ -84,14 +84,16 @@ def reading(path: Path, fix: str) -> Iterator[None]:
         raise UserError(f"cannot read {path} ({in_words(error)}): {fix}") from error
 
 
-def check_file(target: Path) -> None:
-    """Whether the file `target` can be written. Leaves nothing behind.
+def check_file(target: Path, option: str = "--out") -> None:
+    """Whether the file `target`, the value of an option, can be written. Leaves nothing behind.
 
-    Raises UserError: it is a folder, which no file replaces, or it cannot be written.
+    Raises UserError: there is one already, which may have taken hours, or a folder, or it cannot be written.
     """
     if target.is_dir():
-        raise _is_folder(target)
-    _check_writable(target, LEAST_FREE)
+        raise _is_folder(target, option)
+    if target.exists():
+        raise UserError(f"{target} exists: remove it, or name another {option}.")
+    _check_writable(target, LEAST_FREE, option)
 
 
 def check_folder(target: Path, needed: int = LEAST_FREE) -> None:
@@ -101,14 +103,14 @@ def check_folder(target: Path, needed: int = LEAST_FREE) -> None:
     """
     if target.exists() and not target.is_dir():
         raise UserError(f"{target} is a file: name a folder with --out.")
-    _check_writable(target, needed)
+    _check_writable(target, needed, "--out")
 
 
-def _is_folder(target: Path) -> UserError:
-    return UserError(f"{target} is a folder: name a file with --out.")
+def _is_folder(target: Path, option: str) -> UserError:
+    return UserError(f"{target} is a folder: name a file with {option}.")
 
 
-def _check_writable(target: Path, needed: int) -> None:
+def _check_writable(target: Path, needed: int, option: str) -> None:
     """Raises UserError: the folder refuses writing, or its disk has too little room."""
     folder = target if target.is_dir() else target.parent
     while not folder.exists() and folder != folder.parent:
@@ -118,11 +120,11 @@ def _check_writable(target: Path, needed: int) -> None:
             (Path(probe) / "file").write_bytes(b"concerto")
         free = shutil.disk_usage(folder).free
     except OSError as error:
-        raise UserError(f"cannot write {target} ({in_words(error)}): name another --out.") from None
+        raise UserError(f"cannot write {target} ({in_words(error)}): name another {option}.") from None
     if free < needed:
         raise UserError(
             f"no room for {target}: {free / MEBIBYTE:.0f} MiB are free and {needed / MEBIBYTE:.0f} MiB are the least "
-            "that is needed; free some, or name another --out."
+            f"that is needed; free some, or name another {option}."
         )
 
 

@@ -68,7 +68,10 @@ class Instructions:
     Attributes:
         system: the system message; empty: none.
         aliases: other words for actions, as `trajectories.answers.as_admissible` takes them.
+        advice: a block of experience above the first observation, and with windowed prompts above every one; it is text
+            from outside, as observations are. Empty: none.
     """
 
     system: str = ""
     aliases: Mapping[str, str] = field(default_factory=dict)
+    advice: str = ""

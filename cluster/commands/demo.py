@@ -1,5 +1,5 @@
 """`concerto demo`: the small embedded model learns ALFWorld on this machine, by SFT and then by GRPO; then it is taken
-shopping for two minutes."""
+shopping for three minutes."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from trajectories.errors import UserError
 SHOPPING = (
     "tasks=webshop",
     "data.webshop=generated",
-    "schedule.sft_steps=40",
+    "schedule.sft_steps=120",
     "schedule.grpo_steps=0",
-    "schedule.demonstrations=80",
-    "schedule.sft_batch=2",
-    "sft.lr_scale.steps=40",
-    "evaluation.limit=20",
+    "schedule.demonstrations=480",
+    "schedule.sft_batch=4",
+    "evaluation.limit=100",
+    "evaluation.samples=1",
     "rollout.max_turns=8",
-    "checkpoint.every=40",
+    "checkpoint.every=120",
 )
-"""Changes to the preset `local`: SFT on 80 sessions of the oracle, sized for two minutes."""
+"""Changes to the preset `local`: SFT on 480 sessions of the oracle, sized for three minutes."""
 
 
 def run_demo(out: Path, seed: int, console: Console) -> None:
@@ -43,14 +43,14 @@ def run_demo(out: Path, seed: int, console: Console) -> None:
     started = time.monotonic()
     config = load_config("local", overrides=[f"seed={seed}"])
     console.print(
-        "A 4-million-parameter model that has read household games, but was never told what for, learns to play them:\n"
+        "A model of 4.7 million parameters that has read household games, but not what for, learns to play them:\n"
         "first from an expert's episodes (SFT), then from its own (GRPO), with real vLLM rollouts on a local Ray.",
         highlight=False,
     )
     run_training(plan_run(config, out, resume=False), console)
     console.print(
-        "\nNow WebShop, in a short run of its own: SFT on 80 sessions of an oracle in a generated shop. They teach\n"
-        "the form of a session, but not yet to copy a product's code from a page, without which nothing can be bought.",
+        "\nNow WebShop, in a short run of its own: SFT on 480 sessions of an oracle in a generated shop. They teach\n"
+        "to search with words of the instruction, to copy a product's code from a page, to choose options, to buy.",
         highlight=False,
     )
     go_shopping(shop, seed, console)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
 
 from cluster.config.run import RunSettings
+from cluster.inputs.experience_plan import frozen_book
 from cluster.inputs.model_check import check_model
 from cluster.inputs.models import resolve_model
+from cluster.reporting.advised import AdvisedRollouts, evaluate_both
 from cluster.reporting.evaluation import Evaluation, Sampling, Subject, evaluate_panel, write_evaluations
 from cluster.reporting.kept_rollouts import KeptRollouts
 from cluster.runtime.session import (
@@ -20,6 +24,7 @@ from cluster.runtime.session import (
 )
 from envs import Panel, make_environment
 from envs.prompts import instructions
+from experience.advice import Book
 from trajectories.files import remove
 
 
@@ -35,29 +40,33 @@ def run_evaluation(
     check_model(config)
     make_environment(panel.environment, *config.opening(panel.environment)).close()  # whatever is missing is told now
     instructions(panel.environment, config.rollout.prompt)
+    book = frozen_book(config.experience, panel, out.parent)
     sampling = Sampling(samples, config.schedule.temperature.end, config.seed, config.eval_turns)
+    asked = {"panel": panel, "sampling": sampling, "subject": Subject(config.policy.model), "limit": limit}
     played = out.with_name(f"{out.name}.played.jsonl")
     remove(played)
     with ray_cluster(config.placement):
-        result = asyncio.run(_evaluate(config, panel, limit, sampling, played, console))
+        result = asyncio.run(_evaluate(config, book, partial(evaluate_panel, **asked), played, console))
     write_evaluations(out, (result,))
     remove(played)
     return result
 
 
 async def _evaluate(
-    config: RunSettings, panel: Panel, limit: int | None, sampling: Sampling, played: Path, console: Console
+    config: RunSettings, book: Book | None, evaluate: partial[Any], played: Path, console: Console
 ) -> Evaluation:
     await check_resources(config.placement, with_learner=False, say=console.print)
     console.print("starting the engine")
-    async with open_fleet(config, resolve_model(config.policy.model), [panel.environment], "eval") as fleet:
+    environments = [evaluate.keywords["panel"].environment]
+    async with open_fleet(config, resolve_model(config.policy.model), environments, "eval") as fleet:
         with Progress(console=console, disable=not console.is_terminal) as progress:
             bar = progress.add_task("episodes", total=None)
-            return await evaluate_panel(
-                KeptRollouts(fleet, played),
-                panel,
-                sampling,
-                Subject(config.policy.model),
-                limit,
-                progress=lambda done, total: progress.update(bar, completed=done, total=total),
-            )
+
+            def tell(done: int, total: int) -> None:
+                progress.update(bar, completed=done, total=total)
+
+            rollouts = KeptRollouts(fleet, played)
+            if book is None:
+                return await evaluate(rollouts, progress=tell)
+            told = AdvisedRollouts(rollouts, book, config.experience.max_tokens)
+            return await evaluate_both(told, partial(evaluate, progress=tell))

@@ -27,14 +27,14 @@ from rich.progress import Progress
 
 from cluster.config.sections import PlacementSettings
 from cluster.inputs.model_check import check_probed_model
-from cluster.inputs.probe_files import METRIC, SEQUENCES_WANTED, check_free, open_corpus
+from cluster.inputs.probe_files import METRIC, SEQUENCES_WANTED, open_corpus
 from cluster.runtime.session import ray_cluster
 from router import tables
 from router.probe import whole_batches
 from router.router_settings import Metric
 from router.scores import Concentration
 from trajectories.errors import UserError
-from trajectories.files import reading, written_aside
+from trajectories.files import check_file, reading, written_aside
 from trajectories.schema import SEQUENCES, sequences_from_table
 from trajectories.store import fitted, read_cache, write_parquet
 
@@ -73,7 +73,7 @@ def run_probe(model: str, corpus: Path, metric: Metric, out: Path, workers: Work
         UserError: no such model or file, `out` is taken, an empty corpus, a trajectory without trained tokens, or a
             gradient that is zero or not finite.
     """
-    check_free(out)
+    check_file(out)
     names = check_corpus(corpus)
     job = ProbeJob(check_probed_model(model), str(corpus.resolve()), len(set(names)))
     parts = _open_parts(out, job)
@@ -139,9 +139,9 @@ class ProbeActor:
     def __init__(self, model: str, corpus: str, token_budget: int) -> None:
         from learners.learner_settings import PolicySettings
         from learners.policy.distributed import device
-        from learners.policy.model import load_policy
+        from learners.policy.loading import load_policy
 
-        self._policy = load_policy(PolicySettings(model=model), seed=0).to(device())
+        self._policy = load_policy(PolicySettings(model=model), 0, device())
         self._corpus, self._token_budget = CorpusRows(corpus), token_budget
 
     def __call__(self, batch: pa.Table) -> pa.Table:

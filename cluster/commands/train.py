@@ -16,7 +16,7 @@ from cluster.loop.coordinator import Coordinator
 from cluster.reporting.best import ONLY_TEST_PANELS, choosing_panels
 from cluster.reporting.curve import write_learning_curve
 from cluster.reporting.entropy import EntropyWatch
-from cluster.reporting.lessons import lessons
+from cluster.reporting.lessons import costs, lessons
 from cluster.reporting.metrics import MetricsWriter, read_metrics
 from cluster.reporting.progress import RunObserver
 from cluster.runtime.assembly import assembled
@@ -79,7 +79,8 @@ async def _train(plan: Plan, console: Console) -> None:
                 await assembly.coordinator.run()
             await assembly.learner.save_pretrained(plan.run_dir / "model")
     write_learning_curve(plan.run_dir)
-    for line in lessons(read_metrics(plan.run_dir)):
+    records = read_metrics(plan.run_dir)
+    for line in filter(None, [*lessons(records), costs(records)]):
         console.print(line, markup=False, highlight=False)
 
 

@@ -17,6 +17,7 @@ from cluster.config.sections import (
     ScheduleSettings,
 )
 from envs import ENVIRONMENTS, EnvironmentSettings
+from experience.experience_settings import ExperienceSettings
 from learners.learner_settings import GRPOSettings, OptimizerSettings, PolicySettings, SFTSettings
 from learners.rewards.reward_settings import RewardSettings
 from router.router_settings import RouterSettings
@@ -45,6 +46,7 @@ class RunSettings(Settings):
     reward: RewardSettings = RewardSettings()
     router: RouterSettings = RouterSettings()
     rollout: RolloutSettings = RolloutSettings()
+    experience: ExperienceSettings = ExperienceSettings()
     schedule: ScheduleSettings = ScheduleSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
@@ -94,6 +96,16 @@ class RunSettings(Settings):
         if len(set(names)) < len(names):
             raise ValueError("each environment or panel can be named once; shares are equal")
         return names
+
+    @model_validator(mode="after")
+    def _experience_leaves_room(self) -> RunSettings:
+        block, response = self.experience.max_tokens, self.rollout.max_response_tokens
+        if self.experience.enabled and block + response >= (context := self.rollout.engine.max_model_len):
+            raise ValueError(
+                f"experience.max_tokens {block} and rollout.max_response_tokens {response} leave no room for a prompt "
+                f"within rollout.engine.max_model_len {context}: lower one of them, or raise that"
+            )
+        return self
 
     @model_validator(mode="after")
     def _gdpo_is_an_advantage_itself(self) -> RunSettings:

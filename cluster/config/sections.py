@@ -68,6 +68,14 @@ class TemperatureSettings(RampSettings):
 class ScheduleSettings(Settings):
     """The stages, in the order SFT, mixed, GRPO, and the groups of rollouts that feed them. 0 steps: no stage."""
 
+    sft_epochs: int = Field(default=0, ge=0)
+    """In place of sft_steps: times that the SFT stage walks through the demonstrations, with a staged router through
+    those that it sends to SFT. Its last step takes what is left. Tuning: 2 to 5; methods that route compare at the same
+    epochs, not steps, since half of the data are half of the work."""
+    grpo_epochs: int = Field(default=0, ge=0)
+    """In place of grpo_steps: times that the GRPO stage plays each task, with a staged router each of those that it
+    sends to GRPO. What dynamic sampling skips counts as played, and nothing is played in its place. Tuning: as
+    sft_epochs."""
     sft_steps: int = Field(default=0, ge=0)
     """Learner steps on expert demonstrations. Tuning: until the loss on them levels off, some two passes over the
     demonstrations."""
@@ -143,19 +151,38 @@ class ScheduleSettings(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _a_stage_is_as_long_as_one_number_says(self) -> ScheduleSettings:
+        for name, steps, epochs in (
+            ("sft", self.sft_steps, self.sft_epochs),
+            ("grpo", self.grpo_steps, self.grpo_epochs),
+        ):
+            if steps and epochs:
+                raise ValueError(
+                    f"{name}_steps={steps} and {name}_epochs={epochs} both say how long the stage is: set one of them "
+                    "to 0"
+                )
+        return self
+
     @property
     def plays(self) -> bool:
         """Some stage needs rollouts."""
-        return any(stage.plays for stage in self.stages)
+        return any(stage.plays for stage in self.stages(1, 1))
 
     @property
     def demonstrates(self) -> bool:
         """Some stage needs demonstrations."""
-        return any(stage.demonstrates for stage in self.stages)
+        return any(stage.demonstrates for stage in self.stages(1, 1))
 
-    @property
-    def stages(self) -> tuple[Stage, ...]:
-        steps: dict[StageName, int] = {"sft": self.sft_steps, "mixed": self.mixed_steps, "grpo": self.grpo_steps}
+    def stages(self, demonstrations: int, tasks: int) -> tuple[Stage, ...]:
+        """The stages of a run that imitates so many sequences and explores so many tasks. One of epochs has the steps
+        that it takes when no group is skipped or given up."""
+        sft, grpo = self.sft_epochs * demonstrations, self.grpo_epochs * tasks
+        steps: dict[StageName, int] = {
+            "sft": self.sft_steps or -(-sft // self.sft_batch),
+            "mixed": self.mixed_steps,
+            "grpo": self.grpo_steps or -(-grpo // self.groups_per_step),
+        }
         return tuple(Stage(name=name, steps=count) for name, count in steps.items() if count)
 
 
@@ -219,6 +246,9 @@ class PlacementSettings(Settings):
     """CPUs of a learner worker. Tuning: 4 beside a GPU."""
     learner_gpus: float = Field(default=0.0, ge=0)
     """GPUs of a learner worker. Tuning: 0.5 where an engine shares the GPU; else 1."""
+    gpu_gib: PositiveFloat = 80.0
+    """Memory of one GPU in GiB, with which `concerto plan` compares its memory plan; nothing else reads it. Tuning: 24,
+    40, 80 or 140, as the cards have it."""
     wait_s: float = Field(default=60.0, ge=0)
     """Seconds to wait for resources before giving up. Tuning: minutes on a cluster that starts nodes on demand."""
     start_timeout_s: PositiveFloat = 600.0

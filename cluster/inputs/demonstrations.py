@@ -45,14 +45,22 @@ class Transcriber:
     prompt: PromptSettings
     longest: int
 
-    def sequences(self, demonstration: Demonstration, name: str, slips: frozenset[int] = frozenset()) -> Demonstrated:
+    def sequences(
+        self,
+        demonstration: Demonstration,
+        name: str,
+        slips: frozenset[int] = frozenset(),
+        thoughts: tuple[str, ...] = (),
+    ) -> Demonstrated:
         """A demonstration as training sequences. `name` is `environment/task`, and more where a task has several.
 
         Args:
             slips: turns that are read by later ones, but not trained.
+            thoughts: what was thought before each turn, if that is known.
         """
         environment = name.partition("/")[0]
         builder = make_builder(self.tokenizer, self.prompt, instructions(environment, self.prompt))
+        told = thoughts or ("",) * len(demonstration)
         steps = [
             DemonstratedStep(
                 action=action,
@@ -60,9 +68,10 @@ class Transcriber:
                 reward=result.rewards["success"],
                 state_hash=result.info["state_hash"],
                 action_valid=result.info["action_valid"],
+                thought=thought,
                 trained=turn not in slips,
             )
-            for turn, (_, action, result) in enumerate(demonstration)
+            for turn, ((_, action, result), thought) in enumerate(zip(demonstration, told, strict=True))
         ]
         add_demonstration(builder, self.tokenizer, demonstration[0][0], steps, self.prompt.format)
         episode_id = PREFIX + name

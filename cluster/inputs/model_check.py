@@ -11,7 +11,7 @@ from cluster.config.run import RunSettings
 from cluster.inputs.models import load_tokenizer, resolve_model
 from learners.policy.model import PolicyModel
 from learners.policy.outline import check_adapters, outline
-from router.probe import projections
+from router.network import projections
 from trajectories.errors import UserError
 
 

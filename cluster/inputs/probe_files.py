@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from trajectories.errors import UserError
 from trajectories.files import reading
 from trajectories.schema import SEQUENCES
 from trajectories.store import fitted
@@ -22,9 +21,3 @@ def open_corpus(corpus: Path) -> pq.ParquetFile:
         file = pq.ParquetFile(corpus)
     fitted(file.schema_arrow.empty_table(), SEQUENCES, corpus, SEQUENCES_WANTED)
     return file
-
-
-def check_free(out: Path) -> None:
-    """Raises UserError when `out` is taken."""
-    if out.exists():
-        raise UserError(f"{out} exists: remove it, or name another --out.")

@@ -38,7 +38,10 @@ def import_demonstrations(config: RunSettings, environment: str, source: Path, o
     transcriber = Transcriber(load_tokenizer(model, rollout.prompt), rollout.prompt, rollout.engine.max_model_len)
     data, settings = config.opening(environment)
     imported = import_recordings(environment, source, data, settings)
-    episodes = [transcriber.sequences(demonstration, f"{environment}/{task}") for task, demonstration in imported.won]
+    episodes = [
+        transcriber.sequences(won.demonstration, f"{environment}/{won.task_id}", thoughts=won.thoughts)
+        for won in imported.won
+    ]
     fitting = [episode for episode in episodes if transcriber.fits(episode)]
     left_out = [f"{count} {reason}" for reason, count in imported.refused.items()]
     if len(fitting) < len(episodes):

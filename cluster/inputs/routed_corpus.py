@@ -2,6 +2,7 @@
 
 SFT then draws from the trajectories that are imitated, GRPO from the tasks of those that are explored. Both tables,
 `measured.parquet` (where a probe ran) and `routes.parquet`, stay in the run directory; a resumed run reads its routes.
+What was probed lies in a cache (`probe_cache`), so that no trajectory is probed twice.
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ import pyarrow as pa
 import torch
 
 from cluster.config.sections import ScheduleSettings
+from cluster.inputs.probe_cache import ProbeCache, trajectory_key
 from cluster.loop.ports import GroupTask, Rollouts
 from cluster.loop.programme import Programme
 from cluster.loop.stream import RunError
 from cluster.loop.tasks import TaskMixture, member_seeds
 from router import tables
 from router.arbitration import make_arbiter
-from router.probe import ProbeResult, check, concatenated, whole_batches
+from router.probe import ProbeResult, by_trajectory, check, whole_batches
+from router.probing import Probing
 from router.router_settings import MIXES, RouterSettings
 from router.scores import Candidates
 from trajectories.errors import UserError
@@ -33,8 +36,8 @@ from trajectories.store import read_cache, read_parquet, write_parquet
 from trajectories.types import Route
 
 MEASURED_FILE, ROUTES_FILE = "measured.parquet", "routes.parquet"
-NO_SFT = "set schedule.sft_steps=0 and schedule.mixed_steps=0"
-NO_GRPO = "set schedule.grpo_steps=0 and schedule.mixed_steps=0"
+NO_SFT = "set schedule.sft_steps=0, schedule.sft_epochs=0 and schedule.mixed_steps=0"
+NO_GRPO = "set schedule.grpo_steps=0, schedule.grpo_epochs=0 and schedule.mixed_steps=0"
 PROBED_AT_ONCE = 128
 """Sequences of one request to the learner workers, at least: how often progress shows."""
 
@@ -42,7 +45,9 @@ PROBED_AT_ONCE = 128
 class Prober(Protocol):
     """What can probe a corpus: the learner workers."""
 
-    async def probe(self, sequences: pa.Table, token_budget: int) -> ProbeResult: ...
+    async def probe(self, sequences: pa.Table, probing: Probing) -> ProbeResult: ...
+
+    async def fingerprint(self, probing: Probing) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +117,7 @@ class CorpusRouter:
         where a run goes on.
 
         Raises:
-            UserError: the corpus cannot be measured or split; nothing is written.
+            UserError: the corpus cannot be measured or split; no route is written.
             UserError: a stage is left without data.
         """
         path, metrics = self.run_dir / ROUTES_FILE, {}
@@ -143,20 +148,31 @@ class CorpusRouter:
         places = tuple(demonstrated_task(name)[0] for name in names)
         if self.router.probes:
             started = time.monotonic()
-            measured = tables.measured((await self._probe(demonstrations)).arranged(sequences), sequences)
+            measured = await self._probe(demonstrations)
             return _Known(tables.candidates(measured, places), measured, time.monotonic() - started)
         rates = None
         if self.router.policy == "pass_rate":
             rates = await self._pass_rates([demonstrated_task(name) for name in names])
         return _Known(Candidates(names, places, pass_rates=rates), None, 0.0)
 
-    async def _probe(self, demonstrations: pa.Table) -> ProbeResult:
-        parts, done = [], 0
-        for rows in whole_batches(demonstrations["episode_id"].to_pylist(), PROBED_AT_ONCE):
-            parts.append(await self.learner.probe(demonstrations.take(rows), self.router.token_budget))
+    async def _probe(self, demonstrations: pa.Table) -> pa.Table:
+        """`tables.MEASURED` of all trajectories, of which only those are probed that nobody has probed before."""
+        probing = self.router.probing(alone=True)  # the engines have nothing to do yet
+        folder = Path(self.router.cache) if self.router.cache else self.run_dir
+        cache = ProbeCache(folder, await self.learner.fingerprint(probing), self.say)
+        sequences, names = sequences_from_table(demonstrations), demonstrations["episode_id"].to_pylist()
+        owned = by_trajectory(names)
+        keys = {name: trajectory_key(sequences[row] for row in rows) for name, rows in owned.items()}
+        new = [row for row, name in enumerate(names) if keys[name] not in cache]
+        done = len(names) - len(new)
+        for batch in whole_batches([names[row] for row in new], PROBED_AT_ONCE):
+            rows = [new[at] for at in batch]
+            result = await self.learner.probe(demonstrations.take(rows), probing)
+            measured = tables.measured(result, [sequences[row] for row in rows])
+            cache.add([keys[name] for name in result.trajectories], measured)
             done += len(rows)
-            self.progress("probe", done, demonstrations.num_rows)
-        return concatenated(parts)
+            self.progress("probe", done, len(names))
+        return cache.table(list(keys), list(keys.values()))
 
     async def _pass_rates(self, tasks: Sequence[tuple[str, str]]) -> torch.Tensor:
         """float64 [n], the share of its episodes in which each task is solved. One that cannot be played counts 0."""

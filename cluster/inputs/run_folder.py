@@ -23,6 +23,7 @@ LEFT_BY_A_START = (
     "evaluations",
     "learning_curve.svg",
     "measured.parquet",
+    "memory",
     "metrics.jsonl",
     "ray_train",
     "routes.parquet",
@@ -37,6 +38,8 @@ FREE_TO_CHANGE = {
     "checkpoint": True,
     "data": True,
     "reward": {"constant_limit": True},
+    "router": {"cache": True},
+    "experience": {"base_url": True, "token_budget": True},
 }
 """What a resumed run may change: none of it decides what is trained, and the panels' hashes tell whether the data
 elsewhere are the same."""

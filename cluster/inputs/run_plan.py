@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from cluster.config.run import RunSettings
 from cluster.inputs.demonstrations import Transcriber
+from cluster.inputs.experience_plan import check_experience
 from cluster.inputs.models import check_trainable, load_tokenizer, resolve_model
 from cluster.inputs.recorded import read_recorded
 from cluster.inputs.reward_channels import reward_channels
@@ -19,6 +20,7 @@ from cluster.loop.tasks import TaskMixture
 from envs import Panel, heldout_panel, load_panel, training_panel
 from envs.prompts import instructions
 from trajectories.errors import UserError
+from trajectories.ids import plain_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,11 @@ class Plan:
         return self.start.checkpoint
 
     @property
+    def name(self) -> str:
+        """The run's, in the names of its actors."""
+        return plain_name(self.run_dir.name)
+
+    @property
     def environments(self) -> tuple[str, ...]:
         """All that is played."""
         return tuple(sorted({panel.environment for panel in (*self.tasks.panels, *self.eval_panels)}))
@@ -64,9 +71,10 @@ class Plan:
 
 def plan_run(config: RunSettings, run_dir: Path, resume: bool) -> Plan:
     """Check model, data and run directory, and that this can be written. Raises UserError."""
-    if not config.schedule.stages:
+    if not config.schedule.stages(1, 1):
         raise UserError(
-            "the schedule has no steps: set schedule.sft_steps, schedule.mixed_steps or schedule.grpo_steps."
+            "the schedule has no steps: set schedule.sft_steps, schedule.mixed_steps or schedule.grpo_steps, or "
+            "schedule.sft_epochs or schedule.grpo_epochs."
         )
     check_router(config.router, config.schedule)
     model = resolve_model(config.policy.model)
@@ -84,6 +92,7 @@ def plan_run(config: RunSettings, run_dir: Path, resume: bool) -> Plan:
                     f"--set data.{panel.environment}=PATH."
                 )
     check_room(run_dir, model)
+    check_experience(config.experience, run_dir)
     panels_played = _eval_panels(config, tasks)
     from cluster.inputs.model_check import check_model  # here, because it takes seconds, and nothing above needs it
 

@@ -1,7 +1,7 @@
 """Checkpoints of a run: one folder a step, written aside and renamed, with a manifest that says where the run stands.
 
     RUN/checkpoints/step-000012/manifest.json      counters, versions and the task frontier
-    RUN/checkpoints/step-000012/learner/           weights, optimiser and random states (LearnerWorker.save)
+    RUN/checkpoints/step-000012/learner/           weights, optimiser and random states, in shards (LearnerWorker.save)
     RUN/checkpoints/step-000012/ready/<id>.*.arrow groups that are finished but not yet trained, from the recorder
 
 On a cluster the run directory lies on storage that every node sees.
@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict
 from trajectories.errors import UserError
 from trajectories.files import written_aside
 
-FORMAT = 4
+FORMAT = 5
 LEARNER, READY = "learner", "ready"
 """Folders in a checkpoint."""
 STEP_FOLDER = re.compile(r"step-(\d{6,})")

@@ -61,7 +61,7 @@ class Coordinator:
         """Every stage of the schedule that the manifest has not behind it."""
         await self._parts.recorder.truncate(self.manifest.parts)
         try:
-            stages, evaluation = self._programme.schedule.stages, self._programme.evaluation
+            stages, evaluation = self._programme.stages, self._programme.evaluation
             if evaluation.stages and not self.manifest.step:
                 await self._evaluate_once("base")
             await self._evaluate_if_due()  # a run that was stopped while it evaluated has this before it
@@ -80,33 +80,39 @@ class Coordinator:
         if stage.plays:
             await self._publish_weights()
             self._stream = await self._open_stream(stage)
-        while self.manifest.stage_step < stage.steps:
-            await self._run_step(stage)
+        while self.manifest.stage_step < stage.steps and await self._run_step(stage):
+            pass
         if self._stream is not None:
             self._move(frontier=self._stream.frontier.snapshot())
             self._stream = None
-        if self._programme.evaluation.stages or stage == self._programme.schedule.stages[-1]:
+        if self._programme.evaluation.stages or stage == self._programme.stages[-1]:
             await self._evaluate_once(f"after_{stage.name}")
         self._move(stage=self.manifest.stage + 1, stage_step=0, frontier=Frontier())
         await self._save()
 
-    async def _run_step(self, stage: Stage) -> None:
-        """One learner step on a batch of groups, of demonstrations, or both; then publish, record, and checkpoint."""
+    async def _run_step(self, stage: Stage) -> bool:
+        """One learner step on a batch of groups, of demonstrations, or both; then publish, record, and checkpoint.
+        False where the stage has no more groups to train."""
         started = time.monotonic()
         groups = await self._next_groups()
+        if stage.plays and not groups:
+            return False
         waited = time.monotonic() - started
-        rows = self._programme.batch_rows(self.manifest.step) if stage.demonstrates else []
+        rows = self._programme.batch_rows(stage.name, self.manifest.step) if stage.demonstrates else []
         trained = await self._parts.learner.train(stage.name, [group.data for group in groups], rows)
         metrics = dict(trained.metrics)
         at = self.manifest
         self._move(step=at.step + 1, stage_step=at.stage_step + 1, version=at.version + 1)
         if self._stream is not None:
+            trained_at = time.monotonic()
             metrics["parity_error"] = await self._publish_weights()
+            metrics["publish_s"] = time.monotonic() - trained_at
+            metrics["parity_used"] = metrics["parity_error"] / self._programme.schedule.parity_tolerance
             self._stream.advance(self.manifest.stage_step)
-            metrics |= group_metrics(groups, self._stream.frontier)
+            metrics |= group_metrics(groups, self._stream.frontier, at.version)
             await self._recording.add(at.parts, [group.data for group in groups], trained.assignments)
             self._move(parts=at.parts + 1)
-        metrics |= {"waited_s": waited, "step_s": time.monotonic() - started}
+        metrics |= self._parts.gauges() | {"waited_s": waited, "step_s": time.monotonic() - started}
         if "probe_s" in metrics:
             metrics["probe_share"] = metrics["probe_s"] / metrics["step_s"]
         self._parts.observer.step(self.manifest.step, stage.name, metrics)
@@ -115,6 +121,7 @@ class Coordinator:
         if line := self._idle.observe(metrics):
             self._parts.observer.say(f"  step {self.manifest.step}: {line}")
         await self._evaluate_if_due()
+        return True
 
     async def _next_groups(self) -> list[FinishedGroup]:
         self._check_stop()
@@ -132,9 +139,10 @@ class Coordinator:
             batch=schedule.groups_per_step,
             total=stage.steps * schedule.groups_per_step,
         )
+        last = self._programme.groups(stage)
         max_skipped = schedule.max_skipped if schedule.dynamic_sampling else 0
         compared = self._programme.compared
-        frontier = GroupFrontier(gate, schedule.min_group, schedule.max_attempts, compared, max_skipped)
+        frontier = GroupFrontier(gate, schedule.min_group, schedule.max_attempts, compared, max_skipped, last)
         frontier.restore(self.manifest.frontier, await self._read_ready())
         task_of = partial(self._programme.group_task, self.manifest.stage)
         return GroupStream(rollouts, frontier, task_of, self.manifest.stage_step)
@@ -206,10 +214,11 @@ class Coordinator:
             raise Interrupted(f"stopped after step {self.manifest.step}")
 
 
-def group_metrics(groups: Sequence[FinishedGroup], frontier: GroupFrontier) -> dict[str, float]:
-    """Size, success (in all and by environment), turns and failures of a batch, what was skipped for it, and the gate's
-    counters."""
+def group_metrics(groups: Sequence[FinishedGroup], frontier: GroupFrontier, version: int) -> dict[str, float]:
+    """Size, success (in all and by environment), turns and failures of a batch, how far it was behind the weights of
+    `version` that it trained, what was skipped for it, what waits, and the gate's counters."""
     gate = frontier.gate
+    behind = [version - group.oldest_version for group in groups]
     members = sum(group.members for group in groups)
     informative = sum(group.is_informative(frontier.compared) for group in groups)
     by_environment = {
@@ -226,7 +235,10 @@ def group_metrics(groups: Sequence[FinishedGroup], frontier: GroupFrontier) -> d
         "truncated": sum(group.truncated for group in groups) / members,
         "length_limited": sum(group.length_limited for group in groups) / members,
         "informative_groups": informative / len(groups),
+        "staleness": sum(behind) / len(groups),
+        "staleness_max": float(max(behind)),
         "skipped_turns": float(frontier.batch_skipped_turns),
+        "groups_ready": float(len(frontier.ready)),
         "groups_submitted": float(gate.submitted),
         "groups_accepted": float(gate.accepted),
         "groups_filtered": float(gate.filtered),

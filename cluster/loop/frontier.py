@@ -25,6 +25,8 @@ class GroupFrontier:
         compared: the rewards that advantages are made of.
         max_skipped: groups skipped at most for one batch, since their members do not differ in `compared`; more are
             accepted as they are, so that a batch fills up whatever the policy plays. 0: none is skipped.
+        last: positions that there are, where the stage is to play each once; None where it goes on until its steps are
+            done.
         skips: groups skipped since a batch was last full; those ready beyond it belong to the next one.
         skipped_turns: turns played in groups skipped since a batch was last handed out.
         batch_skipped_turns: the same for the batch that was handed out last: what it cost.
@@ -35,6 +37,7 @@ class GroupFrontier:
     max_attempts: int
     compared: tuple[str, ...] = ()
     max_skipped: int = 0
+    last: int | None = None
     cursor: int = 0
     pending: deque[PendingGroup] = field(default_factory=deque)
     running: dict[int, PendingGroup] = field(default_factory=dict)
@@ -46,9 +49,14 @@ class GroupFrontier:
     skipped_turns: int = 0
     batch_skipped_turns: int = 0
 
+    @property
+    def exhausted(self) -> bool:
+        """No group is running or will be: what is ready is all that is left to train."""
+        return self.cursor == self.last and not self.pending and not self.running
+
     def issue(self, stage_step: int) -> int | None:
-        """The position to start now, or None while the gate is shut."""
-        if self.gate.capacity(stage_step) == 0:
+        """The position to start now, or None while the gate is shut or where there is none."""
+        if self.gate.capacity(stage_step) == 0 or (self.cursor == self.last and not self.pending):
             return None
         if self.pending:
             group = self.pending.popleft()
@@ -86,7 +94,8 @@ class GroupFrontier:
                 self.skips = 0
 
     def take(self, version: int) -> dict[int, FinishedGroup] | None:
-        """One batch for the learner at `version`, the oldest data first; None when too few groups are ready.
+        """One batch for the learner at `version`, the oldest data first; None when too few groups are ready. When
+        nothing more will be, all that is left, which may be nothing.
 
         Groups that are too old are put back first: their tasks are played again by newer weights.
         """
@@ -95,7 +104,7 @@ class GroupFrontier:
                 del self.ready[position]
                 self.gate.drop_stale()
                 self.pending.append(PendingGroup(position=position))
-        if len(self.ready) < self.gate.batch:
+        if len(self.ready) < self.gate.batch and not self.exhausted:
             return None
         order = sorted(self.ready, key=lambda position: (self.ready[position].oldest_version, position))
         batch = {position: self.ready.pop(position) for position in order[: self.gate.batch]}

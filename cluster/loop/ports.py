@@ -17,6 +17,7 @@ import pyarrow as pa
 import torch
 
 from cluster.config.sections import Stage
+from experience.advice import Advice
 from learners.objectives.advantages import zero_variance
 from trajectories.schema import episodes_from_table, reward_names
 from trajectories.types import StopReason
@@ -31,6 +32,7 @@ class GroupTask:
     Attributes:
         temperature: temperature of sampling; 0 is greedy (evaluation only).
         max_turns: turns after which an episode is cut off; None as in training.
+        advice: what is known of its kind of task; None where nobody keeps experience.
     """
 
     group_id: str
@@ -40,6 +42,7 @@ class GroupTask:
     temperature: float
     split: str
     max_turns: int | None = None
+    advice: Advice | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +131,8 @@ class Rollouts(Protocol):
         """Plays a whole group; survives dying actors and environments up to its budgets."""
         ...
 
-    async def publish(self, update: Any, version: int) -> None:
-        """Loads new weights everywhere. `update` is the handle that `Learner.export` gave."""
+    async def publish(self, weights: Any, version: int) -> None:
+        """Loads new weights everywhere. `weights` is the handle that `Learner.export` gave."""
         ...
 
     async def score(self, token_ids: Any, temperature: float) -> list[Scores]:
@@ -201,6 +204,7 @@ class Parts:
         publish: puts the learner's weights of this version into the engines and returns the parity error.
         evaluate: plays the evaluation panels and writes the result under this name.
         keep_best: keeps the learner's weights if that result, which is of them, is the best so far.
+        gauges: more metrics of a step, of parts that the loop does not know.
     """
 
     rollouts: Rollouts
@@ -210,3 +214,4 @@ class Parts:
     evaluate: Callable[[str], Coroutine[Any, Any, None]]
     keep_best: Callable[[str], Awaitable[None]]
     observer: Observer
+    gauges: Callable[[], dict[str, float]] = dict

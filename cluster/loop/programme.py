@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cluster.config.sections import CheckpointSettings, EvaluationSettings, ScheduleSettings
+from cluster.config.sections import CheckpointSettings, EvaluationSettings, ScheduleSettings, Stage, StageName
 from cluster.loop.ports import GroupTask
 from cluster.loop.tasks import TaskMixture, index_at, member_seeds
 
@@ -29,12 +29,24 @@ class Programme:
     evaluation: EvaluationSettings
     checkpoint: CheckpointSettings
 
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages, as long as its data make them."""
+        return self.schedule.stages(len(self.demonstrations), self.tasks.count)
+
+    def groups(self, stage: Stage) -> int | None:
+        """Groups that a stage of epochs plays, each once; None where steps say how long a stage is."""
+        epochs = self.schedule.grpo_epochs if stage.name == "grpo" else 0
+        return epochs * self.tasks.count or None
+
     def group_task(self, stage: int, position: int) -> GroupTask:
         """What the group at a position of the schedule's stage with this index plays."""
         seed, schedule = self.seed + stage, self.schedule
-        panel, task_id = self.tasks.at(seed, position)
+        name = self.stages[stage].name
+        draw = self.tasks.walk if name == "grpo" and schedule.grpo_epochs else self.tasks.at
+        panel, task_id = draw(seed, position)
         return GroupTask(
-            group_id=f"{schedule.stages[stage].name}-{position}",
+            group_id=f"{name}-{position}",
             environment=panel.environment,
             task_id=task_id,
             seeds=member_seeds(seed, position, schedule.group_size),
@@ -42,7 +54,11 @@ class Programme:
             split=panel.split,
         )
 
-    def batch_rows(self, step: int) -> list[int]:
-        """The demonstrations of the step after `step` steps, by row: a walk through all of them in a seeded order."""
-        first, count, rows = step * self.schedule.sft_batch, self.schedule.sft_batch, self.demonstrations
-        return [rows[index_at(len(rows), self.seed, first + offset)] for offset in range(count)]
+    def batch_rows(self, stage: StageName, step: int) -> list[int]:
+        """The demonstrations of the step after `step` steps of the run, by row: a walk through all of them in a seeded
+        order, which ends where the epochs of the SFT stage do."""
+        rows, batch = self.demonstrations, self.schedule.sft_batch
+        first, last = step * batch, (step + 1) * batch
+        if stage == "sft" and self.schedule.sft_epochs:
+            last = min(last, self.schedule.sft_epochs * len(rows))
+        return [rows[index_at(len(rows), self.seed, position)] for position in range(first, last)]

@@ -34,7 +34,7 @@ class GroupStream:
         self._fill()
 
     async def next_batch(self, version: int, timeout_s: float) -> dict[int, FinishedGroup]:
-        """One batch of finished groups by position.
+        """One batch of finished groups by position; none when the stage has no more.
 
         Raises RunError when no group is accepted or skipped for `timeout_s` seconds, and whatever a group's run or the
         frontier raised. Since the frontier skips so many groups a batch at most, the wait is bounded.
@@ -81,6 +81,6 @@ class GroupStream:
         except BaseException as error:
             self._failure = self._failure or error
         else:
-            if finished.members < self.frontier.min_group:
+            if finished.members < self.frontier.min_group and not self.frontier.exhausted:
                 return  # a group that failed is no progress: nobody waits longer for it
         self._changed.set()

@@ -44,6 +44,15 @@ class TaskMixture:
         """Tasks in all panels."""
         return sum(len(panel.task_ids) for panel in self.panels)
 
+    def walk(self, seed: int, position: int) -> tuple[Panel, str]:
+        """The panel and the task at `position` of a seeded walk through all tasks: each epoch has each of them once."""
+        index = index_at(self.count, seed, position)
+        for panel in self.panels:
+            if index < len(panel.task_ids):
+                return panel, panel.task_ids[index]
+            index -= len(panel.task_ids)
+        raise AssertionError("a walk stays within its tasks")
+
     def at(self, seed: int, position: int) -> tuple[Panel, str]:
         """The panel and the task at `position`; within a panel tasks come in their own seeded walk (`index_at`)."""
         panel = self.panels[index_at(len(self.panels), seed, position)]

@@ -12,16 +12,19 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from cluster.loop.ports import FinishedGroup, GroupTask, Rollouts
 from cluster.loop.tasks import member_seeds
 from cluster.reporting.estimators import Frozen, Rate, clustered_rate, pass_at_k, powers_of_two
+from envs.kinds import task_type
 from envs.panels import Panel
 from trajectories.errors import ConcertoError
 from trajectories.files import reading, written_aside
+
+if TYPE_CHECKING:
+    from cluster.loop.ports import FinishedGroup, Rollouts
 
 
 class TaskResult(Frozen):
@@ -74,6 +77,8 @@ class Evaluation(Frozen):
         max_turns: turns after which an episode was cut off; None where nobody said.
         version: version of the weights; None for a model taken as it is.
         sampled: None where no samples were asked for.
+        memory_snapshot: of the experience in the prompts; None: there was none.
+        greedy_without, sampled_without: the same weights on the same tasks without it; None where there was none.
         seconds: that it took.
     """
 
@@ -87,6 +92,9 @@ class Evaluation(Frozen):
     version: int | None
     greedy: Outcome
     sampled: Outcome | None = None
+    memory_snapshot: int | None = None
+    greedy_without: Outcome | None = None
+    sampled_without: Outcome | None = None
     seconds: float = 0.0
 
     @property
@@ -98,6 +106,12 @@ class Evaluation(Frozen):
     def outcomes(self) -> dict[str, Outcome]:
         """What was played, by the name of the way: `greedy`, and `sampled` where there is some."""
         return {"greedy": self.greedy} | ({"sampled": self.sampled} if self.sampled is not None else {})
+
+    @property
+    def arms(self) -> dict[str, Outcome]:
+        """`outcomes`, and behind them those without experience where there was some: `greedy, no experience`, …"""
+        plain = {"greedy": self.greedy_without, "sampled": self.sampled_without}
+        return self.outcomes | {f"{way}, no experience": outcome for way, outcome in plain.items() if outcome}
 
 
 Evaluations = Mapping[str, tuple[Evaluation, ...]]
@@ -129,16 +143,6 @@ class Subject:
     version: int | None = None
 
 
-def task_type(task_id: str) -> str | None:
-    """The part of a task id that names its kind; None where there is none, as in WebShop's `17`.
-
-    >>> task_type("valid_seen/pick_two_obj_and_place-Mug-None-Desk-308/trial_T2019")
-    'pick_two_obj_and_place'
-    """
-    folders = task_id.split("/")[:-1]
-    return folders[-1].split("-")[0] if folders else None
-
-
 async def evaluate_panel(
     rollouts: Rollouts,
     panel: Panel,
@@ -149,6 +153,8 @@ async def evaluate_panel(
 ) -> Evaluation:
     """Play every task of the panel (the first `limit` of them), as many at a time as the actors hold: greedily, then
     sampled. `progress` is told how many episodes are done, of how many."""
+    from cluster.loop.ports import GroupTask  # here, because it brings torch, and who reads results needs none of it
+
     started, task_ids = time.monotonic(), panel.task_ids[:limit]
     done, total = 0, len(task_ids) * (1 + sampling.samples)
 

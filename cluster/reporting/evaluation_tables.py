@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.table import Table
 
 from cluster.reporting.estimators import WonLost
 from cluster.reporting.evaluation import Evaluation, Evaluations
-from cluster.reporting.paired import Paired, paired_with_earlier
+from cluster.reporting.paired import NO_EXPERIENCE, Paired, paired_with_earlier, paired_without_experience
 
-INTERVAL = "success [95 % interval]"
+INTERVAL = "success [95 %]"
+MEANS = {"score": "score", "action_validity": "valid"}
+"""Rewards that have a column, where the environment has them and they are not 1 throughout. Headings are short: a table
+with all of them fits the 80 letters of a terminal."""
 
 
 def evaluation_tables(evaluations: Evaluations) -> list[Table]:
-    """A table for each panel: success with its 95 % interval, and the mean score where the environment has one; and,
+    """A table for each panel: success with its 95 % interval, and the means of rewards that say how it was played; and,
     where earlier weights played the same tasks, a second one of what was won and lost since."""
     tables = []
     for key in dict.fromkeys(result.panel_key for results in evaluations.values() for result in results):
@@ -22,8 +27,8 @@ def evaluation_tables(evaluations: Evaluations) -> list[Table]:
             if (on_panel := tuple(result for result in results if result.panel_key == key))
         }
         tables.append(_success_table(played))
-        if pairs := paired_with_earlier(played):
-            tables.append(_paired_table(pairs))
+        if pairs := paired_with_earlier(played) + paired_without_experience(played):
+            tables.append(paired_table(pairs, _paired_title(pairs)))
     return tables
 
 
@@ -34,26 +39,27 @@ def _success_table(evaluations: Evaluations) -> Table:
     first = rows[0][1]
     sampled = [result.sampled for _, result in rows if result.sampled]
     tries = min((max(outcome.pass_at, default=1) for outcome in sampled), default=1)
-    scored = any("score" in result.greedy.rewards for _, result in rows)
+    rewards = [outcome.rewards for _, result in rows for outcome in result.arms.values()]
+    means = {name: heading for name, heading in MEANS.items() if any(of.get(name, 1.0) != 1.0 for of in rewards)}
     ways = ", greedy and sampled" if sampled else ""
     table = Table(title=f"Evaluation on {first.panel} (panel {first.panel_hash[:8]}){ways}", title_justify="left")
-    several, score = ([f"pass@{tries}"] if tries > 1 else []), (["mean score"] if scored else [])
-    for heading in ("weights", "solved", INTERVAL, *several, *score, "mean turns"):
-        table.add_column(heading, no_wrap=not heading.startswith("mean"))
+    several = [f"pass@{tries}"] if tries > 1 else []
+    for heading in ("weights", "solved", INTERVAL, *several, *means.values(), "turns"):
+        table.add_column(heading, no_wrap=True)
     for name, result in rows:
-        for way, outcome in result.outcomes.items():
+        for way, outcome in result.arms.items():
             rate = outcome.success
             cells = [name if way == "greedy" else f"  {way}", f"{rate.wins}/{rate.episodes}", str(rate)]
-            cells += [f"{outcome.pass_at[tries]:.3f}" if way == "sampled" else ""] if several else []
-            cells += [f"{outcome.rewards.get('score', 0.0):.3f}"] if scored else []
+            cells += [f"{outcome.pass_at[tries]:.3f}" if way.startswith("sampled") else ""] if several else []
+            cells += [f"{outcome.rewards.get(name, 0.0):.3f}" for name in means]
             table.add_row(*cells, f"{outcome.mean_turns:.1f}")
     return table
 
 
-def _paired_table(pairs: tuple[Paired, ...]) -> Table:
-    """Task by task, since earlier weights."""
+def paired_table(pairs: Sequence[Paired], title: str) -> Table:
+    """What was won and lost task by task, greedily, and the difference of the sampled shares."""
     sampled = any(pair.sampled for pair in pairs)
-    table = Table(title="The same tasks by earlier weights", title_justify="left")
+    table = Table(title=title, title_justify="left")
     for heading in ("weights", "against", "won", "lost", "p", *(["sampled, difference [95 %]"] if sampled else [])):
         table.add_column(heading)
     for pair in pairs:
@@ -61,6 +67,11 @@ def _paired_table(pairs: tuple[Paired, ...]) -> Table:
         difference = [str(pair.sampled or "")] if sampled else []
         table.add_row(*names, str(pair.greedy.won), str(pair.greedy.lost), p_value(pair.greedy), *difference)
     return table
+
+
+def _paired_title(pairs: tuple[Paired, ...]) -> str:
+    kinds = {"without experience" if pair.against == NO_EXPERIENCE else "by earlier weights" for pair in pairs}
+    return f"The same tasks {' and '.join(sorted(kinds))}"
 
 
 def p_value(result: WonLost) -> str:
@@ -72,10 +83,11 @@ def type_tables(result: Evaluation) -> list[Table]:
     """A table for each way of playing: success by task type, and what there is for all together: pass@k of several
     samples, and the mean score where the environment has one."""
     tables = []
-    for outcome in result.outcomes.values():
+    for way, outcome in result.arms.items():
         episodes = max((task.episodes for task in outcome.tasks), default=0)
         sampling = f"sampled {episodes}x at temperature {outcome.temperature:g}" if outcome.temperature else "greedy"
-        table = Table(title=f"{result.panel}, {sampling}", title_justify="left")
+        without = ", no experience" if way not in result.outcomes else ""
+        table = Table(title=f"{result.panel}, {sampling}{without}", title_justify="left")
         for heading in ("task type", "solved", INTERVAL):
             table.add_column(heading)
         for kind, rate in {**outcome.by_type, "all": outcome.success}.items():

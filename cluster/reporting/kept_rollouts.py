@@ -33,14 +33,16 @@ class KeptRollouts:
             "turns": group.turns,
             "failed": group.failed,
         }
+        if task.advice is not None:
+            line["memory_snapshot"] = task.advice.snapshot
         with storing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
         return group
 
-    async def publish(self, update: Any, version: int) -> None:
-        await self.rollouts.publish(update, version)
+    async def publish(self, weights: Any, version: int) -> None:
+        await self.rollouts.publish(weights, version)
 
     async def score(self, token_ids: Any, temperature: float) -> Any:
         return await self.rollouts.score(token_ids, temperature)

@@ -18,6 +18,27 @@ def lessons(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         yield _lesson(stage, [record for record in steps if record["stage"] == stage])
 
 
+def costs(records: Sequence[Mapping[str, Any]]) -> str | None:
+    """One line with the seconds of routing and of each stage, and their shares, without evaluations; None before the
+    first step.
+
+    A probe of 10 s, SFT of 30 s and GRPO of 60 s give "cost: probe 10.0 s (10%), sft 30.0 s (30%), grpo 60.0 s (60%)".
+    What a mixed step probes counts with the probe. What else routing takes, as playing for pass rates does, is "other
+    routing".
+    """
+    seconds: dict[str, float] = {"probe": 0.0, "other routing": 0.0}
+    for record in records:
+        probed = record.get("probe_s", 0.0)
+        seconds["probe"] += probed
+        if "step_s" in record:
+            seconds[record["stage"]] = seconds.get(record["stage"], 0.0) + record["step_s"] - probed
+        elif "routing_s" in record:
+            seconds["other routing"] += record["routing_s"] - probed
+    total = sum(seconds.values())
+    parts = [f"{name} {spent:,.1f} s ({spent / total:.0%})" for name, spent in seconds.items() if spent >= 0.05]
+    return f"cost: {', '.join(parts)}" if parts else None
+
+
 def _lesson(stage: str, steps: Sequence[Mapping[str, Any]]) -> str:
     idle = sum(not record["trained_tokens"] for record in steps)
     tokens = sum(record["trained_tokens"] for record in steps)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from cluster.config.run import RunSettings
+from cluster.reporting.advised import AdvisedRollouts, evaluate_both
 from cluster.reporting.evaluation import (
     Evaluation,
     Sampling,
@@ -17,6 +20,7 @@ from cluster.reporting.evaluation import (
 from cluster.reporting.progress import RunObserver
 from cluster.runtime.fleet import RolloutFleet
 from envs import Panel
+from experience.advice import Book
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,24 +32,34 @@ class RunEvaluation:
     panels: tuple[Panel, ...]
     fleet: RolloutFleet
     observer: RunObserver
+    book: Callable[[], Book | None] = lambda: None
+    """What is known now; frozen while the panels are played."""
 
     async def play(self, name: str) -> None:
         """Play the panels and write `RUN/evaluations/<name>.json`."""
-        results = tuple([await self._play_panel(name, panel) for panel in self.panels])
+        book = self.book()
+        results = tuple([await self._play_panel(name, panel, book) for panel in self.panels])
         write_evaluations(evaluation_file(self.run_dir, name), results)
 
-    async def _play_panel(self, name: str, panel: Panel) -> Evaluation:
+    async def _play_panel(self, name: str, panel: Panel, book: Book | None) -> Evaluation:
         settings = self.config.evaluation
         title = name if len(self.panels) == 1 else f"{name} on {panel.name}"
-        result = await evaluate_panel(
-            self.fleet,
-            panel,
-            Sampling(settings.samples, self.config.schedule.temperature.end, self.config.seed, self.config.eval_turns),
-            Subject(self.config.policy.model, self.fleet.version),
-            settings.limit,
+        evaluate = partial(
+            evaluate_panel,
+            panel=panel,
+            sampling=Sampling(
+                settings.samples, self.config.schedule.temperature.end, self.config.seed, self.config.eval_turns
+            ),
+            subject=Subject(self.config.policy.model, self.fleet.version),
+            limit=settings.limit,
             progress=lambda done, total: self.observer.activity(f"eval {title}", done, total),
         )
-        for play, outcome in result.outcomes.items():
+        if book is None:
+            result = await evaluate(self.fleet)
+        else:
+            told = AdvisedRollouts(self.fleet, book, self.config.experience.max_tokens)
+            result = await evaluate_both(told, evaluate)
+        for play, outcome in result.arms.items():
             rate, way = outcome.success, "" if play == "greedy" else f", {play}"
             self.observer.say(
                 f"evaluation {title}{way}: {rate.wins} of {rate.episodes} solved, success {rate}, "

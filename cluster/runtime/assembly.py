@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +25,7 @@ from cluster.loop.programme import Programme
 from cluster.reporting.best import BestKeeper
 from cluster.reporting.progress import RunObserver
 from cluster.reporting.run_evaluation import RunEvaluation
+from cluster.runtime.experience import ExperiencedRollouts, open_experience
 from cluster.runtime.fleet import RolloutFleet
 from cluster.runtime.learner import RayLearner
 from cluster.runtime.publisher import ParitySequences, Publisher
@@ -39,6 +40,7 @@ from cluster.runtime.steps import (
     PolicyReader,
 )
 from cluster.runtime.weights import Publication
+from experience.advice import Book
 from learners.learner_settings import LearnerSettings
 from learners.rewards.open_channels import READ
 from learners.rewards.reward_batch import ConstantWatch
@@ -67,21 +69,27 @@ async def assembled(plan: Plan, observer: RunObserver) -> AsyncIterator[Assembly
     observer.say("starting engines and learner workers")
     async with (
         _open_learner(plan, demonstrations) as learner,
-        open_fleet(config, plan.model, plan.environments, plan.run_dir.name) as fleet,
+        open_fleet(config, plan.model, plan.environments, plan.name) as fleet,
         _open_recorder(plan) as recorder,
+        open_experience(plan, fleet, observer.say) as experience,
     ):
         await learner.ready()
         parity_sequences = ParitySequences.put(demonstrations.slice(0, PARITY_SEQUENCES))
         publisher = Publisher(learner, fleet, parity_sequences, config.schedule.parity_tolerance)
-        evaluation = RunEvaluation(plan.run_dir, config, plan.eval_panels, fleet, observer)
+        evaluation = RunEvaluation(plan.run_dir, config, plan.eval_panels, fleet, observer, _book(experience))
         best = BestKeeper(plan.run_dir, plan.eval_panels, learner.save_pretrained, observer.say)
         programme = await _programme(plan, learner, fleet, observer, demonstrations)
-        parts = Parts(fleet, learner, recorder, publisher.publish, evaluation.play, best.keep, observer)
+        rollouts, gauges = (experience, experience.gauges) if experience else (fleet, dict)
+        parts = Parts(rollouts, learner, recorder, publisher.publish, evaluation.play, best.keep, observer, gauges)
         coordinator = Coordinator(plan.run_dir, programme, parts, plan.manifest)
         if plan.checkpoint is not None:
             await coordinator.restore(plan.checkpoint)
             observer.say(f"resuming after step {coordinator.manifest.step}")
         yield Assembly(coordinator, learner)
+
+
+def _book(experience: ExperiencedRollouts | None) -> Callable[[], Book | None]:
+    return lambda: experience.book if experience else None
 
 
 async def _programme(
@@ -116,7 +124,7 @@ def _demonstrations(plan: Plan, observer: RunObserver) -> pa.Table:
 @asynccontextmanager
 async def _open_recorder(plan: Plan) -> AsyncIterator[RayRecorder]:
     """The recorder, beside the first rollout actor, since most of what it writes was made there or has to travel."""
-    run = plan.run_dir.name
+    run = plan.name
     options = {"name": f"concerto:{run}:recorder", "scheduling_strategy": beside_rollouts(run)}
     actor = start_recorder(plan.run_dir / "trajectories", options)
     try:
@@ -130,7 +138,7 @@ async def _open_learner(plan: Plan, demonstrations: pa.Table) -> AsyncIterator[R
     """The learner, its workers still starting, so that engines can start beside them; stopped afterwards."""
     config = plan.config
     resources = {"CPU": config.placement.learner_cpus, "GPU": config.placement.learner_gpus}
-    name = f"concerto:{plan.run_dir.name}"
+    name = f"concerto:{plan.name}"
     pool = LearnerPool(
         LearnerSettings(
             policy=config.policy.model_copy(update={"model": plan.model}),
@@ -139,7 +147,7 @@ async def _open_learner(plan: Plan, demonstrations: pa.Table) -> AsyncIterator[R
             grpo=config.grpo,
             seed=config.seed,
         ),
-        run_name=plan.run_dir.name,
+        run_name=plan.name,
         storage=plan.run_dir / "ray_train",
         num_workers=config.placement.learner_workers,
         resources_per_worker={name: share for name, share in resources.items() if share},
@@ -178,8 +186,8 @@ def _routing(plan: Plan, pool: LearnerPool, router: Any, demonstrations: pa.Tabl
     if not settings.online:
         return plain
     memory = OnlineRouter(make_arbiter(settings, plan.config.seed))
-    budget = settings.token_budget if settings.probes else None
-    return OnlineRouting(plain, pool, memory, budget, ray.put(demonstrations))
+    probing = settings.probing(alone=False) if settings.probes else None
+    return OnlineRouting(plain, pool, memory, probing, ray.put(demonstrations))
 
 
 def _training(plan: Plan, pool: LearnerPool, conductor: RemoteConductor | None) -> PlainTraining | ConductedTraining:

@@ -160,6 +160,7 @@ class RolloutFleet:
             temperature=task.temperature,
             split=task.split,
             max_turns=task.max_turns,
+            advice=task.advice,
         )
 
     async def _reserve(self, members: int) -> Member:

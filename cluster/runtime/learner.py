@@ -17,6 +17,7 @@ from cluster.runtime.steps import Routing, Training
 from cluster.runtime.weights import Lives, LiveWeights, Publication, StoredWeights, Weights
 from learners.workers.pool import LearnerPool
 from router.probe import ProbeResult
+from router.probing import Probing
 from trajectories.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -68,9 +69,13 @@ class RayLearner:
             async with self._turn:
                 return await self._training.train(step)
 
-    async def probe(self, sequences: pa.Table, token_budget: int) -> ProbeResult:
+    async def probe(self, sequences: pa.Table, probing: Probing) -> ProbeResult:
         """See `LearnerWorker.probe`."""
-        return (await self._pool.call("probe", sequences, token_budget))[0]
+        return (await self._pool.call("probe", sequences, probing))[0]
+
+    async def fingerprint(self, probing: Probing) -> str:
+        """See `LearnerWorker.fingerprint`."""
+        return (await self._pool.call("fingerprint", probing))[0]
 
     async def score(self, sequences: pa.Table) -> Scores:
         return (await self._pool.call("score", sequences))[0]

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import secrets
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from functools import partial
@@ -78,7 +79,15 @@ def _join(address: str | None) -> None:
         if address:
             ray.init(address=address, **common)
         else:
+            _hold_token()
             ray.init(address="local", include_dashboard=False, **common)
+
+
+def _hold_token() -> None:
+    """Ray keeps the token of a cluster that it starts in the home folder. Where nothing can be written there, as in
+    many containers, this process and its children hold it."""
+    if not os.access(os.path.expanduser("~"), os.W_OK):
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
 def cluster_nodes() -> list[Node]:

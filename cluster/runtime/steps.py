@@ -26,6 +26,7 @@ from learners.rewards.reward_settings import ConductorSettings
 from learners.rewards.scalarisers import Advantage, reward_weight_metrics
 from learners.workers.pool import LearnerPool
 from router.online import OnlineRouter
+from router.probing import Probing
 
 ROUTER_FILE, CONDUCTOR_FILE = "router.pickle", "conductor.pickle"
 
@@ -144,7 +145,7 @@ class OnlineRouting:
     Args:
         plain: prepares the steps of the other stages.
         memory: the policy that routes, with what it remembers.
-        token_budget: tokens of one pass of the probe; None where the policy needs no probe.
+        probing: how the workers probe; None where the policy needs no probe.
         demonstrations: reference to the table of those that a group's task may have.
     """
 
@@ -153,12 +154,12 @@ class OnlineRouting:
         plain: PlainRouting,
         pool: LearnerPool,
         memory: OnlineRouter,
-        token_budget: int | None,
+        probing: Probing | None,
         demonstrations: Any,
     ) -> None:
         self.memory = memory
         self._plain, self._pool = plain, pool
-        self._token_budget, self._demonstrations = token_budget, demonstrations
+        self._probing, self._demonstrations = probing, demonstrations
 
     async def prepare(self, stage: str, groups: StepGroups, demonstrations: Sequence[int]) -> PreparedStep:
         if stage != "mixed":
@@ -182,9 +183,9 @@ class OnlineRouting:
     async def _probe(self, experts: Any, own: Any, count: Any) -> tuple[Any, dict[str, float]]:
         """Reference to what the probe makes of the reference trajectories, where there are any, and its seconds."""
         started = time.monotonic()
-        if self._token_budget is None or not await count:
+        if self._probing is None or not await count:
             return None, {}
-        (probed, *_) = await self._pool.call_refs("probe", [experts, own], self._token_budget)
+        (probed, *_) = await self._pool.call_refs("probe", [experts, own], self._probing)
         return probed, {"probe_s": time.monotonic() - started}
 
 

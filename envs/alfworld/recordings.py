@@ -22,7 +22,7 @@ from envs.recordings import Recording, read_records
 from trajectories.errors import UserError
 
 TRAINING_SPLITS = ("train", "generated/train")
-_ACTION = re.compile(r"^> ?(?!think:|actionpath:)(.+)$", re.IGNORECASE | re.MULTILINE)
+_TYPED = re.compile(r"^> *(?! |actionpath:)(?:think:(?P<thought>.*)|(?P<action>.+))$", re.IGNORECASE | re.MULTILINE)
 _OPENING = re.compile(r"You are in the middle of a room\..*?Your task is to: [^\n]*", re.DOTALL)
 _SENTENCE = re.compile(r"Your task is to: ([^\n\"\\]*)")
 
@@ -71,20 +71,34 @@ class _Games:
 
 def _recording(record: Any, games: _Games) -> Recording:
     if isinstance(record, Mapping) and "game" in record:
-        return _of(games.named(record["game"]), "", [step["action"] for step in record["steps"]])
+        return _of(games.named(record["game"]), "", [("", step["action"]) for step in record["steps"]])
     if isinstance(record, Mapping) and "name" in record:
-        return _of(games.named(record["name"]), "", _ACTION.findall(record["traj"]))
+        return _of(games.named(record["name"]), "", _typed(record["traj"]))
     if isinstance(record, Mapping):
-        opening, actions = _OPENING.findall(record["input"])[-1], _ACTION.findall(record["output"])
+        opening, actions = _OPENING.findall(record["input"])[-1], _typed(record["output"])
     else:
-        opening, actions = _OPENING.findall(record)[0], _ACTION.findall(record)
+        opening, actions = _OPENING.findall(record)[0], _typed(record)
     return _of(games.with_sentence(opening.rpartition("Your task is to: ")[2].strip()), opening, actions)
 
 
-def _of(tasks: tuple[str, ...], opening: str, actions: list[str]) -> Recording:
+def _typed(text: str) -> list[tuple[str, str]]:
+    """Every action of a transcript, and all thoughts since the one before it."""
+    turns: list[tuple[str, str]] = []
+    thoughts: list[str] = []
+    for line in _TYPED.finditer(text):
+        if line["action"] is None:
+            thoughts.append(line["thought"].strip())
+        else:
+            turns.append((" ".join(thoughts), line["action"].strip()))
+            thoughts = []
+    return turns
+
+
+def _of(tasks: tuple[str, ...], opening: str, turns: list[tuple[str, str]]) -> Recording:
     return Recording(
         training=tuple(task for task in tasks if split_of(task) in TRAINING_SPLITS),
         evaluated=tuple(task for task in tasks if split_of(task) not in TRAINING_SPLITS),
         opening=opening,
-        actions=player_walkthrough([action.strip() for action in actions], "") or (),
+        actions=player_walkthrough([action for _, action in turns], "") or (),
+        thoughts=tuple(thought for thought, _ in turns),
     )

@@ -27,10 +27,11 @@ _INSTRUCTION = re.compile(r"Instruction: \[SEP\] (.*?)(?:, and price lower than 
 
 @dataclass(frozen=True, slots=True)
 class RecordedTurn:
-    """What the expert saw, all that it said, and the action in it."""
+    """What the expert saw, all that it said, and what that says it thought and did."""
 
     observation: str
     response: str
+    thought: str
     action: str
 
 
@@ -56,6 +57,7 @@ def read_recordings(path: Path, data: str | Path | None = None) -> Iterator[Reco
             evaluated=(episode.task_id,) if index < min(TRAIN_START, goals) else (),
             opening=instruction[1] if instruction else "",
             actions=tuple(turn.action for turn in episode.turns),
+            thoughts=tuple(turn.thought for turn in episode.turns),
         )
 
 
@@ -76,14 +78,15 @@ def _episode(record: Any) -> RecordedEpisode:
         raise ValueError(f"item_id {record['item_id']!r} is not webshop_NUMBER")
     said = [turn["value"] for turn in record["conversations"][OPENING_TURNS:]]
     turns = tuple(
-        RecordedTurn(observation, response, _action(response))
+        RecordedTurn(observation, response, *_thought_and_action(response))
         for observation, response in zip(said[::2], said[1::2], strict=True)
     )
     return RecordedEpisode(str(int(item[1])), turns)
 
 
-def _action(response: str) -> str:
-    found = _ACTION_LINE.findall(response)
-    if not found:
+def _thought_and_action(response: str) -> tuple[str, str]:
+    *_, action = [None, *_ACTION_LINE.finditer(response)]
+    if action is None:
         raise ValueError("a response has no line with an action")
-    return found[-1].strip()
+    thought = response[: action.start()].strip().removeprefix("Thought:")
+    return " ".join(thought.split()), action[1].strip()

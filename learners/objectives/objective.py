@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -128,10 +128,10 @@ class Objective(ABC):
         count = min(len(self._queue), self._config.max_sequences or len(self._queue))
         return [self._queue.popleft() for _ in range(count)]
 
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint holds."""
-        return {"steps": self.steps, "queue": list(self._queue)}
+    def waiting(self) -> list[Example]:
+        """The examples in the queue, oldest first; they stay there."""
+        return list(self._queue)
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state` gave."""
-        self.steps, self._queue = state["steps"], deque(state["queue"])
+    def resume(self, steps: int, queue: Iterable[Example]) -> None:
+        """Go on after that many steps, with this queue."""
+        self.steps, self._queue = steps, deque(queue)

@@ -11,10 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
-from learners.learner_settings import LoraSettings, PolicySettings
-from learners.policy.outline import ATTENTION, refused
 from trajectories.batch import PaddedBatch
 
 LOGITS_AT_ONCE = 1 << 27
@@ -46,6 +44,20 @@ class PolicyModel(nn.Module):
     def layers(self) -> list[nn.Module]:
         """The decoder layers: the units of sharding."""
         return list(getattr(self.causal_lm, self.causal_lm.base_model_prefix).layers)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What it computes in."""
+        return self._dtype
+
+    @contextmanager
+    def computing_in(self, dtype: torch.dtype) -> Iterator[None]:
+        """Inside, matrices are multiplied in this precision; weights stay as they are."""
+        before, self._dtype = self._dtype, dtype
+        try:
+            yield
+        finally:
+            self._dtype = before
 
     def without_adapter(self) -> AbstractContextManager[Any]:
         """Inside, the network is the base model."""
@@ -180,50 +192,3 @@ def _in_pieces(
 def _rows(values: int, table: Tensor) -> int:
     """Rows of [n, V] that hold at most so many values."""
     return max(1, values // table.shape[1])
-
-
-def load_policy(config: PolicySettings, seed: int) -> PolicyModel:
-    """Load the model on the CPU, with fresh adapters if configured.
-
-    Weights that train are float32; a frozen base model is kept in `config.dtype`.
-
-    Raises:
-        UserError: there is no such model, or it cannot be loaded.
-    """
-    dtype = getattr(torch, config.dtype)
-    try:
-        lm = AutoModelForCausalLM.from_pretrained(
-            config.model, dtype=dtype if config.lora else torch.float32, attn_implementation=ATTENTION
-        )
-    except (OSError, ValueError) as error:
-        raise refused(config.model, error) from error
-    _silence_dropout(lm)
-    if config.gradient_checkpointing:
-        lm.gradient_checkpointing_enable({"use_reentrant": False})
-        lm.enable_input_require_grads()
-    return PolicyModel(_with_adapters(lm, config.lora, seed) if config.lora else lm, dtype)
-
-
-def _with_adapters(lm: PreTrainedModel, config: LoraSettings, seed: int) -> peft.PeftModel:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        adapted = peft.get_peft_model(
-            lm,
-            peft.LoraConfig(
-                r=config.rank,
-                lora_alpha=config.alpha,  # pyright: ignore[reportArgumentType]
-                target_modules=list(config.target_modules),
-                task_type="CAUSAL_LM",
-            ),
-        )
-    assert isinstance(adapted, peft.PeftModel)
-    return adapted
-
-
-def _silence_dropout(lm: PreTrainedModel) -> None:
-    """Ratios compare two passes over the same tokens, so the passes must be deterministic."""
-    for module in lm.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        if hasattr(module, "attention_dropout"):
-            module.attention_dropout = 0.0  # pyright: ignore[reportArgumentType]

@@ -1,11 +1,13 @@
 """The policy without its weights: what a model's configuration alone tells, in a second or two, before anything starts.
 
-Nothing is loaded: the model is built on torch's `meta` device, where tensors have shapes and no content.
+Nothing is loaded: weights are on torch's `meta` device, where tensors have shapes and no content. Buffers (rotary
+frequencies) are real, since they follow from the configuration and no checkpoint holds them.
 """
 
 from __future__ import annotations
 
 import torch
+from accelerate import init_empty_weights
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
@@ -16,16 +18,22 @@ ATTENTION = "sdpa"
 """The implementation of attention that the learner asks Transformers for."""
 
 
-def outline(model: str) -> PreTrainedModel:
+def outline(model: str, dtype: torch.dtype | None = None) -> PreTrainedModel:
     """The causal language model of a directory or hub name, without weights.
 
+    Args:
+        dtype: that its weights would have; None: what its configuration names.
     Raises:
         UserError: there is no such model, it is of another kind, or Transformers has no `ATTENTION` for it.
     """
     try:
         config = AutoConfig.from_pretrained(model)
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION)
+        with init_empty_weights(include_buffers=False):
+            lm = AutoModelForCausalLM.from_config(
+                config, attn_implementation=ATTENTION, dtype=config.dtype if dtype is None else dtype
+            )
+        lm.tie_weights()  # again: every parameter was replaced by one on `meta`
+        return lm
     except Exception as error:  # model classes raise errors of every kind for a configuration that does not fit
         raise refused(model, error) from error
 

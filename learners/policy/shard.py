@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import copy
+import hashlib
 from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import peft
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-)
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.tensor import DTensor
 from transformers import AutoTokenizer
 
 from learners.learner_settings import OptimizerSettings, PolicySettings
 from learners.objectives.objective import Example, Objective, Tokens, token_advantages
-from learners.policy import distributed, publication
-from learners.policy.model import PolicyModel, load_policy
+from learners.policy import checkpoint, distributed, publication
+from learners.policy.loading import load_policy
+from learners.policy.model import PolicyModel
 from learners.policy.optimizer import PolicyOptimizer
 from learners.policy.weight_update import AdapterUpdate
 from learners.rewards.weigher import Weigher
@@ -51,9 +46,9 @@ class _Share:
     """A term, ready to be summed.
 
     Attributes:
-        coefficient: float32 [S], makes the plain sum over the tokens of all workers the weighted global mean; 0 where
-            the objective does not train the sequence.
-        advantages: float32 [n] of each sequence, one a trained token.
+        coefficient: float32 [S] on the CPU, makes the plain sum over the tokens of all workers the weighted global
+            mean; 0 where the objective does not train the sequence.
+        advantages: float32 [n] of each sequence on the CPU, one a trained token.
     """
 
     objective: Objective
@@ -72,14 +67,14 @@ class PolicyShard:
         """`reference`: keep the initial weights too, for a KL term (adapters need no copy: they are switched off)."""
         self.config = config
         self._token_budget, self._restarts = optimizer.token_budget, optimizer.restart_at_stage
+        self._reduce = optimizer.reduce_gradients
         self._device = distributed.device()
-        self.model = load_policy(config, seed).to(self._device)
+        self.model = load_policy(config, seed, self._device)
         self._reference: PolicyModel | None = None
         if reference:
-            self._reference = self.model if config.lora else copy.deepcopy(self.model).requires_grad_(False)
-        if distributed.world_size() > 1:
-            for model in {id(m): m for m in (self.model, self._reference) if m is not None}.values():
-                distributed.shard(model, self._device, getattr(torch, config.dtype))
+            self._reference = self.model
+            if not config.lora:
+                self._reference = load_policy(config, seed, self._device).requires_grad_(False)
         self.model.train()  # activation checkpointing works in training mode only; dropout is off
         self._optimizer = PolicyOptimizer([p for p in self.model.parameters() if p.requires_grad], optimizer)
 
@@ -119,12 +114,14 @@ class PolicyShard:
             return totals
         sums = torch.zeros(len(_columns(shares)), device=self._device)
         together = weigher.together(sequences) if weigher is not None else []
-        if weigher is not None:
-            sums += self._weigh_and_train(weigher, sequences, together, shares)
         ends = {index for group in together for index in group}
-        for rows, batch in self._micro_batches(sequences, [at for at in range(len(sequences)) if at not in ends]):
+        singles = self._plan(sequences, [at for at in range(len(sequences)) if at not in ends])
+        if weigher is not None:
+            sums += self._weigh_and_train(weigher, sequences, together, shares, last=not singles)
+        for number, rows in enumerate(singles, 1):
+            batch = self._batch(sequences, rows)
             loss, partial = self._loss(self._run(batch, shares), batch, rows, shares)
-            loss.backward()
+            self._backward(loss, last=number == len(singles))
             sums += partial
         totals |= self._averages(shares, distributed.sum_over_workers(sums), totals)
         lead = terms[0].objective
@@ -168,6 +165,16 @@ class PolicyShard:
         """See `publication.checkpoint_weights`."""
         return publication.checkpoint_weights(self.model, getattr(torch, self.config.dtype))
 
+    def fingerprint(self) -> str:
+        """A hash of all weights, adapters included, as this pool of workers shards them."""
+        mine = hashlib.sha256()
+        for name, parameter in self.model.named_parameters():
+            mine.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
+            local = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+            mine.update(local.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        parts = distributed.gather_objects(mine.hexdigest())
+        return hashlib.sha256("/".join(parts).encode()).hexdigest()
+
     def save_pretrained(self, directory: Path) -> None:
         """Write a Hugging Face model directory with tokenizer, adapters merged; for evaluation and for users."""
         state = self._weights(trainable_only=False)
@@ -176,35 +183,16 @@ class PolicyShard:
             AutoTokenizer.from_pretrained(self.config.model).save_pretrained(directory)
 
     def save(self, directory: Path) -> None:
-        """Write what `restore` needs to continue bit for bit: weights that train, optimiser, its stage and step count,
-        RNG."""
-        optimizer, options = self._optimizer, _options(trainable_only=True)
-        saved: dict[str, Any] = {"model": self._weights(trainable_only=True), "optimizer": None}
-        if optimizer.adam.state:  # torch makes up a first step for an optimiser that has taken none
-            saved["optimizer"] = get_optimizer_state_dict(self.model, optimizer.adam, options=options)
-        saved |= {"steps": optimizer.steps, "stage": optimizer.stage}
-        if distributed.rank() == 0:
-            torch.save(saved, directory / "policy.pt")
-        random = {"cpu": torch.get_rng_state()}
-        if self._device.type == "cuda":
-            random["cuda"] = torch.cuda.get_rng_state(self._device)
-        torch.save(random, directory / f"random-{distributed.rank()}.pt")
+        """Write what `restore` needs to continue bit for bit, see `learners.policy.checkpoint`."""
+        checkpoint.save(self.model, self._optimizer, directory)
 
     def restore(self, directory: Path) -> None:
-        """Take back what `save` wrote, also with another number of workers (RNG then starts afresh)."""
-        saved = torch.load(directory / "policy.pt", map_location="cpu", weights_only=True)
-        optimizer, options = self._optimizer, _options(trainable_only=True)
-        set_model_state_dict(self.model, saved["model"], options=options)
-        optimizer.restart()
-        if saved["optimizer"] is not None:
-            set_optimizer_state_dict(self.model, optimizer.adam, saved["optimizer"], options=options)
-        optimizer.steps, optimizer.stage = saved["steps"], saved["stage"]
-        file = directory / f"random-{distributed.rank()}.pt"
-        if file.is_file():
-            random = torch.load(file, weights_only=True)
-            torch.set_rng_state(random["cpu"])
-            if "cuda" in random and self._device.type == "cuda":
-                torch.cuda.set_rng_state(random["cuda"], self._device)
+        """Take back what `save` wrote, also with another number of workers (RNG then starts afresh).
+
+        Raises:
+            UserError: there is no checkpoint that this model can continue from.
+        """
+        checkpoint.restore(self.model, self._optimizer, directory)
 
     def _share_out(self, terms: Many[Term]) -> tuple[list[Sequence], list[_Share], dict[str, float]]:
         """The sequences to run, every term's coefficients for them, and the counts over all workers."""
@@ -228,7 +216,7 @@ class PolicyShard:
                 advantages[index] = token_advantages(sequences[e.sequence.sequence_id], e.advantages)
                 run = (0.0, 0.0) if seen else (tokens, 1.0)
                 count += torch.tensor([weighs, *run], dtype=torch.float64, device=self._device)
-            shares.append(_Share(term.objective, coefficient.to(self._device), advantages))
+            shares.append(_Share(term.objective, coefficient, advantages))
         counts = distributed.sum_over_workers(counts)
         for share, (weighs, _, _) in zip(shares, counts.tolist(), strict=True):
             share.coefficient.div_(max(weighs, 1.0))
@@ -238,17 +226,21 @@ class PolicyShard:
         return list(sequences.values()), shares, totals
 
     def _weigh_and_train(
-        self, weigher: Weigher, sequences: Many[Sequence], together: list[list[int]], shares: list[_Share]
+        self, weigher: Weigher, sequences: Many[Sequence], together: list[list[int]], shares: list[_Share], last: bool
     ) -> Tensor:
         """Group by group: forward over the ends of its episodes, advantages from their states, backward. Metric sums.
 
         A group's activations are held at once, which costs memory and spares a second forward pass.
+
+        Args:
+            last: no pass of this step follows those of the groups.
         """
         sums = torch.zeros(len(_columns(shares)), device=self._device)
         place = {sequence.sequence_id: index for index, sequence in enumerate(sequences)}
-        for number in range(distributed.max_over_workers(len(together), self._device)):
+        groups = distributed.max_over_workers(len(together), self._device)
+        for number in range(groups):
             group = together[number] if number < len(together) else []
-            passes = list(self._micro_batches(sequences, group))  # as many on every worker
+            passes = list(self._micro_batches(sequences, group))
             runs, states = [], []
             for _, batch in passes:
                 with self.model.final_states(batch, *weigher.context) as final:
@@ -261,7 +253,7 @@ class PolicyShard:
                     for name in found.keys() & place.keys():
                         share.advantages[place[name]] = token_advantages(sequences[place[name]], found[name])
             losses = [self._loss(run, batch, rows, shares) for run, (rows, batch) in zip(runs, passes, strict=True)]
-            torch.stack([loss for loss, _ in losses]).sum().backward()
+            self._backward(torch.stack([loss for loss, _ in losses]).sum(), last and number == groups - 1)
             sums += torch.stack([partial for _, partial in losses]).sum(0)
         return sums
 
@@ -272,16 +264,25 @@ class PolicyShard:
             return self.model(batch), None
         return self.model.read(batch, any(objective.raises_entropy for objective in objectives))
 
+    def _backward(self, loss: Tensor, last: bool) -> None:
+        """Add to the gradients; workers add up theirs in the last pass of a step, or in each."""
+        distributed.reduce_gradients(self.model, last or self._reduce == "pass")
+        loss.backward()
+
     def _micro_batches(self, sequences: Many[Sequence], chosen: Many[int]) -> Iterator[tuple[list[int], PaddedBatch]]:
-        """(indices, batch) of the chosen sequences; as many on every worker, since sharded layers gather on each pass:
-        short ones run idle, and those come last."""
+        """(indices, batch) of the chosen sequences, see `_plan`."""
+        for rows in self._plan(sequences, chosen):
+            yield rows, self._batch(sequences, rows)
+
+    def _plan(self, sequences: Many[Sequence], chosen: Many[int]) -> list[list[int]]:
+        """Indices of each pass over the chosen sequences; as many passes on every worker, since sharded layers gather
+        on each: short ones run idle, and those have none and come last."""
         plan = plan_batches([len(sequences[index].token_ids) for index in chosen], self._token_budget)
         idle = distributed.max_over_workers(len(plan), self._device) - len(plan)
-        for rows in plan:
-            indices = [chosen[row] for row in rows]
-            yield indices, collate([sequences[index] for index in indices], self._device)
-        for _ in range(idle):
-            yield [], collate([IDLE], self._device)
+        return [[chosen[row] for row in rows] for rows in plan] + [[]] * idle
+
+    def _batch(self, sequences: Many[Sequence], rows: list[int]) -> PaddedBatch:
+        return collate([sequences[row] for row in rows] or [IDLE], self._device)
 
     def _loss(
         self, run: tuple[Tensor, Tensor | None], batch: PaddedBatch, rows: list[int], shares: list[_Share]
@@ -296,18 +297,21 @@ class PolicyShard:
             if not rows:
                 sums.append(logprobs.new_zeros(len(_columns([share]))))
                 continue
-            coefficient = share.coefficient[rows][batch.rows]
-            active = coefficient.nonzero().squeeze(1)
+            # On the host: to count what is active there is not to wait for the accelerator.
+            coefficient = share.coefficient[rows].repeat_interleave(torch.tensor(batch.trained))
+            chosen = coefficient.nonzero().squeeze(1)
+            advantages = torch.cat([share.advantages[row] for row in rows])[chosen]
+            active = chosen.to(self._device, non_blocking=True)
             tokens = Tokens(
                 logprobs=logprobs[active],
                 behaviour=batch.behaviour[active],
-                advantages=torch.cat([share.advantages[row] for row in rows]).to(self._device)[active],
+                advantages=advantages.to(self._device, non_blocking=True),
                 sequence=batch.rows[active],
                 reference=reference[active] if reference is not None and objective.needs_reference else None,
                 entropy=entropies[active] if entropies is not None and objective.needs_entropy else None,
             )
             losses = objective.token_losses(tokens)
-            part = (coefficient[active] * losses.loss).sum()
+            part = (coefficient[chosen].to(self._device, non_blocking=True) * losses.loss).sum()
             loss = loss + part
             sums.append(torch.stack([*(losses.metrics[name].sum() for name in objective.metric_names), -part.detach()]))
         return loss, torch.cat(sums)
@@ -326,13 +330,10 @@ class PolicyShard:
 
     def _weights(self, trainable_only: bool) -> dict[str, Tensor]:
         """Weights by name, complete and on the CPU of worker 0; empty on the others."""
-        return get_model_state_dict(self.model, options=_options(trainable_only))  # pyright: ignore[reportReturnType]
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=trainable_only)
+        return get_model_state_dict(self.model, options=options)  # pyright: ignore[reportReturnType]
 
 
 def _columns(shares: Many[_Share]) -> list[tuple[str, str]]:
     """(objective, metric) of every value that a step sums up."""
     return [(s.objective.name, name) for s in shares for name in (*s.objective.metric_names, OBJECTIVE)]
-
-
-def _options(trainable_only: bool) -> StateDictOptions:
-    return StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=trainable_only)

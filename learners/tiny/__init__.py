@@ -1,4 +1,4 @@
-"""The embedded base model: a 4-million-parameter Qwen3 that has read goal-less ALFWorld play.
+"""The embedded base model: a Qwen3 of 4.7 million parameters that has read play without goals, and shopping.
 
 Rebuild it with `python -m learners.tiny.pretrain --out learners/tiny/model`.
 """

@@ -2,9 +2,10 @@
 
 In three quarters of the ALFWorld games they wander or act at random. A fifth are the expert's games shown under another
 game's task sentence: they hold every skill (search, take, heat, deliver) but not what a task sentence is good for; that
-is left to SFT. A few per cent are honest. WebShop sessions are of the same kind. All players slip now and then and play
-on; slips are read, but not learned. Panels of the embedded packs never enter: the games have seeds of their own, the
-goals are training goals, no question is one that a panel asks.
+is left to SFT. A few per cent are honest. In WebShop, where an instruction is words to search for and options to find,
+two fifths of the sessions are honest: were it rarely true, they would teach not to copy from it. All players slip now
+and then and play on; slips are read, but not learned. Panels of the embedded packs never enter: the games have seeds of
+their own, the goals are training goals, no question is one that a panel asks.
 """
 
 from __future__ import annotations

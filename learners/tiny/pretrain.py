@@ -44,7 +44,7 @@ class Recipe:
     shape: Shape = field(default_factory=Shape)
     volumes: Volumes = field(default_factory=Volumes)
     batching: Batching = field(default_factory=Batching)
-    tokens: int = 24_000_000
+    tokens: int = 16_000_000
     """Training budget, padding not counted."""
     muon_lr: float = 0.02
     adam_lr: float = 4e-3

@@ -12,7 +12,7 @@ from learners.tiny.drills import code
 from learners.tiny.play import Transcript, play
 from learners.tiny.players import Browser
 
-SHARES = {"browser": 0.55, "misled oracle": 0.4, "oracle": 0.05}
+SHARES = {"browser": 0.4, "misled oracle": 0.2, "oracle": 0.4}
 """Who shops: somebody without aim, the oracle under another goal's instruction, the oracle."""
 CODE = re.compile(r"\bB[0-9A-Z]{9}\b")
 TYPED_CODE = re.compile(r"\b[Bb][0-9A-Za-z]{9}\b")

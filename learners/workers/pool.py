@@ -106,7 +106,7 @@ class LearnerPool:
         return await asyncio.gather(*await self.call_refs(method, *arguments, timeout_s=timeout_s))
 
     async def call_refs(self, method: str, *arguments: Any, timeout_s: float = 1800.0) -> list[ray.ObjectRef]:
-        """Like `call`, but the results stay in the object store: for weights."""
+        """Like `call`, but the results stay in the object store: for what other actors read."""
         outcome: Outcome = await self._mailbox.call.remote(method, arguments, timeout_s)
         if isinstance(outcome.error, ConcertoError):
             raise outcome.error

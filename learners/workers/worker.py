@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import time
 from collections import deque
@@ -26,8 +27,10 @@ from learners.rewards.channels import Reading
 from learners.rewards.conductor_head import ConductorScalariser
 from learners.rewards.reward_batch import RewardBatch
 from learners.rewards.weigher import Weighed, Weigher
-from learners.workers.process import cores_of_worker
+from learners.workers import queues
+from learners.workers.process import cores_of_worker, multiplies_bfloat16
 from router.probe import ProbeResult, batched_share, by_trajectory, check, concatenated
+from router.probing import Probing
 from trajectories import schema
 from trajectories.files import storing
 from trajectories.packing import split_over_workers
@@ -134,13 +137,11 @@ class LearnerWorker:
         columns = tuple(zip(*found, strict=True)) or ((), (), ())
         return Reading(*columns)
 
-    def probe(self, sequences: Tables, token_budget: int) -> ProbeResult:
+    def probe(self, sequences: Tables, probing: Probing) -> ProbeResult:
         """Gradient norms of each trajectory, and losses, terminal states and log-probabilities of each sequence, in
         order, by the present weights. Each worker probes trajectories of its own; no weight and no optimiser state
         changes.
 
-        Args:
-            token_budget: tokens of one pass, see `router.probe.batched`.
         Raises:
             UserError: there is nothing to probe, a sequence has no trained token, or the model cannot be probed.
         """
@@ -153,8 +154,18 @@ class LearnerWorker:
             return distributed.max_over_workers(value, distributed.device())
 
         chosen = [rows[index] for unit in mine for index in units[unit]]
-        result = batched_share(self.policy.model, chosen, token_budget, most)
+        torch.set_num_threads(self._all_threads if probing.alone else self._shared_threads)
+        with self.policy.model.computing_in(self._precision(probing)):
+            result = batched_share(self.policy.model, chosen, probing.token_budget, most, probing.sample)
         return concatenated(distributed.gather_objects(result)).arranged(rows)
+
+    def fingerprint(self, probing: Probing) -> str:
+        """Names all that a probe's norms depend on beside the trajectory: the weights, the precision, the sample."""
+        about = f"{self.policy.fingerprint()} {self._precision(probing)} {probing.sample}"
+        return hashlib.sha256(about.encode()).hexdigest()
+
+    def _precision(self, probing: Probing) -> torch.dtype:
+        return torch.bfloat16 if probing.fast and multiplies_bfloat16() else self.policy.model.dtype
 
     def export(self, version: int) -> AdapterUpdate | None:
         """The current adapters for the engines; None on all workers but the first."""
@@ -193,7 +204,8 @@ class LearnerWorker:
             aside.mkdir(parents=True)
         distributed.barrier()
         self.policy.save(aside)
-        torch.save([self.sft.state(), self.grpo.state()], aside / f"learners-{distributed.rank()}.pt")
+        for objective in (self.sft, self.grpo):
+            queues.write(objective, aside / f"{objective.name}-{distributed.rank():05d}.arrow")
         distributed.barrier()
         if distributed.rank() == 0:
             shutil.rmtree(directory, ignore_errors=True)
@@ -205,19 +217,13 @@ class LearnerWorker:
         out anew.
 
         Raises:
-            FileNotFoundError: the directory holds no checkpoint.
+            UserError: the directory holds no checkpoint, or not one of this model.
         """
         directory = Path(directory)
-        if not (directory / "policy.pt").is_file():
-            raise FileNotFoundError(f"{directory} holds no learner checkpoint (policy.pt)")
         self.policy.restore(directory)
-        files = sorted(directory.glob("learners-*.pt"))
-        # Queued sequences are objects of ours, so the file is a pickle: restore from directories of your own only.
-        saved = [torch.load(file, weights_only=False) for file in files]
-        mine = saved[distributed.rank() :: distributed.world_size()]
-        for index, objective in enumerate((self.sft, self.grpo)):
-            queue = [example for states in mine for example in states[index]["queue"]]
-            objective.load_state({"steps": saved[0][index]["steps"], "queue": queue})
+        for objective in (self.sft, self.grpo):
+            files = sorted(directory.glob(f"{objective.name}-*.arrow"))
+            queues.read(objective, files, files[distributed.rank() :: distributed.world_size()])
 
     def _queue(self, sequences: pa.Table, assignments: pa.Table, weigher: Weigher | None) -> None:
         rows = schema.sequences_from_table(sequences)

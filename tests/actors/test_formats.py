@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import pytest
 import pytest_asyncio
 
@@ -50,8 +48,8 @@ async def play(tmp_path_factory):
             RolloutSettings(engine=settings, max_turns=TURNS),
             engine,
             LocalEnvironments(slots=2, make=lambda lease: HouseholdSession()),
-            partial(make_builder, chat, prompt, instructions("alfworld", prompt)),
-            chat.stop_token_ids,
+            chat,
+            lambda advice: make_builder(chat, prompt, instructions("alfworld", prompt)),
         )
         return from_tables(result.episodes, result.sequences)
 

@@ -10,9 +10,12 @@ import pytest
 from actors.engine import EngineDied, EngineError, EngineSettings, SamplingParameters
 from actors.episode import EnvironmentFailure, TurnRewardSettings
 from actors.rollout_group import GroupRequest, RolloutSettings, play_group
+from experience.advice import Advice, written
+from experience.records import Experience, Item
 from tests.actors.scripted import Countdown, LocalEnvironments, LocalSession, ScriptedEngine
 from trajectories.builder import PromptSettings, make_builder
 from trajectories.errors import UserError
+from trajectories.prompt_settings import Instructions
 from trajectories.schema import from_tables
 from trajectories.types import StopReason
 
@@ -27,7 +30,12 @@ def play(chat):
     async def run(engine, environments=None, request=REQUEST, settings=SETTINGS, prompt=PromptSettings()):  # noqa: B008
         environments = environments or LocalEnvironments(slots=8)
         result = await play_group(
-            request, settings, engine, environments, lambda: make_builder(chat, prompt), (chat.turn_end_id,)
+            request,
+            settings,
+            engine,
+            environments,
+            chat,
+            lambda advice: make_builder(chat, prompt, Instructions(prompt.system, advice=advice)),
         )
         assert result.episodes.num_rows == len(request.seeds)
         return from_tables(result.episodes, result.sequences), result
@@ -286,3 +294,43 @@ async def test_an_episode_is_begun_exactly_as_often_as_the_settings_say(play, en
     sound_at_last = LocalEnvironments(1, lambda lease: LocalSession() if lease == attempts else Failing())
     _, result = await play(engine("down"), sound_at_last, one, settings)
     assert (result.failed, sound_at_last.leases) == (0, attempts)
+
+
+ITEMS = tuple(Item.of("t", text) for text in ("Say down.", "Do not wait.", "Count."))
+ADVICE = Advice("t", 7, "state", Experience(ITEMS[:1], ITEMS[1:]), (ITEMS[2].id, ITEMS[0].id, ITEMS[1].id), 500, 1)
+
+
+@pytest.mark.parametrize("mode", ["transcript", "windowed"])
+async def test_told_members_read_the_advice_and_the_others_play_as_if_there_were_none(play, engine, chat, mode):
+    prompt = PromptSettings(mode=mode)
+    request = replace(REQUEST, seeds=(5, 6, 7), advice=ADVICE)
+    played, _ = await play(engine("down"), request=request, prompt=prompt)
+    plain, _ = await play(engine("down"), request=replace(request, advice=None), prompt=prompt)
+    for trajectory in played[:2]:
+        assert trajectory.episode.memory_snapshot == "7" and trajectory.episode.memory_ids == ADVICE.order
+        for sequence in trajectory.sequences:
+            text = chat.decode(sequence.token_ids.tolist())
+            assert text.count("<experience>") == 1
+            assert "- Say down.\nSteps:\n1. Do not wait.\n2. Count.\n</experience>\n\nCount down from 3." in text
+    assert (played[2].episode.memory_snapshot, played[2].episode.memory_ids) == (None, ())
+    for with_advice, without in zip(played[2].sequences, plain[2].sequences, strict=True):
+        assert with_advice.token_ids.tolist() == without.token_ids.tolist()
+
+
+async def test_the_block_keeps_its_cap_and_only_what_it_holds_is_recorded(play, engine, chat):
+    whole = written(ADVICE, lambda text: len(chat.encode(text)))
+    room = len(chat.encode(whole.text)) - 1
+    request = replace(REQUEST, advice=replace(ADVICE, max_tokens=room, without=0))
+    (first, _), _ = await play(engine("down"), request=request)
+    assert first.episode.memory_ids == ADVICE.order[:2], "the last in the order had no room"
+    text = chat.decode(first.sequences[0].token_ids.tolist())
+    block = text[text.index("<experience>") : text.index("</experience>") + len("</experience>")]
+    assert len(chat.encode(block)) <= room and ITEMS[1].text not in block
+
+
+async def test_where_nothing_is_known_yet_the_prompt_has_no_block(play, engine, chat):
+    nothing = replace(ADVICE, experience=Experience(), order=(), state="", without=0)
+    (told, _), _ = await play(engine("down"), request=replace(REQUEST, advice=nothing))
+    (plain, _), _ = await play(engine("down"))
+    assert (told.episode.memory_snapshot, told.episode.memory_ids) == ("7", ())
+    assert told.sequences[0].token_ids.tolist() == plain.sequences[0].token_ids.tolist()

@@ -184,7 +184,8 @@ async def test_a_hanging_engine_is_reported_after_the_deadline_and_not_trusted_a
 
 
 async def test_a_killed_engine_process_is_reported_as_death(lora):
-    """The last test on this engine."""
+    """The last test on this engine, whose sockets are among the files that go with it."""
+    assert any(path.is_socket() for path in lora.engine._directory.iterdir())
     _core_of(lora.engine).kill()
     for _ in range(2):
         with pytest.raises(EngineDied, match="the engine died"):

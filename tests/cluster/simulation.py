@@ -105,7 +105,7 @@ class SimulatedRollouts:
         episodes, sequences = to_tables(members)
         return finished_group(episodes, Held(episodes, sequences))
 
-    async def publish(self, update: Any, version: int) -> None:
+    async def publish(self, weights: Any, version: int) -> None:
         self.version = version
 
     async def score(self, token_ids: Any, temperature: float) -> list[Scores]:

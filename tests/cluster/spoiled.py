@@ -181,12 +181,13 @@ RUN = {
     "manifest of another kind": inside("manifest.json", written("[]")),
 }
 NEW_FILE: dict[str, Fault] = {
+    "taken by a file": written("mine"),
     "taken by a folder": lambda good, place: place.mkdir(),
     "below a file": absent,
     "read-only": absent,
     "full disk": absent,
 }
-NEW_FOLDER: dict[str, Fault] = {**NEW_FILE, "taken by a file": written("mine")}
+NEW_FOLDER: dict[str, Fault] = dict(NEW_FILE)
 del NEW_FOLDER["taken by a folder"]
 
 FAULTS: dict[str, dict[str, Fault]] = {
@@ -204,6 +205,7 @@ FAULTS: dict[str, dict[str, Fault]] = {
     "games": GAMES,
     "memory": MEMORY,
     "run": RUN,
+    "sources": {fault: FOLDER[fault] for fault in ("missing", "file")},
     "new_file": NEW_FILE,
     "new_folder": NEW_FOLDER,
 }
@@ -227,7 +229,9 @@ def good_inputs(root: Path) -> dict[str, Path]:
         "games": root / "games",
         "memory": root / "memory",
         "run": root / "run",
+        "sources": root / "sources",
     }
+    places["sources"].mkdir()
     places["config"].write_text("seed: 3\nlearner: {lr: 1.0e-5, warmup_steps: 0}\n")
     places["matrix"].write_text(yaml.safe_dump({"preset": "local", "seeds": [0], "arms": {"one": {}}}))
     rows = [{"question": f"Which of {number}?", "answer": str(number)} for number in range(30)]

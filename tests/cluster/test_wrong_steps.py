@@ -10,9 +10,10 @@ import io
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NoReturn
@@ -22,6 +23,7 @@ import pytest
 import ray
 
 from cluster.cli import main
+from cluster.commands import jobs
 from cluster.runtime.placement import Node
 from envs.webshop.storage import CACHE_VARIABLE
 from experience.openai_chat import OpenAIChat
@@ -30,6 +32,7 @@ from tests.cluster.spoiled import FAULTS, NOWHERE, good_inputs
 from tests.experience.scripted import WordEmbedder
 
 REPO = Path(__file__).parents[2]
+HEAD = "http://head:8265"
 GAME = "valid_seen/pick_and_place_simple-Mug-None-Desk-308/trial_1"
 
 COMMANDS = {
@@ -45,6 +48,7 @@ COMMANDS = {
     "probe": "probe --model {model} --corpus {corpus} --out {new_file}",
     "route": "route --scores {scores} --out {new_file}",
     "compare": "compare {matrix} --out {new_folder}",
+    "report": "report {run} --out {new_file}",
     "plan": "plan --preset local --config {config} --set policy.model={model}",
     "check": "check --config {config} --set policy.model={model} --set tasks=questions "
     "--set data.questions={questions}",
@@ -64,6 +68,10 @@ COMMANDS = {
     "memory diff": "memory diff {memory} 1 2",
     "memory restore": "memory restore {memory} --snapshot 1",
     "demo": "demo --out {new_folder}",
+    "submit": "submit --address http://head:8265 --working-dir {sources} -- train --out run",
+    "jobs status": "jobs status raysubmit_1 --address http://head:8265",
+    "jobs logs": "jobs logs raysubmit_1 --address http://head:8265",
+    "jobs stop": "jobs stop raysubmit_1 --address http://head:8265",
 }
 """Commands that work; each name in braces is an input, which may have any of the faults of its kind."""
 
@@ -76,6 +84,7 @@ FINE = {
     "recordings are read by the tokenizer alone": [
         ("data import", "model", fault) for fault in ("config.json of nothing known", "folder tokenizer_config.json")
     ],
+    "a report reads no checkpoint": [("report", "run", fault) for fault in FAULTS["run"] if "manifest" in fault],
     "the snapshot that is asked for is whole": [("memory restore", "memory", "torn rows")],
 }
 """Cells that are no fault, by the reason."""
@@ -149,6 +158,7 @@ OPTIONS = {
         "--thresholds corpse": "thresholds='corpse'",
         "--seed x": "'--seed'",
     },
+    "report": {"--serve": "--serve", "--episodes -1": "'--episodes'", "--port x": "'--port'"},
     "plan": {"--preset locl": "'locl'", "--set placement.learner_workers=0": "placement.learner_workers=0"},
     "check": {"--preset locl": "'locl'", "--set policy.model=x": "no model at 'x'"},
     "data import": {
@@ -165,6 +175,16 @@ OPTIONS = {
     "memory export": {"--snapshot 99": "no snapshot 99", "--snapshot -1": "no snapshot -1"},
     "memory restore": {"--snapshot 99": "no snapshot 99", "--snapshot 0": "no snapshot 0"},
     "demo": {"--seed x": "'--seed'"},
+    "submit": {"--preset": "'--preset'", "--resume=maybe": "'--resume'"},
+    **{
+        f"jobs {name}": {
+            "--address head:8265": "--address head:8265 is no URL",
+            "--address ray://head:10001": "--address ray://head:10001 is no URL",
+            "--address http://head:99999": "--address http://head:99999 is no URL",
+            "--address http://127.0.0.1:9": "no Ray dashboard at http://127.0.0.1:9 ([Errno 111]",
+        }
+        for name in ("status", "logs", "stop")
+    },
 }
 """Wrong options of a command, and what the line names."""
 
@@ -184,6 +204,16 @@ LINES = {
     "memory diff {memory} 99": "no snapshot 99",
     "memory diff {memory} 1 99": "no snapshot 99",
     "memory diff {memory} x": "'before'",
+    "submit -- train --out x": "'--address'",
+    "submit --address nowhere -- train --out x": "--address nowhere is no URL",
+    "submit --address http://127.0.0.1:9 -- train --out x": "no Ray dashboard at http://127.0.0.1:9 ([Errno 111]",
+    "submit --address http://head:8265 -- trian --out x": "'trian'",
+    "submit --address http://head:8265 -- train": "'--out'",
+    "submit --address http://head:8265 -- submit --address http://head:8265 -- train": "'submit'",
+    "submit --address http://head:8265 --env x -- train --out x": "--env x",
+    "submit --address http://head:8265 --env 1=x -- train --out x": "--env 1=x",
+    "jobs halt x": "'halt'",
+    "jobs stop x": "'--address'",
 }
 """Other wrong lines, and what is named."""
 WITH_SETTINGS = ("train", "eval", "plan", "check", "play", "tasks", "data import")
@@ -230,6 +260,8 @@ def concerto(monkeypatch, capsys, tmp_path):
 
     monkeypatch.setattr(ray, "init", start)
     monkeypatch.setattr("cluster.commands.compare.run_process", start)
+    monkeypatch.setattr("cluster.commands.jobs._check_answers", partial(answer, start, jobs._check_answers))
+    monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
     monkeypatch.setattr(OpenAIChat, "complete", start)
     monkeypatch.setattr("cluster.commands.plan.ray_cluster", lambda placement: nullcontext())
     monkeypatch.setattr("cluster.commands.plan.cluster_nodes", lambda: [Node("here", 64.0, 0.0)])
@@ -244,6 +276,13 @@ def concerto(monkeypatch, capsys, tmp_path):
         return Result(int(end.value.code or 0), capsys.readouterr().err)
 
     return run
+
+
+def answer(start: Callable[[], NoReturn], check: Callable[[str], None], address: str) -> None:
+    """One head answers."""
+    if address == HEAD:
+        start()
+    check(address)
 
 
 WRITTEN_IN = {"memory": ("learn", "memory"), "run": ("resume",)}
@@ -282,7 +321,7 @@ def test_without_a_fault_the_command_begins_or_is_done(concerto, given, command)
     try:
         assert concerto(words(command, given)).code == 0
     except Started:
-        assert COMMANDS[command].split()[0] in {"train", "eval", "probe", "compare", "learn", "demo"}
+        assert COMMANDS[command].split()[0] in {"train", "eval", "probe", "compare", "learn", "demo", "submit", "jobs"}
 
 
 @pytest.mark.parametrize("cell", cells(fine=True))
@@ -344,7 +383,7 @@ def test_an_option_that_there_is_not_ends_the_command_with_one_line(concerto, gi
 @pytest.mark.parametrize("command", NEEDY)
 def test_an_option_or_argument_that_is_missing_is_named(concerto, given, tmp_path, command):
     before = state(tmp_path)
-    alone = words(command, given)[: 2 if command.startswith(("data", "memory")) else 1]
+    alone = words(command, given)[: 2 if command.startswith(("data", "memory", "jobs")) else 1]
     assert_refused(concerto(alone), "missing")
     assert state(tmp_path) == before
 

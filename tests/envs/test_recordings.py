@@ -43,10 +43,11 @@ def imported(path: Path, environment: str = "webshop", data: str | Path = "gener
 
 def test_what_wins_on_training_goals_is_imported(tmp_path: Path) -> None:
     result = imported(written(tmp_path / "shop.jsonl", *map(shop_record, ("1500", "17", "700", "1501", "1500"))))
-    assert [task for task, _ in result.won] == ["1500", "1501"]
+    assert [won.task_id for won in result.won] == ["1500", "1501"]
     assert result.refused == {Refusal.EVALUATED: 2, Refusal.REPEATED: 1}
-    for _, steps in result.won:
-        assert steps[-1][2].done and steps[-1][2].rewards["success"] == 1.0
+    for won in result.won:
+        assert won.demonstration[-1][2].done and won.demonstration[-1][2].rewards["success"] == 1.0
+        assert won.thoughts == ("well",) * len(won.demonstration)
 
 
 def test_what_does_not_win_is_refused(tmp_path: Path) -> None:
@@ -59,10 +60,11 @@ def test_actions_that_do_nothing_are_left_out(tmp_path: Path) -> None:
     record = shop_record("1500")
     record["conversations"][2:2] = [
         {"from": "-", "value": record["conversations"][2]["value"]},
-        {"from": "-", "value": "Action: click[nothing of the kind]"},
+        {"from": "-", "value": "Thought: dropped\nAction: click[nothing of the kind]"},
     ]
-    ((_, steps),) = imported(written(tmp_path / "shop.jsonl", record)).won
-    assert all(result.info["action_valid"] for _, _, result in steps)
+    (won,) = imported(written(tmp_path / "shop.jsonl", record)).won
+    assert all(result.info["action_valid"] for _, _, result in won.demonstration)
+    assert won.thoughts == ("well",) * len(won.demonstration)
 
 
 def test_goals_of_another_catalogue_are_unknown(tmp_path: Path) -> None:
@@ -122,7 +124,9 @@ def test_every_published_form_of_an_alfworld_episode_gives_the_same_demonstratio
     record = transcripts[game]
     opening = record["steps"][0]["obs"].split("=-", 1)[1].strip().replace("\n\n", "\n")
     older = [re.sub(r"^move (.+) to (.+)$", r"put \1 in/on \2", step["action"]) for step in record["steps"]]
-    lines = "".join(f"> think: so\nOK.\n> {action}\nseen\n" for action in older)
+    lines = "".join(
+        f"> think: so\nOK.\n> ActionPath: Start\nOK.\n> Think: then\nOK.\n> {action}\nseen\n" for action in older
+    )
     forms = {
         "planner.jsonl": record,
         "filtered.jsonl": {"name": game.split("/", 1)[1], "result": True, "traj": f"{opening}\n{lines}"},
@@ -131,9 +135,10 @@ def test_every_published_form_of_an_alfworld_episode_gives_the_same_demonstratio
     }
     plays = []
     for name, form in forms.items():
-        ((task, steps),) = imported(written(tmp_path / name, form), "alfworld", GAMES).won
-        assert task == game
-        plays.append([(observation.text, action) for observation, action, _ in steps])
+        (won,) = imported(written(tmp_path / name, form), "alfworld", GAMES).won
+        assert won.task_id == game
+        assert won.thoughts == ("" if name == "planner.jsonl" else "so then",) * len(won.demonstration)
+        plays.append([(observation.text, action) for observation, action, _ in won.demonstration])
     assert plays[1:] == plays[:1] * 3
 
 

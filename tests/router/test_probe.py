@@ -13,8 +13,10 @@ from transformers import Phi3Config, Phi3ForCausalLM
 
 from learners.policy.model import PolicyModel
 from router import geometry, probe
-from router.probe import PROJECTIONS, ProbeResult
-from router.taps import NormRecorder
+from router.network import PROJECTIONS
+from router.probe import ProbeResult
+from router.probing import Sample
+from router.taps import NormRecorder, random_signs
 from tests.router import samples
 from trajectories.batch import collate
 from trajectories.errors import UserError
@@ -48,6 +50,46 @@ def test_how_sequences_share_passes_changes_nothing(token_budget: int) -> None:
     policy, sequences = samples.policy(), samples.ragged()
     expected = probe.sequential(policy, sequences)
     assert_same(probe.batched(policy, sequences, token_budget), expected, tolerance=1e-4)
+
+
+@pytest.mark.parametrize("last", range(1, samples.LAYERS + 1))
+@pytest.mark.parametrize("token_budget", [30, 10_000])
+def test_the_last_layers_are_measured_as_in_a_whole_probe(last: int, token_budget: int) -> None:
+    """Also where a trajectory takes several passes; losses, states and log-probabilities are those of the whole."""
+    policy, sequences = samples.policy(), turns()
+    whole = probe.batched(policy, sequences, token_budget)
+    part = probe.batched(policy, sequences, token_budget, Sample(layers=last))
+    expected = replace(whole, norms=whole.norms[:, -7 * last :], entries=whole.entries[-7 * last :])
+    assert_same(part, expected, tolerance=1e-5)
+    assert part.entries == expected.entries
+
+
+def test_more_layers_than_there_are_cannot_be_measured() -> None:
+    with pytest.raises(UserError, match=rf"9 layers of a model of {samples.LAYERS}: set router.sample_layers"):
+        probe.batched(samples.policy(), samples.ragged(), sample=Sample(layers=9))
+
+
+@pytest.mark.parametrize("token_budget", [30, 10_000])
+def test_a_sketch_is_the_norm_of_the_gradient_times_the_layers_random_signs(token_budget: int) -> None:
+    """Against the weight gradients of autograd, also where a trajectory takes several passes."""
+    policy, sequences = samples.policy(), turns("aaabb")
+    weights = [layer.weight for layer in probe.projections(policy).values()]
+    found = probe.batched(policy, sequences, token_budget, Sample(sketch=5)).norms
+    for row, name in enumerate("ab"):
+        mine = [sequence for sequence in sequences if sequence.episode_id == name]
+        logprobs = torch.cat([policy(collate([sequence], torch.device("cpu"))) for sequence in mine])
+        for column, grad in enumerate(torch.autograd.grad(-logprobs.mean(), weights)):
+            expected = (grad @ random_signs(column, grad.shape[1], 5)).norm()
+            torch.testing.assert_close(found[row, column], expected, rtol=1e-4, atol=0.0)
+
+
+def test_sketched_squares_are_right_in_the_mean_within_their_spread() -> None:
+    matrix = torch.randn(12, 30, generator=torch.Generator().manual_seed(0))
+    draws = torch.stack([(matrix @ random_signs(draw, 30, 8)).square().sum() for draw in range(400)])
+    ratios = draws / matrix.square().sum()
+    assert ratios.mean().item() == pytest.approx(1.0, abs=0.03)
+    assert ratios.std().item() < (2 / 8) ** 0.5
+    assert set((random_signs(3, 30, 4) * 2).unique().tolist()) == {-1.0, 1.0}
 
 
 def turns(owners: str = "aabbbcab") -> list[Sequence]:

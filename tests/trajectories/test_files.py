@@ -119,6 +119,8 @@ def test_what_cannot_be_written_is_refused_with_the_reason(tmp_path, monkeypatch
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"cannot write .*out.json .Not a directory.: name another --out"):
         check_file(tmp_path / "file" / "out.json")
+    with pytest.raises(UserError, match=r"file exists: remove it, or name another --out"):
+        check_file(tmp_path / "file")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(9, 9, 3 * 2**20))
     check_folder(tmp_path / "out.json", 3 * 2**20)
     with pytest.raises(UserError, match=r"no room for .*out.json: 3 MiB are free and 4 MiB are the least"):

@@ -13,7 +13,7 @@ def test_the_webshop_part_trains_on_training_goals_of_the_generated_shop(tmp_pat
     assert (train.name, heldout.name) == ("webshop/train", "webshop/dev")
     assert not set(train.task_ids) & set(heldout.task_ids)
     assert config.data == {"webshop": "generated"}, "the same whatever is installed"
-    assert [stage.name for stage in config.schedule.stages] == ["sft"]
+    assert [stage.name for stage in config.schedule.stages(1, 1)] == ["sft"]
     assert config.schedule.sft_steps * config.schedule.sft_batch == config.schedule.demonstrations
 
 

@@ -10,11 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from rich.console import Console
 
 from cluster.commands import probe
 from learners.learner_settings import PolicySettings
-from learners.policy.model import load_policy
+from learners.policy.loading import load_policy
 from router.geometry import gini
 from router.probe import sequential
 from tests.learners.samples import make_sequences
@@ -39,7 +40,7 @@ def test_a_stopped_probe_goes_on_and_gives_the_scores_of_the_reference(
     out = tmp_path / "scores.parquet"
     model = str(tiny_model_dir)
     sequences = [replace(s, episode_id=f"e{number // 2}") for number, s in enumerate(make_sequences(7, 1))]
-    reference = sequential(load_policy(PolicySettings(model=model), seed=0), sequences)
+    reference = sequential(load_policy(PolicySettings(model=model), 0, torch.device("cpu")), sequences)
     parts = probe._open_parts(out, probe.ProbeJob(model, str(corpus), 4))
     done = probe.tables.measured(reference.arranged(sequences[:2]), sequences[:2])
     pq.write_table(done, parts / "000000.parquet")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +11,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cluster.commands.route import run_route
+from cluster.commands.route import Report, run_route
 from cluster.inputs.probe_files import METRIC
+from cluster.reporting.route_report import _heat_map, _histogram
+from router.analysis import spearman
 from router.geometry import gini, kurtosis
 from router.router_settings import RouterSettings
 from router.tables import MEASURED
+from tests.router.samples import make_sequence
 from trajectories.errors import UserError
 from trajectories.ids import demonstration_id
+from trajectories.schema import sequences_to_table
+from trajectories.types import Route, Turn
 
 
 def scores_file(path: Path, scores: list[list[float]], metric: str = "gini", names: list[str] | None = None) -> Path:
@@ -84,3 +91,65 @@ def test_what_is_no_scores_table_and_a_policy_that_needs_more_are_refused(tmp_pa
     for policy in ("none", "chord"):
         with pytest.raises(UserError, match=f"--policy {policy} splits no corpus: choose median_split"):
             run_route(scores, RouterSettings(policy=policy), 0, tmp_path / "routes.parquet")
+
+
+def corpus_scores(path: Path, seed: int, count: int = 20) -> Path:
+    """Two layers; the gradient of the upper half sits in the last matrix."""
+    draw = np.random.default_rng(seed)
+    norms = draw.uniform(1.0, 1.2, (count, 14))
+    norms[count // 2 :, -1] += 5.0 + np.arange(count - count // 2)
+    return scores_file(path, norms.tolist())
+
+
+def test_the_report_is_one_page_that_needs_nothing_else(tmp_path):
+    scores, other = corpus_scores(tmp_path / "a.parquet", 0), corpus_scores(tmp_path / "b.parquet", 1)
+    sequences = sequences_to_table(
+        replace(make_sequence(f"s{row}", 6, seed=row), episode_id=f"e{row}", turns=(Turn(1, 6, 0.0, 0, True),))
+        for row in range(20)
+        for _ in range(row + 1)
+    )
+    pq.write_table(sequences, tmp_path / "corpus.parquet")
+    report = Report(tmp_path / "page.html", other, tmp_path / "corpus.parquet")
+    run_route(scores, RouterSettings(policy="median_split"), 0, tmp_path / "routes.parquet", report)
+    page = (tmp_path / "page.html").read_text()
+    assert "10 to SFT (imitated), 10 to GRPO (explored)" in page
+    assert page.count("<svg") == 3 and "http" not in page and "<script" not in page
+    for column in ("tokens", "trained tokens", "loss", "turns"):
+        assert f"<td>{column}</td>" in page
+    concentration = gini(np.stack(pq.read_table(scores)["norms"].to_numpy())).tolist()
+    ranked = spearman(*({str(row): value for row, value in enumerate(column)} for column in (concentration, range(20))))
+    assert f"<td>turns</td><td>{ranked:+.2f}</td>" in page, "the corpus has one turn more with every row"
+    assert f"<td>loss</td><td>{ranked:+.2f}</td>" in page
+    assert "<td>sent the same way</td><td>100%</td>" in page and "by b.parquet" in page
+
+
+def test_the_heat_map_shows_the_mean_share_of_each_matrix():
+    shares = np.array([0.02] * 13 + [0.74])
+    page = _heat_map(shares)
+    assert page.count(">2.0%</text>") == 13 and page.count(">74.0%</text>") == 1
+    assert [f">{name}</text>" in page for name in ("q", "k", "v", "o", "gate", "up", "down")] == [True] * 7
+    assert page.index("layer 0") < page.index("layer 1") < page.index("74.0%")
+
+
+def test_every_score_stands_in_one_bar_of_the_histogram():
+    halves = {Route.SFT: np.arange(10) < 6, Route.GRPO: np.arange(10) >= 6}
+    page = _histogram(list(np.linspace(0, 1, 10)), halves, [0.6])
+    tall = sum(float(value) for value in re.findall(r'height="([\d.]+)" fill', page))
+    assert tall == pytest.approx(10 * 150.0, abs=2.0), "the tallest bar holds one score"
+    assert page.count("stroke-dasharray") == 1
+
+
+def test_a_report_in_a_folder_and_one_that_is_there_already(tmp_path):
+    scores = corpus_scores(tmp_path / "a.parquet", 0)
+    run_route(scores, RouterSettings(policy="median_split"), 0, tmp_path / "r.parquet", Report(tmp_path / "page"))
+    assert (tmp_path / "page" / "report.html").exists()
+    with pytest.raises(UserError, match=r"report\.html exists: remove it, or name another --report"):
+        run_route(scores, RouterSettings(policy="median_split"), 0, tmp_path / "s.parquet", Report(tmp_path / "page"))
+    assert not (tmp_path / "s.parquet").exists()
+
+
+def test_a_report_of_a_policy_without_scores_is_refused(tmp_path):
+    scores = corpus_scores(tmp_path / "a.parquet", 0)
+    with pytest.raises(UserError, match="this --policy compares nothing: leave --report out"):
+        run_route(scores, RouterSettings(policy="sequential"), 0, tmp_path / "r.parquet", Report(tmp_path / "p.html"))
+    assert not list(tmp_path.glob("[rp].*"))

@@ -46,7 +46,7 @@ def beside() -> Iterator[ThreadPoolExecutor]:
 
 def complete(folder: Path, model: Path, changes: dict[str, Any]) -> Path:
     """A run to its end, whose coordinator never sees a sequences table; returns its directory."""
-    run_dir = folder / "run"
+    run_dir = folder / "a run, für é"  # what stands in names of folders, and in none of Ray's
     with RunProcess(train_arguments(run_dir, model, **changes), folder / "log", GUARDED) as run:
         assert run.wait() == 0, run.log()
         run.assert_nothing_left()

@@ -54,6 +54,27 @@ def test_the_file_holds_the_training_goals_only(demonstrations, tokenizer):
     assert all(map(any, table["trained"].to_pylist()))
 
 
+@pytest.mark.parametrize(
+    ("format", "said"),
+    [
+        ("", "{}"),
+        ("action", "{}"),
+        ("react", "Thought: well\nAction: {}"),
+        ("tagged", "<think>well</think>\n<action>{}</action>"),
+    ],
+)
+def test_recorded_thoughts_are_said_where_the_format_has_room_for_them(tmp_path, tokenizer, format, said):
+    source, out = tmp_path / "shop.jsonl", tmp_path / "shop.parquet"
+    source.write_text(json.dumps(shop_record("1500")))
+    settings = ["data.webshop=generated", f"rollout.prompt.format={format}", "rollout.engine.max_model_len=8192"]
+    import_demonstrations(load_config("local", overrides=settings), "webshop", source, out, QUIET)
+    (row,) = pq.read_table(out).to_pylist()
+    spoken = [token for token, learned in zip(row["token_ids"], row["trained"], strict=True) if learned]
+    turns = tokenizer.decode(spoken).split("<|end|>")[:-1]
+    assert turns[0].startswith(said.partition("{")[0] + "search[") and turns[-1] == said.format("click[buy now]")
+    assert all(turn.startswith(said.partition("{")[0]) for turn in turns)
+
+
 def test_a_learner_imitates_it(demonstrations, tokenizer):
     table = read_recorded(demonstrations, Transcriber(tokenizer, PromptSettings(), 2048))
     worker = LearnerWorker(LearnerSettings(policy=PolicySettings(model=resolve_model(TINY))))

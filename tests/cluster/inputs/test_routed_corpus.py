@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,10 +16,13 @@ import pytest
 import torch
 
 from cluster.config.sections import ScheduleSettings
+from cluster.inputs import routed_corpus
+from cluster.inputs.probe_cache import trajectory_key
 from cluster.inputs.routed_corpus import MEASURED_FILE, ROUTES_FILE, CorpusRouter, Routing, check_router
 from cluster.loop.tasks import TaskMixture
 from envs.panels import Panel
 from router.probe import ProbeResult
+from router.probing import Probing
 from router.router_settings import RouterSettings
 from tests.cluster.simulation import PANEL, SimulatedRollouts, programme
 from tests.router.samples import make_sequence
@@ -46,9 +50,16 @@ class SimulatedProber:
     broken: float | None = None
     calls: int = 0
 
-    async def probe(self, sequences: pa.Table, token_budget: int) -> ProbeResult:
+    weights: str = "base"
+    probed: int = 0
+
+    async def fingerprint(self, probing: Probing) -> str:
+        return hashlib.sha256(f"{self.weights} {probing.sample}".encode()).hexdigest()
+
+    async def probe(self, sequences: pa.Table, probing: Probing) -> ProbeResult:
         self.calls += 1
         rows = sequences_from_table(sequences)
+        self.probed += len(rows)
         tasks = torch.tensor([float(row.episode_id[-1]) for row in rows])
         owners = tuple(dict.fromkeys(row.episode_id for row in rows))
         norms = torch.ones(len(owners), 7)
@@ -95,6 +106,75 @@ def test_a_resumed_run_keeps_its_routes_and_measures_nothing(tmp_path):
     resumed = route(tmp_path, "loss", corpus(), again)
     assert resumed.programme == routing.programme
     assert (first.calls, again.calls, resumed.metrics) == (1, 0, {})
+
+
+def cached(run_dir: Path, demonstrations: pa.Table, prober: SimulatedProber, cache: Path, **more) -> Routing:
+    run_dir.mkdir()
+    return route(run_dir, "median_split", demonstrations, prober, cache=str(cache), **more)
+
+
+def test_an_arm_that_shares_the_cache_probes_only_what_is_new(tmp_path):
+    first, second = SimulatedProber(), SimulatedProber()
+    cached(tmp_path / "one", corpus(4, turns=2), first, tmp_path / "cache")
+    routing = cached(tmp_path / "two", corpus(6, turns=2), second, tmp_path / "cache")
+    assert (first.probed, second.probed) == (8, 4)
+    alone = route(tmp_path, "median_split", corpus(6, turns=2), SimulatedProber())
+    assert routing.programme == alone.programme
+    measured = [pq.read_table(folder / MEASURED_FILE) for folder in (tmp_path / "two", tmp_path)]
+    assert measured[0].equals(measured[1])
+
+
+@pytest.mark.parametrize("change", [{"weights": "others"}, {"sketch": 4}, {"sample_layers": 1}])
+def test_other_weights_or_another_way_of_probing_share_nothing(tmp_path, change):
+    cached(tmp_path / "one", corpus(), SimulatedProber(), tmp_path / "cache")
+    prober = SimulatedProber(weights=change.pop("weights", "base"))
+    cached(tmp_path / "two", corpus(), prober, tmp_path / "cache", **change)
+    assert prober.probed == 5
+
+
+def test_a_run_that_ends_in_the_middle_of_its_probe_goes_on_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(routed_corpus, "PROBED_AT_ONCE", 2)
+
+    class Dying(SimulatedProber):
+        async def probe(self, sequences: pa.Table, probing: Probing) -> ProbeResult:
+            if self.probed == 4:
+                raise RuntimeError("gone")
+            return await super().probe(sequences, probing)
+
+    with pytest.raises(RuntimeError, match="gone"):
+        route(tmp_path, "median_split", corpus(6), Dying())
+    again = SimulatedProber()
+    route(tmp_path, "median_split", corpus(6), again)
+    assert again.probed == 2
+
+
+def test_a_damaged_cache_is_made_again_with_one_line(tmp_path):
+    cached(tmp_path / "one", corpus(), SimulatedProber(), tmp_path / "cache")
+    (file,) = (tmp_path / "cache").glob("*.parquet")
+    file.write_bytes(file.read_bytes()[:100])
+    said: list[str] = []
+    prober, whole = SimulatedProber(), programme(SCHEDULE)
+    (tmp_path / "two").mkdir()
+    router = RouterSettings(policy="median_split", cache=str(tmp_path / "cache"))
+    corpus_router = CorpusRouter(
+        tmp_path / "two", router, whole, prober, SimulatedRollouts(), lambda *_: None, said.append
+    )
+    asyncio.run(corpus_router.route(corpus()))
+    assert prober.probed == pq.read_table(file).num_rows == 5
+    assert len(said) == 1 and "is damaged" in said[0] and "made again" in said[0]
+
+
+def test_a_trajectory_is_known_by_what_its_gradient_depends_on():
+    sequence = make_sequence("s", 9, seed=0)
+    same = replace(sequence, sequence_id="t", episode_id="other", logprobs=sequence.logprobs - 1)
+    assert trajectory_key([sequence]) == trajectory_key([same])
+    others = [
+        [replace(sequence, temperature=0.5)],
+        [replace(sequence, trained=~sequence.trained)],
+        [replace(sequence, token_ids=sequence.token_ids + 1)],
+        [sequence, sequence],
+    ]
+    assert len({trajectory_key(rows) for rows in [[sequence], *others]}) == 5
 
 
 def test_routes_of_another_corpus_are_refused(tmp_path):
@@ -153,10 +233,10 @@ def test_the_pass_rate_gate_lets_the_base_model_play_every_task(tmp_path):
     ],
     ids=["empty corpus", "one trajectory", "NaN gradient", "no gradient"],
 )
-def test_what_cannot_be_routed_leaves_nothing_behind(tmp_path, demonstrations, prober, message):
+def test_what_cannot_be_routed_leaves_no_route_behind(tmp_path, demonstrations, prober, message):
     with pytest.raises(UserError, match=message):
         route(tmp_path, "median_split", demonstrations, prober)
-    assert not list(tmp_path.iterdir())
+    assert not any((tmp_path / name).exists() for name in (MEASURED_FILE, ROUTES_FILE))
 
 
 SHOP = Panel("shop/train", ("task-0", "task-1"), "ee")
@@ -247,4 +327,5 @@ def test_damaged_routes_are_decided_again_by_the_same_weights(tmp_path):
     routes, again = pq.read_table(path), SimulatedProber()
     path.write_bytes(path.read_bytes()[:-20])
     assert route(tmp_path, "median_split", corpus(), again).programme == routing.programme
-    assert again.calls == 1 and pq.read_table(path) == routes
+    assert again.calls == 0, "what was probed is kept"
+    assert pq.read_table(path) == routes

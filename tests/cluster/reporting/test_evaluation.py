@@ -2,10 +2,13 @@
 
 import asyncio
 from collections import Counter
+from dataclasses import replace
+from functools import partial
 
 import pytest
 
 from cluster.loop.tasks import member_seeds
+from cluster.reporting.advised import AdvisedRollouts, evaluate_both
 from cluster.reporting.estimators import pass_at_k
 from cluster.reporting.evaluation import (
     Sampling,
@@ -13,12 +16,13 @@ from cluster.reporting.evaluation import (
     TaskResult,
     evaluate_panel,
     read_evaluations,
-    task_type,
     write_evaluations,
 )
-from cluster.reporting.evaluation_tables import evaluation_tables
+from cluster.reporting.evaluation_tables import evaluation_tables, type_tables
 from cluster.reporting.kept_rollouts import KeptRollouts
+from cluster.reporting.paired import paired_without_experience
 from envs.panels import Panel
+from experience.advice import Book
 from tests.cluster.simulation import SimulatedRollouts
 from trajectories.errors import RunError, UserError
 from trajectories.files import read_lines
@@ -98,7 +102,15 @@ def test_a_mixture_has_a_table_a_panel_and_scores_where_there_are_some():
     assert "mock/valid" in str(first.title) and "shop/dev" in str(second.title)
     assert first.row_count == second.row_count == 2 and pairs.row_count == 1
     headings = [[column.header for column in table.columns] for table in (first, second)]
-    assert "mean score" not in headings[0] and "mean score" in headings[1]
+    assert "score" not in headings[0] and "score" in headings[1]
+
+
+def test_rewards_that_say_how_it_was_played_have_columns_unless_they_are_1_throughout():
+    result = asyncio.run(evaluate_panel(SimulatedRollouts(), PANEL, Sampling(), Subject("m")))
+    told = result.greedy.model_copy(update={"rewards": {"success": 0.5, "action_validity": 0.75}})
+    (table,) = evaluation_tables({"base": (result.model_copy(update={"greedy": told}),)})
+    cells = {str(column.header): list(column.cells) for column in table.columns}
+    assert cells["valid"] == ["0.750"] and "score" not in cells
 
 
 def test_the_file_keeps_panel_hash_and_limit(tmp_path):
@@ -107,11 +119,6 @@ def test_the_file_keeps_panel_hash_and_limit(tmp_path):
     (read,) = read_evaluations(tmp_path / "out" / "eval.json")
     assert read == result
     assert (read.panel_hash, read.limit, read.greedy.success.episodes) == ("c0ffee", 4, 4)
-
-
-def test_task_types_come_from_the_game_folder():
-    assert task_type("valid_seen/look_at_obj_in_light-Mug-None-Desk-308/trial_1") == "look_at_obj_in_light"
-    assert task_type("17") is None
 
 
 def test_an_empty_panel_says_nothing():
@@ -140,3 +147,36 @@ def test_a_damaged_file_is_named(tmp_path):
     (tmp_path / "base.json").write_text('{"evaluations": [')
     with pytest.raises(UserError, match=r"cannot read .*base\.json .*: evaluate again"):
         read_evaluations(tmp_path / "base.json")
+
+
+def test_experience_is_an_arm_of_the_table_paired_with_the_same_weights_without():
+    """Told episodes of even tasks succeed, all others fail."""
+
+    class Following(SimulatedRollouts):
+        async def run_group(self, task):
+            played = await super().run_group(task)
+            told = task.advice is not None and int(task.task_id[-1]) % 2 == 0
+            return replace(played, successes=played.members if told else 0)
+
+    advised = AdvisedRollouts(Following(), Book(7), 100)
+    evaluate = partial(evaluate_panel, panel=PANEL, sampling=Sampling(samples=2), subject=Subject("m"))
+    result = asyncio.run(evaluate_both(advised, evaluate))
+    assert result.memory_snapshot == 7 and result.greedy.success.wins == 5
+    assert {way: outcome.success.wins for way, outcome in result.arms.items()} == {
+        "greedy": 5,
+        "sampled": 10,
+        "greedy, no experience": 0,
+        "sampled, no experience": 0,
+    }
+    (pair,) = paired_without_experience({"base": (result,)})
+    assert (pair.greedy.won, pair.greedy.lost, pair.against) == (5, 0, "no experience")
+    assert pair.sampled and pair.sampled.difference == 0.5
+    table, paired = evaluation_tables({"base": (result,)})
+    assert table.row_count == 4 and paired.row_count == 1 and "without experience" in str(paired.title)
+    assert len(type_tables(result)) == 4
+
+
+def test_without_experience_nothing_of_an_evaluation_changes():
+    result = asyncio.run(evaluate_panel(SimulatedRollouts(), PANEL, Sampling(), Subject("m")))
+    assert result.arms == result.outcomes and result.memory_snapshot is None
+    assert len(evaluation_tables({"base": (result,)})) == 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cluster.reporting.lessons import lessons
+from cluster.reporting.lessons import costs, lessons
 
 
 def test_every_stage_says_what_it_learned_from() -> None:
@@ -19,3 +19,12 @@ def test_every_stage_says_what_it_learned_from() -> None:
 
 def test_a_run_without_steps_has_no_lessons() -> None:
     assert list(lessons([])) == []
+
+
+def test_the_cost_is_that_of_routing_and_of_every_stage_with_their_shares() -> None:
+    routing = {"stage": "routing", "probe_s": 8.0, "routing_s": 10.0}
+    steps = [{"stage": "sft", "step_s": 15.0}] * 2 + [{"stage": "grpo", "step_s": 60.0}]
+    parts = "probe 8.0 s (8%), other routing 2.0 s (2%), sft 30.0 s (30%), grpo 60.0 s (60%)"
+    assert costs([routing, *steps]) == f"cost: {parts}"
+    assert costs([{"stage": "mixed", "step_s": 10.0, "probe_s": 4.0}]) == "cost: probe 4.0 s (40%), mixed 6.0 s (60%)"
+    assert costs([]) is None

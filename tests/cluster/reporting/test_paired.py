@@ -60,8 +60,8 @@ def test_without_samples_the_tables_speak_of_greedy_play_alone():
     assert [column.header for column in success.columns] == [
         "weights",
         "solved",
-        "success [95 % interval]",
-        "mean turns",
+        "success [95 %]",
+        "turns",
     ]
     row = next(line for line in printed(pairs).splitlines() if "after sft" in line)
     assert [cell.strip() for cell in row.split("│")[1:-1]] == ["after sft", "base", "6", "0", "0.031"]

@@ -122,7 +122,7 @@ async def test_a_restored_learner_routes_with_the_scores_of_before(tmp_path):
     arbiter.decide(Candidates(("a", "b"), ("mock",) * 2, losses=torch.tensor([1.0, 2.0])))
     saved = OnlineRouter(arbiter, steps=7)
     before, after = (
-        OnlineRouting(plain_routing(), WORKERS, memory, token_budget=None, demonstrations=None)
+        OnlineRouting(plain_routing(), WORKERS, memory, probing=None, demonstrations=None)
         for memory in (saved, OnlineRouter(RunningQuantile(Loss(), fill=1)))
     )
     await RayLearner(WORKERS, before, PlainTraining(WORKERS, None), FULL).save(tmp_path / "learner")

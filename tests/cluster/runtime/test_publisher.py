@@ -21,7 +21,7 @@ class Stub:
     async def export(self, version: int) -> int:
         return version
 
-    async def publish(self, update: Any, version: int) -> None:
+    async def publish(self, weights: Any, version: int) -> None:
         self.calls.append(version)
         self.moved += self.shift
 

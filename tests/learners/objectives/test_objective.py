@@ -77,7 +77,8 @@ def test_a_step_takes_the_oldest_examples_and_schedules_move_with_the_steps() ->
     objective.steps = 1
     assert (objective.weight, objective.lr_scale) == (0.75, 0.75)
     again = SFTObjective(SFTSettings())
-    again.load_state(objective.state())
+    again.resume(objective.steps, objective.waiting())
     assert (again.steps, again.take()) == (1, examples[2:])
+    assert objective.queued == 1, "to look at a queue takes nothing from it"
     again.restart()
     assert again.steps == 0

@@ -20,6 +20,7 @@ from learners.workers import worker as worker_module
 from learners.workers.worker import LearnerWorker, Stage
 from router.geometry import gini
 from router.probe import ProbeResult
+from router.probing import Probing
 from tests.learners.rewards.test_weigher import check_same, scalariser, single_sequence_episodes
 from tests.learners.samples import learner_settings, make_sequences, make_tables, published, tables_of_step
 from trajectories import schema
@@ -51,7 +52,7 @@ def train(config: LearnerSettings, directory: Path) -> Run:
     worker.restore(directory / "checkpoint")
     metrics.append(worker.train("mixed", *make_tables(make_sequences(COUNTS[2], 2), 2)))
     scores = worker.score(make_tables(make_sequences(3, 5))[0])
-    probes = [worker.probe(make_tables(make_sequences(count, 5))[0], token_budget=64) for count in PROBED]
+    probes = [worker.probe(make_tables(make_sequences(count, 5))[0], Probing(token_budget=64)) for count in PROBED]
     rows, batch = single_sequence_episodes(12)  # three groups: one worker runs idle once
     table = schema.sequences_to_table(rows)
     step, weighed = worker.train_weighing("mixed", table, pending_assignments(table, batch), batch, scalariser())

@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from transformers import AutoModelForCausalLM
 
 from learners.learner_settings import GRPOSettings, RampSettings, SFTSettings
 from learners.workers.worker import LearnerWorker
 from router.probe import sequential
+from router.probing import Probing, Sample
 from tests.learners.samples import learner_settings, make_sequences, make_tables, published
 from trajectories import schema
 from trajectories.errors import StorageError, UserError
@@ -136,7 +139,7 @@ def test_it_reads_by_the_initial_weights_where_the_divergence_is_part_of_the_rew
 def test_the_probe_gives_what_the_reference_gives_and_changes_nothing(untied_model: Path) -> None:
     worker, sequences = LearnerWorker(learner_settings(untied_model)), make_sequences(6)
     before = weights(worker)
-    result = worker.probe(make_tables(sequences)[0], token_budget=64)
+    result = worker.probe(make_tables(sequences)[0], Probing(token_budget=64))
     expected = sequential(worker.policy.model, sequences)
     assert result.sequence_ids == expected.sequence_ids
     torch.testing.assert_close(result.norms, expected.norms, rtol=1e-4, atol=0)
@@ -145,9 +148,44 @@ def test_the_probe_gives_what_the_reference_gives_and_changes_nothing(untied_mod
     assert all(parameter.grad is None for parameter in worker.policy.model.parameters())
 
 
+def test_a_fingerprint_names_weights_precision_and_sample(untied_model: Path) -> None:
+    worker, other = (LearnerWorker(learner_settings(untied_model)) for _ in range(2))
+    ways = [Probing(), Probing(sample=Sample(layers=1)), Probing(sample=Sample(sketch=4))]
+    names = [worker.fingerprint(way) for way in ways]
+    assert len(set(names)) == 3
+    assert names == [other.fingerprint(replace(way, token_budget=1, alone=True)) for way in ways]
+    with torch.no_grad():
+        next(iter(other.policy.model.parameters())).view(-1)[-1] += 1e-3
+    assert other.fingerprint(Probing()) != names[0]
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_a_fast_probe_computes_in_bfloat16_only_where_the_device_multiplies_it(
+    untied_model: Path, monkeypatch: pytest.MonkeyPatch, native: bool
+) -> None:
+    monkeypatch.setattr("learners.workers.worker.multiplies_bfloat16", lambda: native)
+    worker = LearnerWorker(learner_settings(untied_model))
+    tables = make_tables(make_sequences(4, 5))[0]
+    exact, fast = (worker.probe(tables, Probing(fast=wanted)).norms for wanted in (False, True))
+    assert torch.equal(exact, fast) is not native
+    torch.testing.assert_close(fast, exact, rtol=0.1, atol=0.0)
+    assert (worker.fingerprint(Probing()) == worker.fingerprint(Probing(fast=True))) is not native
+    assert worker.policy.model.dtype == torch.float32
+
+
+def test_a_probe_that_is_alone_takes_all_cores(untied_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("learners.workers.worker.cores_of_worker", lambda: 7)
+    worker = LearnerWorker(learner_settings(untied_model))
+    taken: list[int] = []
+    monkeypatch.setattr("torch.set_num_threads", taken.append)
+    for alone in (True, False):
+        worker.probe(make_tables(make_sequences(2, 5))[0], Probing(alone=alone))
+    assert taken == [7, torch.get_num_threads()]
+
+
 def test_a_probe_of_nothing_is_refused(untied_model: Path) -> None:
     with pytest.raises(UserError, match="nothing to probe"):
-        LearnerWorker(learner_settings(untied_model)).probe(make_tables([])[0], token_budget=64)
+        LearnerWorker(learner_settings(untied_model)).probe(make_tables([])[0], Probing(token_budget=64))
 
 
 @pytest.mark.parametrize("name", list(PUBLISHED))
@@ -196,8 +234,48 @@ def test_saving_replaces_a_checkpoint_whole(untied_model: Path, tmp_path: Path) 
 
 
 def test_a_directory_without_checkpoint_is_refused(untied_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="holds no learner checkpoint"):
-        LearnerWorker(learner_settings(untied_model)).restore(tmp_path)
+    worker = LearnerWorker(learner_settings(untied_model))
+    refused = {
+        "holds no learner checkpoint": {},
+        "policy.json is missing or damaged": {"policy.json": "{"},
+        "has learner format 9, not 2": {"policy.json": '{"format": 9}'},
+        r"written as one file \(policy\.pt\)": {"policy.pt": "", "policy.json": "{}"},
+    }
+    for words, files in refused.items():
+        for name, content in files.items():
+            (tmp_path / name).write_text(content)
+        with pytest.raises(UserError, match=words) as caught:
+            worker.restore(tmp_path)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_of_another_model_is_refused(untied_model: Path, tied_model: Path, tmp_path: Path) -> None:
+    LearnerWorker(learner_settings(tied_model)).save(tmp_path / "step")
+    worker = LearnerWorker(learner_settings(untied_model))
+    before = weights(worker)
+    with pytest.raises(UserError, match=r"of another model: it has no weight\.lm\.\S+ of shape .*policy\.model"):
+        worker.restore(tmp_path / "step")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in weights(worker).items())
+
+
+@pytest.mark.parametrize("kept", [0, 100, -8])
+def test_a_damaged_checkpoint_is_refused(untied_model: Path, tmp_path: Path, kept: int) -> None:
+    worker = LearnerWorker(learner_settings(untied_model))
+    worker.save(tmp_path / "step")
+    (shard,) = (tmp_path / "step" / "shards").iterdir()
+    shard.write_bytes(shard.read_bytes()[:kept])
+    with pytest.raises(UserError, match=r"cannot read .*shards \(.*\): delete the folder of its step") as caught:
+        worker.restore(tmp_path / "step")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_holds_no_pickle(untied_model: Path, tmp_path: Path) -> None:
+    worker = LearnerWorker(learner_settings(untied_model))
+    worker.train("mixed", *make_tables(make_sequences(6)))
+    worker.save(tmp_path / "step")
+    files = {str(path.relative_to(tmp_path / "step")) for path in (tmp_path / "step").rglob("*") if path.is_file()}
+    shard = "shards/shard-00001-model-00001-of-00001.safetensors"
+    assert files == {"policy.json", shard, "random-0.safetensors", "sft-00000.arrow", "grpo-00000.arrow"}
 
 
 def test_a_band_without_one_is_refused() -> None:
@@ -209,10 +287,10 @@ def test_a_full_disk_is_told_as_such_and_the_checkpoint_before_stays(tmp_path: P
     worker = LearnerWorker(learner_settings(untied_model))
     worker.save(tmp_path / "learner")
 
-    def full(*arguments: Any) -> None:
+    def full(*arguments: Any, **options: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(torch, "save", full)
+    monkeypatch.setattr(safetensors.torch, "save", full)  # with which torch.distributed.checkpoint writes
     with pytest.raises(StorageError, match=r"cannot write .*learner .*No space left on device"):
         worker.save(tmp_path / "learner")
     monkeypatch.undo()

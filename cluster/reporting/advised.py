@@ -1,0 +1,42 @@
+"""An evaluation with experience and without: one frozen snapshot, the same weights, tasks and seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from cluster.loop.ports import FinishedGroup, GroupTask, Rollouts
+from cluster.reporting.evaluation import Evaluation
+from experience.advice import Book
+
+
+@dataclass(frozen=True, slots=True)
+class AdvisedRollouts:
+    """Rollouts whose prompts carry a book's advice, all of it, in every episode. Nothing is learned of them."""
+
+    rollouts: Rollouts
+    book: Book
+    max_tokens: int
+
+    def room(self, members: int) -> int:
+        return self.rollouts.room(members)
+
+    async def run_group(self, task: GroupTask) -> FinishedGroup:
+        advice = self.book.advice(task.environment, task.task_id, self.max_tokens)
+        return await self.rollouts.run_group(replace(task, advice=advice))
+
+    async def publish(self, weights: Any, version: int) -> None:
+        await self.rollouts.publish(weights, version)
+
+    async def score(self, token_ids: Any, temperature: float) -> Any:
+        return await self.rollouts.score(token_ids, temperature)
+
+
+async def evaluate_both(advised: AdvisedRollouts, evaluate: Callable[[Rollouts], Awaitable[Evaluation]]) -> Evaluation:
+    """What `evaluate` finds with experience, and beside it what it finds without."""
+    told, plain = await evaluate(advised), await evaluate(advised.rollouts)
+    beside = {"greedy_without": plain.greedy, "sampled_without": plain.sampled}
+    return told.model_copy(
+        update={**beside, "memory_snapshot": advised.book.snapshot, "seconds": told.seconds + plain.seconds}
+    )

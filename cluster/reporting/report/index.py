@@ -1,0 +1,186 @@
+"""The episodes of a run as a small table in memory, so that they can be listed and filtered; their tokens stay on disk.
+
+A row takes some hundred bytes, so that a run of 100,000 episodes is read in one go.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+import pyarrow.dataset as ds
+
+from cluster.reporting.evaluation import task_type
+from cluster.reporting.report.charts import Values
+from cluster.reporting.report.runs import Run
+from trajectories.errors import UserError
+from trajectories.files import reading
+from trajectories.store import ASSIGNMENTS_FILE, EPISODES_FILE, SEQUENCES_FILE
+from trajectories.types import StopReason
+
+pc: Any = pyarrow.compute
+"""Its functions are made as it is imported, which type checkers do not see."""
+
+PART = re.compile(r"part-(\d+)")
+DAMAGED = "move that part away, then report again."
+INDEX = pa.schema(
+    [
+        ("id", pa.string()),
+        ("group", pa.string()),
+        ("part", pa.int64()),
+        ("step", pa.int64()),
+        ("environment", pa.string()),
+        ("task", pa.string()),
+        ("type", pa.string()),
+        ("outcome", pa.string()),
+        ("turns", pa.int32()),
+        ("route", pa.string()),
+        ("staleness", pa.int64()),
+    ]
+)
+"""One row an episode, in order of training. `step` and what follows from it is null until the metrics tell it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which episodes are asked for; an empty field asks for all. `step` is `120` or `100-140`."""
+
+    outcome: str = ""
+    type: str = ""
+    route: str = ""
+    step: str = ""
+    text: str = ""
+
+
+def parts(run: Run) -> tuple[Path, ...]:
+    """The folders of the parts that are on disk, in order."""
+    return tuple(sorted(path for path in (run.folder / "trajectories").glob("part-*") if PART.fullmatch(path.name)))
+
+
+def read_index(run: Run, folders: Sequence[Path]) -> pa.Table:
+    """The `INDEX` of these parts. Raises UserError where one is damaged."""
+    if not folders:
+        return INDEX.empty_table()
+    names = ["episode_id", "group_id", "environment", "task_id", "stop_reason", "success", "turns", "version_min"]
+    episodes = _read(folders, EPISODES_FILE, [*names, "__filename"])
+    numbers = _part_numbers(episodes["__filename"])
+    steps = _steps(numbers, run.played)
+    tasks = pc.call_function("dictionary_encode", [episodes["task_id"].combine_chunks()])
+    types = pa.array([task_type(task) or "" for task in tasks.dictionary.to_pylist()], pa.string())
+    columns = {
+        "id": episodes["episode_id"],
+        "group": episodes["group_id"],
+        "part": numbers,
+        "step": steps,
+        "environment": episodes["environment"],
+        "task": episodes["task_id"],
+        "type": types.take(tasks.indices),
+        "outcome": outcomes(episodes["success"], episodes["stop_reason"]),
+        "turns": episodes["turns"],
+        "route": _routes(episodes["episode_id"], folders),
+        "staleness": pc.subtract(pc.subtract(steps, 1), episodes["version_min"]),
+    }
+    return pa.table(columns, schema=INDEX)
+
+
+def outcomes(success: Any, stop_reason: Any) -> Any:
+    """What became of episodes in one word each: solved, else broken, truncated, or failed."""
+    truncated = pa.array([str(reason) for reason in StopReason if reason.truncated])
+    return pc.case_when(
+        pc.make_struct(success, pc.equal(stop_reason, str(StopReason.ERROR)), pc.is_in(stop_reason, truncated)),
+        "solved",
+        "broken",
+        "truncated",
+        "failed",
+    )
+
+
+def matching(index: pa.Table, wanted: Filter) -> pa.Table:
+    """The rows that fit all of the filter but its text, newest first. Raises UserError for a step that is none."""
+    kept = pc.is_valid(index["id"])
+    for name in ("outcome", "type", "route"):
+        if value := getattr(wanted, name):
+            kept = pc.and_(kept, pc.fill_null(pc.equal(index[name], value), False))
+    if wanted.step:
+        first, last = step_range(wanted.step)
+        within = pc.and_(pc.greater_equal(index["step"], first), pc.less_equal(index["step"], last))
+        kept = pc.and_(kept, pc.fill_null(within, False))
+    rows = np.flatnonzero(kept.to_numpy())
+    return index.take(pa.array(rows[::-1]))
+
+
+def step_range(text: str) -> tuple[int, int]:
+    """First and last step of `120` or `100-140`. Raises UserError for anything else."""
+    if not (found := re.fullmatch(r"\s*(\d{1,12})\s*(?:-\s*(\d{1,12})\s*)?", text)):
+        raise UserError(f"{text!r} is no step: write one, as 120, or a range, as 100-140.")
+    return int(found[1]), int(found[2] or found[1])
+
+
+def sample(index: pa.Table, count: int) -> pa.Table:
+    """At most `count` episodes for a page that holds no more: whole groups, half of them the newest, the others spread
+    evenly over the run, in order of training. A single group that is larger is cut off."""
+    groups = list(dict.fromkeys(index["group"].to_pylist()))
+    if index.num_rows <= count or not groups:
+        return index
+    fitting = max(1, count * len(groups) // index.num_rows)
+    newest = groups[len(groups) - (fitting + 1) // 2 :]
+    earlier = groups[: len(groups) - len(newest)]
+    spread = [earlier[at] for at in np.linspace(0, len(earlier) - 1, fitting // 2).astype(int)]
+    kept = index.filter(pc.is_in(index["group"], pa.array([*spread, *newest])))
+    return kept.slice(max(0, kept.num_rows - count))
+
+
+def measured(index: pa.Table, steps: Sequence[int]) -> dict[str, Values]:
+    """What the trajectories say of each of these steps: mean and greatest staleness, and the share of every route."""
+    if not index.num_rows:
+        return {}
+    ages = index.group_by("step").aggregate([("staleness", "mean"), ("staleness", "max"), ("id", "count")]).to_pylist()
+    by_step = {row["step"]: row for row in ages}
+    series: dict[str, Values] = {
+        f"staleness/{name}": [by_step[step][f"staleness_{name}"] if step in by_step else None for step in steps]
+        for name in ("mean", "max")
+    }
+    routed = index.group_by(["step", "route"]).aggregate([("id", "count")]).to_pylist()
+    for route in sorted({row["route"] for row in routed if row["route"]}):
+        counts = {row["step"]: row["id_count"] for row in routed if row["route"] == route}
+        shares = (counts.get(step, 0) / by_step[step]["id_count"] if step in by_step else None for step in steps)
+        series[f"route/{route}"] = [None if share is None else round(share, 4) for share in shares]
+    return series
+
+
+def _read(folders: Sequence[Path], file: str, columns: list[str]) -> pa.Table:
+    files = [str(path) for folder in folders if (path := folder / file).is_file()]
+    with reading(folders[0].parent, DAMAGED):
+        if not files:
+            return pa.table({name: pa.array([], pa.string()) for name in columns})
+        return ds.dataset(files, format="parquet").to_table(columns=columns)
+
+
+def _part_numbers(filenames: pa.ChunkedArray) -> pa.Array:
+    encoded = pc.call_function("dictionary_encode", [filenames.combine_chunks()])
+    numbers = [int(PART.findall(name)[-1]) for name in encoded.dictionary.to_pylist()]
+    return pa.array(numbers, pa.int64()).take(encoded.indices)
+
+
+def _steps(numbers: pa.Array, played: Sequence[int]) -> pa.Array:
+    """The step that trained each part; null where the metrics have not come to it yet."""
+    known = pa.array([*played, *[None] * (max(numbers.to_pylist(), default=-1) + 1 - len(played))], pa.int64())
+    return known.take(numbers)
+
+
+def _routes(episodes: pa.ChunkedArray, folders: Sequence[Path]) -> pa.Array:
+    """The route of each episode's sequences, `several` where they differ, null where nothing was assigned."""
+    sequences = _read(folders, SEQUENCES_FILE, ["sequence_id", "episode_id"])
+    assigned = _read(folders, ASSIGNMENTS_FILE, ["sequence_id", "route"])
+    places = pc.index_in(sequences["sequence_id"], value_set=assigned["sequence_id"].combine_chunks())
+    routed = pa.table({"episode": sequences["episode_id"], "route": assigned["route"].combine_chunks().take(places)})
+    found = routed.group_by("episode").aggregate([("route", "min"), ("route", "max")])
+    one = pc.if_else(pc.equal(found["route_min"], found["route_max"]), found["route_min"], "several")
+    at = pc.index_in(episodes, value_set=found["episode"].combine_chunks())
+    return one.combine_chunks().take(at.combine_chunks())
