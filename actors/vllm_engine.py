@@ -160,10 +160,7 @@ class VllmEngine:
             if update.version < self._version:
                 raise EngineError(f"weights of version {update.version} are older than version {self._version} in use")
             started = time.perf_counter()
-            if isinstance(update, AdapterUpdate):
-                await self._publish_lora(update)
-            else:
-                await self._publish_full(update)
+            await (self._publish_lora(update) if isinstance(update, AdapterUpdate) else self._publish_full(update))
             self._publish_seconds = time.perf_counter() - started
 
     async def pause(self) -> None:
@@ -267,8 +264,13 @@ class VllmEngine:
 
     async def _bounded(self, what: str, call: Awaitable[Result], timeout_s: float) -> Result:
         """The call's result; whatever goes wrong becomes an EngineError with the engine's own text."""
+        answer, handler = asyncio.ensure_future(call), self._llm.output_handler
+        assert handler is not None  # ends with vLLM's process, of which control calls would learn nothing
         try:
-            return await asyncio.wait_for(call, timeout_s)
+            await asyncio.wait({answer, handler}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            if handler.done() and not answer.done():
+                raise EngineDeadError
+            return await asyncio.wait_for(answer, 0)
         except TimeoutError:
             raise EngineError(f"{what}: no answer from the engine within {timeout_s:g} s") from None
         except EngineDeadError as error:
@@ -277,6 +279,8 @@ class VllmEngine:
             raise EngineDied(f"{what}: {self._failure}") from error
         except Exception as error:
             raise EngineError(f"{what}: {one_line(error.__cause__ or error)}") from error
+        finally:
+            answer.cancel()
 
 
 class EngineExecutor(UniProcExecutor):

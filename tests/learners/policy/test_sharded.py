@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import weakref
+from collections import deque
 from pathlib import Path
 from typing import Any, Literal
 from unittest import mock
@@ -19,6 +21,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Qwe
 from learners.learner_settings import LoraSettings, OptimizerSettings, PolicySettings
 from learners.objectives.assign import pending_assignments
 from learners.policy.loading import load_policy
+from learners.policy.shard import PolicyShard
+from learners.policy.transport import buckets
 from learners.workers import worker as worker_module
 from learners.workers.worker import LearnerWorker, Stage
 from tests.learners.rewards.test_weigher import scalariser, single_sequence_episodes
@@ -28,6 +32,7 @@ from trajectories.errors import UserError
 
 CPU = torch.device("cpu")
 REDUCE = DefaultReduceScatter.__call__
+GATHER = DTensor.full_tensor
 UNITS = 3
 """Of sharding: two layers and the rest."""
 STEPS = 10
@@ -99,6 +104,26 @@ def reductions(model: Path, when: Literal["step", "pass"]) -> tuple[dict[str, fl
     return {**metrics, **weighed, "seconds": 0.0}, first, reduce.call_count
 
 
+def held_at_once(model: Path) -> tuple[int, int]:
+    """Numbers in the whole weights that this worker holds as the policy is sent: at most at a time, and in all."""
+    policy, alive = PolicyShard(PolicySettings(model=str(model)), OptimizerSettings()), []
+    most = total = 0
+
+    def gathered(weight: DTensor) -> torch.Tensor:
+        nonlocal most, total
+        whole = GATHER(weight)
+        size = whole.numel()
+        alive.append(size)
+        weakref.finalize(whole, alive.remove, size)
+        most, total = max(most, sum(alive)), total + size
+        return whole
+
+    with mock.patch.object(DTensor, "full_tensor", gathered):
+        weights = policy.weights()
+        deque(weights if dist.get_rank() else buckets(weights, torch.float32), maxlen=0)
+    return most, total
+
+
 def refusal(settings: PolicySettings) -> str:
     with pytest.raises(UserError) as caught:
         load_policy(settings, 0, CPU)
@@ -116,6 +141,12 @@ def train_on(rank: int, folder: Path, models: list[Path]) -> None:
     join(rank, folder)
     reduced = [reductions(models[0], when) for when in ("step", "pass")]
     torch.save(([training(model) for model in models], reduced), folder / f"trained-{rank}.pt")
+    dist.destroy_process_group()
+
+
+def send_on(rank: int, folder: Path) -> None:
+    join(rank, folder)
+    torch.save(held_at_once(folder / "deep"), folder / f"held-{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -155,6 +186,18 @@ def test_two_workers_load_half_a_model_each(tmp_path: Path) -> None:
     words = ("mlp.up_proj.weight as its config.json", "mlp.up_proj.weight as its config.json", "no model.safetensors")
     for said, line in zip(words, ranks[0][1], strict=True):
         assert said in line and "\n" not in line
+
+
+def test_two_workers_hold_a_layer_and_a_weight_at_most_while_they_send_all(tmp_path: Path) -> None:
+    sizes = SIZES | {"num_hidden_layers": 12, "vocab_size": 64}
+    deep = Qwen3ForCausalLM(Qwen3Config(**sizes, head_dim=16))  # pyright: ignore[reportArgumentType]
+    deep.save_pretrained(tmp_path / "deep")
+    mp.spawn(send_on, args=(tmp_path,), nprocs=2)  # pyright: ignore[reportPrivateImportUsage]
+    layer = [weight.numel() for weight in deep.model.layers[0].parameters()]
+    for rank in range(2):
+        most, total = torch.load(tmp_path / f"held-{rank}.pt")
+        assert total == sum(weight.numel() for weight in deep.parameters())
+        assert sum(layer) <= most <= sum(layer) + max(layer) < total / 5
 
 
 def test_two_workers_train_as_one_within_1e_5(tmp_path: Path) -> None:
