@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-
 from rich.console import Console
 from rich.table import Table
 
@@ -40,7 +38,6 @@ def show_plan(config: RunSettings, console: Console) -> None:
 
 
 def _show_memory(config: RunSettings, console: Console) -> None:
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # a line for each try to reach a hub that is not there
     try:
         shape = shape_of(outline(resolve_model(config.policy.model)))
     except UserError as error:
