@@ -74,8 +74,8 @@ def check_trainable(model: str, policy: PolicySettings) -> None:
 
 @cache
 def _check_hub(name: str) -> None:
-    """Whether the model is in the hub's cache here, or the hub knows it: Transformers asks six times for each file, half
-    a minute where there is no network. Raises UserError."""
+    """Whether the model is in the hub's cache here, or the hub knows it: Transformers asks six times for each file, for
+    half a minute where there is no network. Raises UserError."""
     from huggingface_hub import HfApi, try_to_load_from_cache  # here, because most runs need none
 
     if isinstance(try_to_load_from_cache(name, "config.json"), str):
