@@ -313,14 +313,18 @@ def learn(
     no_transfer: Annotated[bool, typer.Option("--no-transfer", help="Take nothing over from other types.")] = False,
     no_induction: Annotated[bool, typer.Option("--no-induction", help="Show practised examples instead.")] = False,
     token_budget: Annotated[int | None, typer.Option(min=1, help="Tokens after which to stop; none: no end.")] = None,
+    replay: Annotated[int, typer.Option(min=0, help="Earlier questions to try changed advice on, 6 or more.")] = 0,
+    unite: Annotated[bool, typer.Option("--unite", help="Unite types that a vote calls identical.")] = False,
 ) -> None:
     """Serve a stream of questions and learn from it without labels: categorise, transfer, practise, induce, answer."""
     check_folder(out)
     from cluster.commands.learn import LearnJob, run_learn, token_table
     from experience.learning import Ablation
+    from experience.upkeep import Upkeep
 
     texts = None if references is None else str(references)
-    job = LearnJob(str(tasks), model, memory, embedder, texts, Ablation(not no_transfer, not no_induction))
+    ablation, upkeep = Ablation(not no_transfer, not no_induction), Upkeep(replay, unite)
+    job = LearnJob(str(tasks), model, memory, embedder, texts, ablation, upkeep)
     result = run_learn(job, base_url, token_budget, out, CONSOLE)
     CONSOLE.print(token_table(result))
     if result.unanswered:
