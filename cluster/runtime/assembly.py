@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -78,8 +78,9 @@ async def assembled(plan: Plan, observer: RunObserver) -> AsyncIterator[Assembly
         evaluation = RunEvaluation(plan.run_dir, config, plan.eval_panels, fleet, observer, _book(experience))
         best = BestKeeper(plan.run_dir, plan.eval_panels, learner.save_pretrained, observer.say)
         programme = await _programme(plan, learner, fleet, observer, demonstrations)
-        rollouts, gauges = (experience, experience.gauges) if experience else (fleet, dict)
-        parts = Parts(rollouts, learner, recorder, publisher.publish, evaluation.play, best.keep, observer, gauges)
+        parts = Parts(fleet, learner, recorder, publisher.publish, evaluation.play, best.keep, observer)
+        if experience:
+            parts = replace(parts, rollouts=experience, gauges=experience.gauges, memory=lambda: experience.snapshot)
         coordinator = Coordinator(plan.run_dir, programme, parts, plan.manifest)
         if plan.checkpoint is not None:
             await coordinator.restore(plan.checkpoint)
