@@ -183,6 +183,15 @@ def compare(
 
 
 @app.command()
+def doctor(preset: Preset = "local", config: ConfigFile = None, set_: Overrides = None) -> None:
+    """Look at this machine: what is wrong with it, and what mends it; exit 2 where something must be mended."""
+    from cluster.commands.doctor import show_doctor
+    from cluster.config.loading import load_config
+
+    show_doctor(load_config(preset, config, set_ or []), CONSOLE)
+
+
+@app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run directories; several are laid over one another.", **AT)],
     out: Annotated[Path | None, typer.Option(help="HTML file to write, which needs nothing else.", **AT)] = None,

@@ -23,6 +23,7 @@ COMMANDS = {
     "plan": "plan --preset local --config {config} --set policy.model={model}",
     "check": "check --config {config} --set policy.model={model} --set tasks=questions "
     "--set data.questions={questions}",
+    "doctor": "doctor --config {config}",
     "play": "play webshop 0 --data {products}",
     "play a game": f"play alfworld {GAME} --data {{games}}",
     "tasks": "tasks questions/train --data {questions}",
@@ -131,6 +132,7 @@ OPTIONS = {
     },
     "report": {"--serve": "--serve", "--episodes -1": "'--episodes'", "--port x": "'--port'"},
     "plan": {"--preset locl": "'locl'", "--set placement.learner_workers=0": "placement.learner_workers=0"},
+    "doctor": {"--preset locl": "'locl'"},
     "check": {"--preset locl": "'locl'", "--set policy.model=x": "no model at 'x'"},
     "data import": {
         "--preset locl": "'locl'",
@@ -189,6 +191,6 @@ LINES = {
     "jobs stop x": "'--address'",
 }
 """Other wrong lines, and what is named."""
-WITH_SETTINGS = ("train", "eval", "plan", "check", "play", "tasks", "data import")
-NEEDY = [name for name in COMMANDS if name not in ("plan", "check", "data alfworld", "data webshop", "demo")]
+WITH_SETTINGS = ("train", "eval", "plan", "check", "doctor", "play", "tasks", "data import")
+NEEDY = [name for name in COMMANDS if name not in ("plan", "check", "doctor", "data alfworld", "data webshop", "demo")]
 """Commands that lack something when they are given alone."""
