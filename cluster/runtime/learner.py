@@ -14,6 +14,7 @@ from ray.exceptions import RayTaskError
 from actors.group_references import GroupReferences, StepGroups
 from cluster.loop.ports import Scores, Trained
 from cluster.runtime.steps import Routing, Training
+from learners.workers.losses import told_as_lost
 from learners.workers.pool import LearnerPool
 from router.probe import ProbeResult
 from router.probing import Probing
@@ -52,7 +53,7 @@ class RayLearner:
 
         Raises:
             UserError: an episode lacks a reward channel, or a channel never changes.
-            WorkersLost: the Conductor died.
+            WorkersLost: learner workers or the Conductor died, or a group was lost with its node.
         """
         with _own_words():
             played = StepGroups(tuple(groups))
@@ -89,9 +90,13 @@ class RayLearner:
 
 @contextmanager
 def _own_words() -> Iterator[None]:
-    """An error of ours that an actor raised, as it was raised there: one line, not Ray's report."""
+    """An error of ours that an actor raised, as it was raised there: one line, not Ray's report.
+
+    Raises WorkersLost where groups that wait to be trained lay on a node that is gone.
+    """
     try:
-        yield
+        with told_as_lost("a group of the step"):
+            yield
     except RayTaskError as error:
         if isinstance(error.cause, UserError):
             raise error.cause from None
