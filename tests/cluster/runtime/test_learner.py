@@ -121,7 +121,7 @@ async def test_a_restored_learner_routes_with_the_scores_of_before(tmp_path):
     saved = OnlineRouter(arbiter, steps=7)
     before, after = (
         OnlineRouting(plain_routing(), WORKERS, memory, probing=None, demonstrations=None)
-        for memory in (saved, OnlineRouter(RunningQuantile(Loss(), fill=1)))
+        for memory in (saved, OnlineRouter(RunningQuantile(Loss())))
     )
     await RayLearner(WORKERS, before, PlainTraining(WORKERS, None)).save(tmp_path / "learner")
     await RayLearner(WORKERS, after, PlainTraining(WORKERS, None)).restore(tmp_path / "learner")
