@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import sys
 from importlib import metadata
-from os.path import expanduser
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +14,7 @@ from rich.console import Console
 from cluster.cli_options import AT, CONSOLE, ConfigFile, Data, Overrides, Preset
 from cluster.interruption import interruptible
 from cluster.jobs_cli import AS_THEY_ARE, jobs_app, submit
-from cluster.memory_cli import memory_app
+from cluster.memory_cli import learn, memory_app
 from trajectories.errors import ConcertoError, UserError
 from trajectories.files import FAULTS, check_file, check_folder
 
@@ -30,6 +29,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(memory_app, name="memory")
 app.add_typer(jobs_app, name="jobs")
 app.command("submit", context_settings=AS_THEY_ARE)(submit)
+app.command("learn")(learn)
 
 INTERRUPTED = 130
 
@@ -309,37 +309,11 @@ def data_import(
 
 
 @app.command()
-def learn(
-    tasks: Annotated[Path, typer.Option(help="File of questions, e.g. questions.jsonl.", **AT)],
-    base_url: Annotated[str, typer.Option(help="OpenAI-compatible endpoint, e.g. http://localhost:8000/v1.")],
-    model: Annotated[str, typer.Option(help="The model's name at the endpoint.")],
-    memory: Annotated[
-        str, typer.Option(parser=expanduser, help="Folder or URI of the memory; made where there is none.")
-    ],
-    out: Annotated[Path, typer.Option(help="Folder of the results; the same command goes on with it.", **AT)],
-    references: Annotated[Path | None, typer.Option(help="JSON lines with a text each to practise on.", **AT)] = None,
-    embedder: Annotated[str, typer.Option(help="Sentence-embedding model: folder or name.")] = "all-MiniLM-L6-v2",
-    no_transfer: Annotated[bool, typer.Option("--no-transfer", help="Take nothing over from other types.")] = False,
-    no_induction: Annotated[bool, typer.Option("--no-induction", help="Show practised examples instead.")] = False,
-    token_budget: Annotated[int | None, typer.Option(min=1, help="Tokens after which to stop; none: no end.")] = None,
-    replay: Annotated[int, typer.Option(min=0, help="Earlier questions to try changed advice on, 6 or more.")] = 0,
-    unite: Annotated[bool, typer.Option("--unite", help="Unite types that a vote calls identical.")] = False,
-) -> None:
-    """Serve a stream of questions and learn from it without labels: categorise, transfer, practise, induce, answer."""
-    check_folder(out)
-    from cluster.commands.learn import LearnJob, run_learn, token_table
-    from experience.learning import Ablation
-    from experience.upkeep import Upkeep
+def top(run: Annotated[Path, typer.Argument(help="Run directory.", **AT)]) -> None:
+    """Watch a run in the terminal: where it is, what it learns, where its time goes, and what went wrong."""
+    from cluster.commands.top import show_top
 
-    texts = None if references is None else str(references)
-    ablation, upkeep = Ablation(not no_transfer, not no_induction), Upkeep(replay, unite)
-    job = LearnJob(str(tasks), model, memory, embedder, texts, ablation, upkeep)
-    result = run_learn(job, base_url, token_budget, out, CONSOLE)
-    CONSOLE.print(token_table(result))
-    if result.unanswered:
-        CONSOLE.print(f"{result.unanswered} questions got no answer; the same command asks them again.")
-    CONSOLE.print(f"Right: {result.success} of {result.success.episodes} with a reference.", highlight=False)
-    CONSOLE.print(f"The memory {memory} has {result.types} types with {result.items} items; results are in {out}.")
+    show_top(run, CONSOLE)
 
 
 @app.command()

@@ -20,6 +20,7 @@ COMMANDS = {
     "route": "route --scores {scores} --out {new_file}",
     "compare": "compare {matrix} --out {new_folder}",
     "report": "report {run} --out {new_file}",
+    "top": "top {run}",
     "plan": "plan --preset local --config {config} --set policy.model={model}",
     "check": "check --config {config} --set policy.model={model} --set tasks=questions "
     "--set data.questions={questions}",
@@ -56,7 +57,9 @@ FINE = {
     "recordings are read by the tokenizer alone": [
         ("data import", "model", fault) for fault in ("config.json of nothing known", "folder tokenizer_config.json")
     ],
-    "a report reads no checkpoint": [("report", "run", fault) for fault in FAULTS["run"] if "manifest" in fault],
+    "a look at a run reads no checkpoint": [
+        (name, "run", fault) for name in ("report", "top") for fault in FAULTS["run"] if "manifest" in fault
+    ],
     "the snapshot that is asked for is whole": [("memory restore", "memory", "torn rows")],
 }
 """Cells that are no fault, by the reason."""
