@@ -93,7 +93,8 @@ def live_through(
             code = run.process.returncode
         if code == 0:
             return struck
-        print(f"ended with {code}: {log.read_text(errors='replace').splitlines()[-1][:160]}", flush=True)
+        last = log.read_text(errors="replace").strip().rpartition("\n")[2]
+        print(f"ended with {code}: {last[:160]}", flush=True)
         if starts > 3 * faults + 3:
             raise SystemExit(f"the run does not come to its end: see {log}")
 
