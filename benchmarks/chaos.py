@@ -80,7 +80,8 @@ def live_through(
     """Start the run, and again after each of its ends, until it ends well. Faults with the seconds when they came."""
     begun, struck, starts = time.monotonic(), [], 0
     while True:
-        with RunProcess([*arguments, *(["--resume"] if starts else [])], log) as run:
+        resume = ["--resume"] if (log.parent / "run" / "config.yaml").exists() else []
+        with RunProcess([*arguments, *resume], log) as run:
             starts += 1
             due = time.monotonic() + draw.uniform(5, 40)
             while run.process.poll() is None:
