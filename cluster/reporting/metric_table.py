@@ -123,7 +123,12 @@ SECTIONS: Mapping[str, tuple[Metric, ...]] = {
             "groups_submitted", Kind.TOTAL, "groups", "Groups that were sent out: all of the following, and running."
         ),
         Metric("groups_accepted", Kind.TOTAL, "groups", "Groups that closed with enough members."),
-        Metric("groups_filtered", Kind.TOTAL, "groups", "Groups that closed with too few members after all attempts."),
+        Metric(
+            "groups_filtered",
+            Kind.TOTAL,
+            "groups",
+            "Groups given back to be played again: too few members, or too old.",
+        ),
         Metric("groups_skipped", Kind.TOTAL, "groups", "Groups that dynamic sampling replaced: nothing to compare."),
         Metric("skipped_turns", Kind.SUM, "turns", "Turns of the groups that were skipped for this batch."),
     ),
