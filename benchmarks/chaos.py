@@ -2,7 +2,7 @@
 
     python -m benchmarks.chaos --faults 20 --seed 0 --out chaos.json
 
-A small run of `concerto train`, with the Conductor and experience on, in processes of its own. Every few seconds one of
+A small run of `concerto train`, with the Conductor and experience on, in processes of its own. Now and then one of
 them gets a kill -9: an environment host, a rollout actor, an engine's core, the learner worker, the router, the
 recorder, the Conductor, the experience actor, Ray's raylet, or the command itself. Where the run ends it is resumed.
 When all faults are spent it goes on to its end; then the trained tasks are counted.
@@ -16,6 +16,7 @@ import random
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -59,50 +60,58 @@ def settings(memory: Path, steps: int, seed: int) -> dict[str, Any]:
 
 
 def strike(run: RunProcess, names: Sequence[str], draw: random.Random) -> str | None:
-    """Kill one process of the run; its name, or None where there was none of the kind drawn."""
-    name = draw.choice(names)
-    if name == "command":
-        run.process.kill()
-        return name
-    found = [process for process in run.descendants() if VICTIMS[name] in title(process)]
-    if not found:
+    """Kill one process of the run, of a kind that is there; its name, or None where there was none."""
+    titles = [(process, title(process)) for process in run.descendants()]
+    present = {name: [process for process, words in titles if VICTIMS[name] in words] for name in names}
+    if "command" in present:
+        present["command"] = [psutil.Process(run.process.pid)]
+    if not (present := {name: processes for name, processes in present.items() if processes}):
         return None
+    name = draw.choice(sorted(present))
     try:
-        draw.choice(found).kill()
+        draw.choice(present[name]).kill()
     except psutil.NoSuchProcess:
         return None
     return name
 
 
-def live_through(
-    arguments: list[str], log: Path, faults: int, names: Sequence[str], draw: random.Random
-) -> list[dict[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class Storm:
+    """So many faults, `every` so many seconds on average, of these kinds."""
+
+    faults: int
+    every: float
+    names: Sequence[str]
+
+
+def live_through(arguments: list[str], log: Path, storm: Storm, draw: random.Random) -> list[dict[str, Any]]:
     """Start the run, and again after each of its ends, until it ends well. Faults with the seconds when they came."""
     begun, struck, starts = time.monotonic(), [], 0
     while True:
         resume = ["--resume"] if (log.parent / "run" / "config.yaml").exists() else []
         with RunProcess([*arguments, *resume], log) as run:
             starts += 1
-            due = time.monotonic() + draw.uniform(5, 40)
+            due = time.monotonic() + draw.expovariate(1 / storm.every)
             while run.process.poll() is None:
                 time.sleep(0.2)
                 run.descendants()
-                if len(struck) < faults and time.monotonic() > due and (name := strike(run, names, draw)):
+                if len(struck) < storm.faults and time.monotonic() > due and (name := strike(run, storm.names, draw)):
                     struck.append({"fault": name, "at_s": round(time.monotonic() - begun, 1), "start": starts})
                     print(struck[-1], flush=True)
-                    due = time.monotonic() + draw.uniform(5, 40)
+                    due = time.monotonic() + draw.expovariate(1 / storm.every)
             code = run.process.returncode
         if code == 0:
             return struck
         last = log.read_text(errors="replace").strip().rpartition("\n")[2]
         print(f"ended with {code}: {last[:160]}", flush=True)
-        if starts > 3 * faults + 3:
+        if starts > 3 * storm.faults + 3:
             raise SystemExit(f"the run does not come to its end: see {log}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--faults", type=int, default=20)
+    parser.add_argument("--every", type=float, default=60.0, help="seconds between two of them, on average")
     parser.add_argument("--steps", type=int, default=40, help="of GRPO")
     parser.add_argument("--victims", nargs="+", choices=VICTIMS, default=list(VICTIMS))
     parser.add_argument("--seed", type=int, default=0, help="of the faults and of the run")
@@ -112,8 +121,9 @@ def main() -> None:
     write(folder / "memory", right(), SentenceEmbedder.load(MINILM))
     changes = settings(folder / "memory", options.steps, options.seed)
     arguments = train_arguments(folder / "run", Path("concerto-tiny"), **changes)
+    storm = Storm(options.faults, options.every, options.victims)
     begun = time.monotonic()
-    struck = live_through(arguments, folder / "log", options.faults, options.victims, random.Random(options.seed))
+    struck = live_through(arguments, folder / "log", storm, random.Random(options.seed))
     trained = trained_tasks(folder / "run")
     log = (folder / "log").read_text(errors="replace")
     found = {
