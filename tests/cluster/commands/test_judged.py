@@ -30,6 +30,7 @@ JUDGED = {
     "reward__judge__votes": 2,
     "evaluation__judge__model": "m",
     "evaluation__judge__votes": 1,
+    "evaluation__samples": 0,
 }
 
 
