@@ -29,6 +29,7 @@ COMMON = {
     "rollout.max_turns": 10,  # in fewer the expert wins hardly a game
     "reward.outcome": "action_validity",  # nobody solves anything
     "learner.lr": 1e-3,
+    "learner.warmup_steps": 0,
 }
 RESPONSES = ("look", "inventory", "sing", "Answer: 7", "I think so.\nAnswer: 12")
 STAGED = {"router.policy": "median_split", "schedule.sft_steps": 1, "schedule.grpo_steps": 1}
@@ -71,13 +72,19 @@ def normalised_norms(records: Records, run_dir: Path) -> None:
 
 
 def windows_of_a_step(records: Records, run_dir: Path) -> None:
-    """A window of one step and two scores: what the first step knows is forgotten in the second."""
-    assert [record["router/waiting"] for record in records] == [1.0, 1.0]
-    assert all(record["router/sft"] + record["router/grpo"] == 2 for record in records)
+    """Three scores fill a window: two of the second step do not, where those of the first are forgotten."""
+    assert sum(map(scored, records)) >= 3, "most tasks have a demonstration"
+    assert [record["router/waiting"] for record in records] == list(map(scored, records))
 
 
 def windows_of_two_steps(records: Records, run_dir: Path) -> None:
-    assert [record["router/waiting"] for record in records] == [1.0, 0.0]
+    assert sum(map(scored, records)) >= 3
+    assert [record["router/waiting"] for record in records] == [scored(records[0]), 0.0]
+
+
+def scored(record: dict[str, Any]) -> float:
+    """Groups that a reference was found for."""
+    return record["router/sft"] + record["router/grpo"]
 
 
 def channel(name: str) -> Callable[[Records, Path], None]:
@@ -113,8 +120,8 @@ ARMS: dict[str, tuple[dict[str, Any], Callable[[Records, Path], None]]] = {
     "norms per entry": (STAGED | {"router.metric": "gini_per_entry"}, normalised_norms),
     "the last layer": (STAGED | {"router.sample_layers": 1}, of_the_last_layer),
     "windowed prompts": (STAGED | {"rollout.prompt.mode": "windowed", "router.share": 0.25}, a_quarter),
-    "windows of a step": (ONLINE | {"router.window_fill": 2, "router.window_steps": 1}, windows_of_a_step),
-    "windows of two steps": (ONLINE | {"router.window_fill": 2, "router.window_steps": 2}, windows_of_two_steps),
+    "windows of a step": (ONLINE | {"router.window_fill": 3, "router.window_steps": 1}, windows_of_a_step),
+    "windows of two steps": (ONLINE | {"router.window_fill": 3, "router.window_steps": 2}, windows_of_two_steps),
     "outcome, leave one out": (CONDUCTED | {"reward.conductor.meta_signal": "outcome"}, two_updates),
     "outcome, no baseline": (
         CONDUCTED | {"reward.conductor.meta_signal": "outcome", "reward.conductor.baseline": "none"},
