@@ -7,6 +7,7 @@ half a minute to start, and each actor some seconds.
 from __future__ import annotations
 
 import io
+import random
 from collections.abc import AsyncIterator, Generator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -123,12 +124,13 @@ def resolved(argument: Any) -> Any:
 
 
 class Chatterer(ScriptedEngine):
-    """Says one of its responses, by the seed of the member."""
+    """Says one of its responses, by the seed of the turn."""
 
     async def generate(
         self, prompt_ids: np.ndarray, sampling: SamplingParameters, seed: int | None = None
     ) -> Generation:
-        engine = ScriptedEngine(self._encode, [self._responses[(seed or 0) % len(self._responses)]])
+        said = random.Random(seed).choice(self._responses)
+        engine = ScriptedEngine(self._encode, [said])
         return replace(await engine.generate(prompt_ids, sampling, seed), version=self.version)
 
 

@@ -27,17 +27,19 @@ COMMON = {
     "schedule.parity_tolerance": 1e6,  # nobody speaks for these weights
     "evaluation.panels": "[]",
     "rollout.max_turns": 10,  # in fewer the expert wins hardly a game
-    "reward.outcome": "action_validity",  # nobody solves anything
+    "tasks": "questions",  # whose expert is never lost, and which are compiled in no time
+    "reward.outcome": "length",  # nobody solves anything
     "learner.lr": 1e-3,
     "learner.warmup_steps": 0,
 }
-RESPONSES = ("look", "inventory", "sing", "Answer: 7", "I think so.\nAnswer: 12")
+RESPONSES = ("look", "inventory", "...", "Answer: 7", "I think so.\nAnswer: 12")
+"""To questions, the dots are no answer at all."""
 STAGED = {"router.policy": "median_split", "schedule.sft_steps": 1, "schedule.grpo_steps": 1}
 ONLINE = {"router.policy": "median_split", "router.mode": "online", "schedule.mixed_steps": 2}
 PLAYED = {"schedule.sft_steps": 0, "schedule.grpo_steps": 2}
 CONDUCTED = PLAYED | {"reward.scalariser": "conductor", "reward.conductor.update_every": 1}
-BOTH = {"tasks": "[alfworld,questions]", "reward.outcome": "length"}
-QUESTIONS = PLAYED | {"tasks": "questions", "router.policy": "none"}
+CONDUCTED |= {"reward.channels": "[format,length]", "reward.outcome": "format"}
+BOTH = {"tasks": "[alfworld,questions]"}
 
 Records = list[dict[str, Any]]
 
@@ -56,7 +58,7 @@ def one_threshold(records: Records, run_dir: Path) -> None:
 
 def a_quarter(records: Records, run_dir: Path) -> None:
     assert (records[0]["router/sft"], records[0]["router/grpo"]) == (2, 6)
-    assert records[1]["sft/sequences"] >= 2, "one a trajectory, or one a turn"
+    assert records[1]["sft/sequences"] == 2
 
 
 def of_the_last_layer(records: Records, run_dir: Path) -> None:
@@ -116,10 +118,12 @@ def open_shapes(records: Records, run_dir: Path) -> None:
 ARMS: dict[str, tuple[dict[str, Any], Callable[[Records, Path], None]]] = {
     "a quarter to SFT": (STAGED | {"router.share": 0.25}, a_quarter),
     "a threshold an environment": (STAGED | BOTH, half_of_each),
-    "one threshold": (STAGED | BOTH | {"router.thresholds": "corpus"}, one_threshold),
+    "one threshold, windowed prompts": (
+        STAGED | BOTH | {"router.thresholds": "corpus", "rollout.prompt.mode": "windowed"},
+        one_threshold,
+    ),
     "norms per entry": (STAGED | {"router.metric": "gini_per_entry"}, normalised_norms),
     "the last layer": (STAGED | {"router.sample_layers": 1}, of_the_last_layer),
-    "windowed prompts": (STAGED | {"rollout.prompt.mode": "windowed", "router.share": 0.25}, a_quarter),
     "windows of a step": (ONLINE | {"router.window_fill": 3, "router.window_steps": 1}, windows_of_a_step),
     "windows of two steps": (ONLINE | {"router.window_fill": 3, "router.window_steps": 2}, windows_of_two_steps),
     "outcome, leave one out": (CONDUCTED | {"reward.conductor.meta_signal": "outcome"}, two_updates),
@@ -129,11 +133,11 @@ ARMS: dict[str, tuple[dict[str, Any], Callable[[Records, Path], None]]] = {
     ),
     "first layer": (CONDUCTED | {"reward.conductor.context_layer": "first"}, two_updates),
     "mean of tokens": (CONDUCTED | {"reward.conductor.context_tokens": "mean"}, two_updates),
-    "NOVER": (QUESTIONS | {"reward.outcome": "reference"}, channel("reference")),
-    "EM-GRPO": (QUESTIONS | {"reward.outcome": "entropy"}, channel("entropy")),
+    "NOVER": (PLAYED | {"reward.outcome": "reference"}, channel("reference")),
+    "EM-GRPO": (PLAYED | {"reward.outcome": "entropy"}, channel("entropy")),
     "KL in the reward": (PLAYED | {"grpo.kl_in": "reward", "grpo.kl_weight": 0.1}, divergence_in_the_reward),
     "open shapes": (
-        QUESTIONS
+        PLAYED
         | {"reward.scalariser": "uniform", "reward.channels": "[entropy,length]", "reward.outcome": "success"}
         | {"reward.entropy_sign": 1, "reward.length_shape": "target"},
         open_shapes,
