@@ -100,11 +100,13 @@ class ExperienceActor:
         if self._keeper is None:
             settings = self._settings
             if settings.learns:
-                from experience.openai_chat import OpenAIChat  # this and the embedder take seconds to import
+                from experience.openai_chat import OpenAIChat, OptionNames  # this and the embedder take seconds
                 from experience.sentence_embedder import MINILM, SentenceEmbedder
 
                 memory = Memory.open(self._path, SentenceEmbedder.load(settings.embedder or MINILM))
-                chat = OpenAIChat(settings.base_url or "", settings.model or "")
+                chat = OpenAIChat(
+                    settings.base_url or "", settings.model or "", names=OptionNames.of_section("experience")
+                )
                 self._prompter = Prompter(chat, Spending(settings.token_budget))
                 self._tokenizer = ChatTokenizer.from_pretrained(self._model)
             else:

@@ -122,12 +122,17 @@ def probe(
     ] = "gini",
     workers: Annotated[int, typer.Option(min=1, help="Models that probe at once; each takes a GPU if any.")] = 1,
     token_budget: Annotated[int, typer.Option(min=1, help="Tokens of one pass.")] = 1024,
+    precision: Annotated[str, typer.Option(help="fast (bfloat16 where it is native) or policy (float32).")] = "fast",
+    sample_layers: Annotated[int | None, typer.Option(min=1, help="Last layers to measure; none for all.")] = None,
+    sketch: Annotated[int, typer.Option(min=0, help="Columns to see each gradient through; 0 sees it whole.")] = 0,
+    cache: Annotated[Path | None, typer.Option(help="Directory of router.cache, shared with runs.", **AT)] = None,
     address: Annotated[str | None, typer.Option(help="Ray cluster to join; none starts a private one.")] = None,
 ) -> None:
     """Score the trajectories of a corpus by how their gradients are spread over the model's matrices."""
     from cluster.config.loading import check_router_settings
 
-    settings = check_router_settings(metric=metric)
+    probe = {"token_budget": token_budget, "precision": precision, "sample_layers": sample_layers, "sketch": sketch}
+    settings = check_router_settings(metric=metric, cache=str(cache) if cache else None, **probe)
     check_file(out)
     from cluster.inputs.models import resolve_model
     from cluster.inputs.probe_files import open_corpus
@@ -136,7 +141,7 @@ def probe(
     resolve_model(model)
     from cluster.commands.probe import Workers, run_probe
 
-    scores = run_probe(model, corpus, settings.metric, out, Workers(workers, token_budget, address), CONSOLE)
+    scores = run_probe(model, corpus, settings, out, Workers(workers, address), CONSOLE)
     CONSOLE.print(f"Scored {scores.num_rows} trajectories by {metric}; written to {out}.")
 
 

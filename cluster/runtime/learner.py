@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from learners.workers.losses import told_as_lost
 from learners.workers.pool import LearnerPool
 from router.probe import ProbeResult
 from router.probing import Probing
-from trajectories.errors import UserError
+from trajectories.errors import ConcertoError
 
 
 class RayLearner:
@@ -27,10 +27,17 @@ class RayLearner:
     Args:
         routing: prepares the steps.
         training: has the workers train them.
+        look: is told what routing says of each step.
     """
 
-    def __init__(self, pool: LearnerPool, routing: Routing, training: Training) -> None:
-        self._pool, self._routing, self._training = pool, routing, training
+    def __init__(
+        self,
+        pool: LearnerPool,
+        routing: Routing,
+        training: Training,
+        look: Callable[[Mapping[str, float]], Awaitable[None]] | None = None,
+    ) -> None:
+        self._pool, self._routing, self._training, self._look = pool, routing, training, look
         self._starting: asyncio.Future[None] | None = None
 
     def start(self, timeout_s: float) -> None:
@@ -57,7 +64,10 @@ class RayLearner:
         """
         with _own_words():
             played = StepGroups(tuple(groups))
-            return await self._training.train(await self._routing.prepare(stage, played, demonstrations))
+            step = await self._routing.prepare(stage, played, demonstrations)
+            if self._look is not None:
+                await self._look(step.metrics)
+            return await self._training.train(step)
 
     async def probe(self, sequences: pa.Table, probing: Probing) -> ProbeResult:
         """See `LearnerWorker.probe`."""
@@ -98,6 +108,6 @@ def _own_words() -> Iterator[None]:
         with told_as_lost("a group of the step"):
             yield
     except RayTaskError as error:
-        if isinstance(error.cause, UserError):
+        if isinstance(error.cause, ConcertoError):
             raise error.cause from None
         raise

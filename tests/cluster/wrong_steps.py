@@ -121,6 +121,9 @@ OPTIONS = {
         "--metric ginni": "metric='ginni'",
         "--workers 0": "'--workers'",
         "--token-budget x": "'--token-budget'",
+        "--precision slow": "precision='slow'",
+        "--sketch -1": "'--sketch'",
+        "--sample-layers 0": "'--sample-layers'",
     },
     "route": {
         "--policy medain": "policy='medain'",
