@@ -54,10 +54,19 @@ class ExperienceActor:
         memory: path or URI.
         types: of the run's tasks.
         model: the policy's directory or name, whose tokenizer reads episodes.
+        snapshot: that the memory returns to before the first call, where a run goes on from a checkpoint.
     """
 
-    def __init__(self, memory: str, types: Sequence[TaskType], settings: ExperienceSettings, model: str) -> None:
+    def __init__(
+        self,
+        memory: str,
+        types: Sequence[TaskType],
+        settings: ExperienceSettings,
+        model: str,
+        snapshot: int | None = None,
+    ) -> None:
         self._path, self._types, self._settings, self._model = memory, types, settings, model
+        self._snapshot = snapshot
         self._keeper: Keeper | None = None
         self._prompter: Prompter | None = None
         self._tokenizer: ChatTokenizer | None = None
@@ -91,15 +100,19 @@ class ExperienceActor:
         if self._keeper is None:
             settings = self._settings
             if settings.learns:
-                from experience.openai_chat import OpenAIChat  # this and the embedder take seconds to import
+                from experience.openai_chat import OpenAIChat, OptionNames  # this and the embedder take seconds
                 from experience.sentence_embedder import MINILM, SentenceEmbedder
 
                 memory = Memory.open(self._path, SentenceEmbedder.load(settings.embedder or MINILM))
-                chat = OpenAIChat(settings.base_url or "", settings.model or "")
+                chat = OpenAIChat(
+                    settings.base_url or "", settings.model or "", names=OptionNames.of_section("experience")
+                )
                 self._prompter = Prompter(chat, Spending(settings.token_budget))
                 self._tokenizer = ChatTokenizer.from_pretrained(self._model)
             else:
                 memory = Memory.inspect(self._path)
+            if self._snapshot is not None and self._snapshot != memory.snapshot and not settings.read_only:
+                memory.restore(self._snapshot)
             self._keeper = Keeper(memory, self._types, settings.half_life, settings.read_only, self._prompter)
         return self._keeper
 
@@ -146,7 +159,12 @@ def transcript(tokenizer: ChatTokenizer, sequences: Sequence[Tokens]) -> tuple[s
 
 
 def start_experience(
-    memory: str, types: Sequence[TaskType], settings: ExperienceSettings, model: str, options: Mapping[str, Any]
+    memory: str,
+    types: Sequence[TaskType],
+    settings: ExperienceSettings,
+    model: str,
+    snapshot: int | None,
+    options: Mapping[str, Any],
 ) -> ActorHandle:
     """An `ExperienceActor` as a Ray actor, on a CPU. Ray does not restart it: a run goes on without experience.
 
@@ -154,4 +172,4 @@ def start_experience(
         options: Ray's actor options: name, scheduling_strategy, …
     """
     actor = ray.remote(ExperienceActor).options(num_cpus=0, **options)
-    return cast(ActorHandle, actor.remote(memory, types, settings, model))
+    return cast(ActorHandle, actor.remote(memory, types, settings, model, snapshot))

@@ -143,10 +143,14 @@ class RouterActor:
     ) -> tuple[list[Group], RewardBatch, dict[str, float]]:
         """Each group as all of it would go to GRPO. Advantages that the Conductor gives are still 0."""
         episodes, sequences = _joined(tables)
-        more = dict(self._open.values(episodes, sequences, reading)) if self._open is not None else {}
+        more: dict[str, Sequence[float]] = {}
+        metrics: dict[str, float] = {}
+        if self._open is not None:
+            rated, metrics = self._open.rated(episodes, sequences)
+            more = {**self._open.values(episodes, sequences, reading), **rated}
         moved = more.pop(KL, None)
         batch = reward_batch(episodes, self._outcome, self._channels, more)
-        metrics = channel_metrics(batch) | _episode_seconds(episodes)
+        metrics |= channel_metrics(batch) | _episode_seconds(episodes)
         if moved is not None:
             divergence = torch.tensor(moved, dtype=torch.float64)
             batch = replace(batch, penalty=self._grpo.kl_weight * divergence)

@@ -83,7 +83,8 @@ def receive(way: str, model_dir: str, link: Connection, queue: Any) -> None:
             take_file(order, dict(weights))
         elif way == "broadcast":
             targets = dict(weights)
-            for name, tensor in receiver.receive(*order, LIFE, PATIENCE_S):
+            host, port = order
+            for name, tensor in receiver.receive(host, port, LIFE, PATIENCE_S):
                 targets[name].copy_(tensor)
         else:
             for bucket in buckets(weights):

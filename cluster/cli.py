@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import sys
 from importlib import metadata
-from os.path import expanduser
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +14,7 @@ from rich.console import Console
 from cluster.cli_options import AT, CONSOLE, ConfigFile, Data, Overrides, Preset
 from cluster.interruption import interruptible
 from cluster.jobs_cli import AS_THEY_ARE, jobs_app, submit
-from cluster.memory_cli import memory_app
+from cluster.memory_cli import learn, memory_app
 from trajectories.errors import ConcertoError, UserError
 from trajectories.files import FAULTS, check_file, check_folder
 
@@ -30,6 +29,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(memory_app, name="memory")
 app.add_typer(jobs_app, name="jobs")
 app.command("submit", context_settings=AS_THEY_ARE)(submit)
+app.command("learn")(learn)
 
 INTERRUPTED = 130
 
@@ -122,12 +122,17 @@ def probe(
     ] = "gini",
     workers: Annotated[int, typer.Option(min=1, help="Models that probe at once; each takes a GPU if any.")] = 1,
     token_budget: Annotated[int, typer.Option(min=1, help="Tokens of one pass.")] = 1024,
+    precision: Annotated[str, typer.Option(help="fast (bfloat16 where it is native) or policy (float32).")] = "fast",
+    sample_layers: Annotated[int | None, typer.Option(min=1, help="Last layers to measure; none for all.")] = None,
+    sketch: Annotated[int, typer.Option(min=0, help="Columns to see each gradient through; 0 sees it whole.")] = 0,
+    cache: Annotated[Path | None, typer.Option(help="Directory of router.cache, shared with runs.", **AT)] = None,
     address: Annotated[str | None, typer.Option(help="Ray cluster to join; none starts a private one.")] = None,
 ) -> None:
     """Score the trajectories of a corpus by how their gradients are spread over the model's matrices."""
     from cluster.config.loading import check_router_settings
 
-    settings = check_router_settings(metric=metric)
+    probe = {"token_budget": token_budget, "precision": precision, "sample_layers": sample_layers, "sketch": sketch}
+    settings = check_router_settings(metric=metric, cache=str(cache) if cache else None, **probe)
     check_file(out)
     from cluster.inputs.models import resolve_model
     from cluster.inputs.probe_files import open_corpus
@@ -136,7 +141,7 @@ def probe(
     resolve_model(model)
     from cluster.commands.probe import Workers, run_probe
 
-    scores = run_probe(model, corpus, settings.metric, out, Workers(workers, token_budget, address), CONSOLE)
+    scores = run_probe(model, corpus, settings, out, Workers(workers, address), CONSOLE)
     CONSOLE.print(f"Scored {scores.num_rows} trajectories by {metric}; written to {out}.")
 
 
@@ -180,6 +185,15 @@ def compare(
 
     CONSOLE.print(markdown(run_compare(matrix, out, CONSOLE)), highlight=False, markup=False)
     CONSOLE.print(f"Written to {out}: table.md, comparison.json, success.svg, seconds.svg, runs/.")
+
+
+@app.command()
+def doctor(preset: Preset = "local", config: ConfigFile = None, set_: Overrides = None) -> None:
+    """Look at this machine: what is wrong with it, and what mends it; exit 2 where something must be mended."""
+    from cluster.commands.doctor import show_doctor
+    from cluster.config.loading import load_config
+
+    show_doctor(load_config(preset, config, set_ or []), CONSOLE)
 
 
 @app.command()
@@ -300,33 +314,11 @@ def data_import(
 
 
 @app.command()
-def learn(
-    tasks: Annotated[Path, typer.Option(help="File of questions, e.g. questions.jsonl.", **AT)],
-    base_url: Annotated[str, typer.Option(help="OpenAI-compatible endpoint, e.g. http://localhost:8000/v1.")],
-    model: Annotated[str, typer.Option(help="The model's name at the endpoint.")],
-    memory: Annotated[
-        str, typer.Option(parser=expanduser, help="Folder or URI of the memory; made where there is none.")
-    ],
-    out: Annotated[Path, typer.Option(help="Folder of the results; the same command goes on with it.", **AT)],
-    references: Annotated[Path | None, typer.Option(help="JSON lines with a text each to practise on.", **AT)] = None,
-    embedder: Annotated[str, typer.Option(help="Sentence-embedding model: folder or name.")] = "all-MiniLM-L6-v2",
-    no_transfer: Annotated[bool, typer.Option("--no-transfer", help="Take nothing over from other types.")] = False,
-    no_induction: Annotated[bool, typer.Option("--no-induction", help="Show practised examples instead.")] = False,
-    token_budget: Annotated[int | None, typer.Option(min=1, help="Tokens after which to stop; none: no end.")] = None,
-) -> None:
-    """Serve a stream of questions and learn from it without labels: categorise, transfer, practise, induce, answer."""
-    check_folder(out)
-    from cluster.commands.learn import LearnJob, run_learn, token_table
-    from experience.learning import Ablation
+def top(run: Annotated[Path, typer.Argument(help="Run directory.", **AT)]) -> None:
+    """Watch a run in the terminal: where it is, what it learns, where its time goes, and what went wrong."""
+    from cluster.commands.top import show_top
 
-    texts = None if references is None else str(references)
-    job = LearnJob(str(tasks), model, memory, embedder, texts, Ablation(not no_transfer, not no_induction))
-    result = run_learn(job, base_url, token_budget, out, CONSOLE)
-    CONSOLE.print(token_table(result))
-    if result.unanswered:
-        CONSOLE.print(f"{result.unanswered} questions got no answer; the same command asks them again.")
-    CONSOLE.print(f"Right: {result.success} of {result.success.episodes} with a reference.", highlight=False)
-    CONSOLE.print(f"The memory {memory} has {result.types} types with {result.items} items; results are in {out}.")
+    show_top(run, CONSOLE)
 
 
 @app.command()

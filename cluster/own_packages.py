@@ -7,7 +7,7 @@ import sys
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-PACKAGES = ("actors", "cluster", "envs", "learners", "router", "trajectories")
+PACKAGES = ("actors", "cluster", "envs", "experience", "learners", "router", "trajectories")
 HOME = Path(__file__).parents[1]
 """The folder that holds Concerto's own."""
 

@@ -6,9 +6,9 @@
     step = env.step("go to desk 1")
     panel = load_panel("alfworld/valid_seen", data=PATH)
 
-An environment named in `ENVIRONMENTS` lives in a module with two functions: `open_environment(data)` gives an
-`Environment`, `open_tasks(data)` its `TaskSource`. One that has options takes its settings behind the data in both.
-Modules are imported only when asked for.
+An environment lives in a module with two functions: `open_environment(data)` gives an `Environment`, `open_tasks(data)`
+its `TaskSource`. One that has options takes its settings behind the data in both. Its name is a key of `ENVIRONMENTS`,
+or, for one of your own, the module's: `my_package.my_environment`. Modules are imported only when asked for.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 from envs.base import Environment, Observation, StepResult
 from envs.panels import Panel, TaskSource, make_panel
 from envs.settings import EnvironmentSettings
-from trajectories.errors import UserError
+from trajectories.errors import UserError, first_line
 
 __all__ = [
     "ENVIRONMENTS",
@@ -33,6 +33,7 @@ __all__ = [
     "TaskSource",
     "UserError",
     "heldout_panel",
+    "is_known",
     "load_panel",
     "make_environment",
     "training_panel",
@@ -45,6 +46,9 @@ ENVIRONMENTS = {
 }
 
 
+FUNCTIONS = ("open_environment", "open_tasks")
+"""What the module of an environment must have."""
+
 Data = str | Path | None
 """File or folder with an environment's data; None means what is embedded or installed."""
 
@@ -53,7 +57,7 @@ def make_environment(name: str, data: Data = None, settings: EnvironmentSettings
     """Open an environment in this process.
 
     Args:
-        name: a key of `ENVIRONMENTS`.
+        name: a key of `ENVIRONMENTS`, or the dotted name of a module.
         settings: the environment's own options, such as `AlfworldSettings(engine="textworld")`; None: its defaults.
 
     Raises:
@@ -96,7 +100,26 @@ def _arguments(data: Data, settings: EnvironmentSettings | None) -> tuple[Any, .
     return (data,) if settings is None else (data, settings)
 
 
+def is_known(name: str) -> bool:
+    """Whether it can be the name of an environment: one of ours, or a module's, whose dot tells it."""
+    return name in ENVIRONMENTS or "." in name
+
+
 def _module(name: str) -> ModuleType:
-    if name not in ENVIRONMENTS:
-        raise UserError(f"unknown environment {name!r}; choose one of {', '.join(sorted(ENVIRONMENTS))}")
-    return import_module(ENVIRONMENTS[name])
+    if not is_known(name):
+        raise UserError(
+            f"unknown environment {name!r}; choose one of {', '.join(sorted(ENVIRONMENTS))}, or name the module of "
+            "your own, as my_package.my_environment"
+        )
+    if name in ENVIRONMENTS:
+        return import_module(ENVIRONMENTS[name])
+    try:
+        module = import_module(name)
+    except Exception as error:  # whatever the module of a user's own does when it is imported
+        raise UserError(
+            f"the environment {name} cannot be imported ({type(error).__name__}: {first_line(error)}): install its "
+            "package, or add its folder to PYTHONPATH, on every node"
+        ) from error
+    if missing := [function for function in FUNCTIONS if not hasattr(module, function)]:
+        raise UserError(f"the module {name} is no environment: it lacks {' and '.join(missing)}")
+    return module

@@ -9,6 +9,7 @@ an answer holds is the business of `trajectories/answers.py`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 import jinja2
@@ -47,7 +48,7 @@ def instructions(environment: str, prompt: PromptSettings) -> Instructions:
 
 
 def _own_template(environment: str, format: str) -> Path:
-    folder = Path(__file__).parent / environment / "prompts"
+    folder = _folder(environment) / "prompts"
     path = folder / f"{format}.jinja"
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in folder.glob("*.jinja")))
@@ -57,3 +58,9 @@ def _own_template(environment: str, format: str) -> Path:
             "with rollout.prompt.template"
         )
     return path
+
+
+def _folder(environment: str) -> Path:
+    """Where an environment lies: below this package, or, where its name is that of a module, beside that."""
+    spec = find_spec(environment) if "." in environment else None
+    return Path(spec.origin).parent if spec and spec.origin else Path(__file__).parent / environment

@@ -1,15 +1,17 @@
 """An environment of your own: put the letters on a shelf in order by swapping neighbours.
 
-Whatever has these methods is an `Environment`. To train on it, give its module the two functions `open_environment` and
-`open_tasks`, and its name to `envs.ENVIRONMENTS`: docs/adding-an-environment.md.
+Whatever has these methods is an `Environment`. A run finds it by its module, which has the two functions
+`open_environment` and `open_tasks` (docs/adding-an-environment.md):
 
     python -m examples.own_environment
+    PYTHONPATH=. concerto train --set tasks=examples.own_environment --out runs/shelf
 """
 
 from __future__ import annotations
 
 import hashlib
 import random
+from pathlib import Path
 
 from envs import Observation, StepResult, make_panel
 from envs.experts import play_expert
@@ -83,6 +85,14 @@ class BubbleSort:
         letters = observation.text.removeprefix("On the shelf: ").removesuffix(".").split()
         at = next(at for at in range(1, len(letters)) if letters[at - 1] > letters[at])
         return f"swap {at}"
+
+
+def open_environment(data: str | Path | None = None) -> Shelf:
+    return Shelf()
+
+
+def open_tasks(data: str | Path | None = None) -> ShelfTasks:
+    return ShelfTasks()
 
 
 def main() -> None:

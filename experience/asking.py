@@ -44,7 +44,9 @@ QUESTION = Step("question", 1024, 20)
 ANSWER = Step("answer", 1024, 20)
 JUDGE = Step("judge", 512, 20)
 INDUCE = Step("induce", 2048, 20)
-STEPS = (NAME, MATCH, SOURCES, TRANSFER, MERGE, QUESTION, ANSWER, JUDGE, INDUCE)
+GRADE = Step("grade", 512, 3)
+"""No step of the method: `learners.rewards.judge` asks it."""
+STEPS = (NAME, MATCH, SOURCES, TRANSFER, MERGE, QUESTION, ANSWER, JUDGE, INDUCE, GRADE)
 
 
 class StepFailed(Exception):

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import re
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from trajectories.settings import Settings
+from trajectories.settings import Address, Settings
 
 
 class ExperienceSettings(Settings):
@@ -32,7 +31,7 @@ class ExperienceSettings(Settings):
     half_life: PositiveFloat = 200.0
     """Pairs of a kind of task after which the evidence of an older one counts half. Tuning: fewer where the policy
     changes fast, so that old evidence says little."""
-    base_url: str | None = None
+    base_url: Address | None = None
     """OpenAI-compatible endpoint whose model makes advice of episodes; its key is OPENAI_API_KEY. Null: nothing new is
     learned, what there is is ranked and dropped. Tuning: a server of its own, or the policy would wait for it."""
     model: str | None = None
@@ -62,13 +61,6 @@ class ExperienceSettings(Settings):
     @classmethod
     def _at_home(cls, path: str | None) -> str | None:
         return os.path.expanduser(path) if path else None
-
-    @field_validator("base_url")
-    @classmethod
-    def _an_address(cls, address: str | None) -> str | None:
-        if address is not None and not re.match(r"https?://\w", address):
-            raise ValueError("it is no address: write it as http://HOST:PORT/v1")
-        return address
 
     @model_validator(mode="after")
     def _an_endpoint_has_a_model(self) -> ExperienceSettings:

@@ -16,6 +16,7 @@ from experience.records import NOTHING, Example, Experience, TaskType
 from experience.references import References
 from experience.taxonomy import identify
 from experience.transfer import transfer
+from experience.upkeep import Upkeep, stands, united
 
 logger = logging.getLogger(__name__)
 
@@ -60,12 +61,17 @@ class Served:
 
 
 class Rounds:
-    """Rounds of learning: transfer, practice, induction, and the two merges."""
+    """Rounds of learning: transfer, practice, induction, and the two merges.
 
-    def __init__(self, prompter: Prompter, memory: Memory, ablation: Ablation) -> None:
+    Args:
+        replay: see `Upkeep`.
+    """
+
+    def __init__(self, prompter: Prompter, memory: Memory, ablation: Ablation, replay: int = 0) -> None:
         self._prompter = prompter
         self._memory = memory
         self._ablation = ablation
+        self._replay = replay
 
     async def learn(
         self, known: TaskType, round_id: str, practise: Callable[[Experience], Awaitable[Practice]]
@@ -82,9 +88,18 @@ class Rounds:
         if self._ablation.induction:
             induced = await induce(self._prompter, known, practice.examples)
             experience = await merge(self._prompter, known, experience, induced, stored)
+        if not await self._stands(known, experience):
+            logger.warning("%s keeps the experience it had: the new one does worse on earlier questions", known.name)
+            experience = known.experience
         learned = replace(counted(known, practice), experience=experience, taught_by=round_id)
         self._memory.write(learned, practice.examples)
         return learned, practice
+
+    async def _stands(self, known: TaskType, experience: Experience) -> bool:
+        if not self._replay or not known.experience:
+            return True
+        right = [example for example in self._memory.examples_of(known.id) if example.verdict == "correct"]
+        return await stands(self._prompter, known.experience, experience, right[-self._replay :])
 
     async def _transferred(self, known: TaskType, stored: frozenset[str]) -> Experience:
         if not self._ablation.transfer:
@@ -101,13 +116,19 @@ class Learner:
     """
 
     def __init__(
-        self, prompter: Prompter, memory: Memory, references: References, ablation: Ablation | None = None
+        self,
+        prompter: Prompter,
+        memory: Memory,
+        references: References,
+        ablation: Ablation | None = None,
+        upkeep: Upkeep | None = None,
     ) -> None:
         self._prompter = prompter
         self._memory = memory
         self._references = references
         self._ablation = ablation or Ablation()
-        self._rounds = Rounds(prompter, memory, self._ablation)
+        self._upkeep = upkeep or Upkeep()
+        self._rounds = Rounds(prompter, memory, self._ablation, self._upkeep.replay)
 
     async def serve(self, question_id: str, question: str) -> Served:
         """Learn for a question, and answer it.
@@ -125,6 +146,8 @@ class Learner:
                 task_type = (await identify(self._prompter, self._memory, question)).task_type
                 if not is_enough(task_type):
                     task_type, practice = await self._learn(task_type, question_id, question)
+                    if self._upkeep.unite:
+                        task_type = await united(self._prompter, self._memory, task_type, question)
         except StepFailed as error:
             failures.append(_told(question_id, error))
         experience = task_type.experience if task_type else NOTHING

@@ -81,13 +81,21 @@ class Memory:
         (vector,) = self._embed([description])
         return [_task_type(row) for row in self._store.nearest(vector, count).to_pylist()]
 
+    def likeness(self, one: TaskType, other: TaskType) -> float:
+        """The cosine of two types' descriptions."""
+        first, second = self._embed([one.description, other.description])
+        return float(first @ second)
+
     def write(self, task_type: TaskType, examples: Sequence[Example] = ()) -> int:
         """Store a type, new or changed, and examples that it cites; returns the new snapshot."""
         if examples:
             rows = [asdict(example) for example in examples]
             self._store.add_examples(pa.Table.from_pylist(rows, schema=EXAMPLE_SCHEMA))
-        row = {**_row(task_type), "vector": self._embed([task_type.description])[0]}
-        return self._store.write(pa.Table.from_pylist([row], schema=self._store.row_schema))
+        return self._store.write(self._stored(task_type))
+
+    def unite(self, task_type: TaskType, gone: str) -> int:
+        """Store a type and remove another one, by its id, in one write; returns the new snapshot."""
+        return self._store.write(self._stored(task_type), without=gone)
 
     def revise(self, type_id: str, experience: Experience) -> int:
         """Put an experience in place of a stored type's; returns the new snapshot. Needs no embedder."""
@@ -125,6 +133,10 @@ class Memory:
         found = sorted(self._store.pairs_of(type_id).to_pylist(), key=lambda row: row["played_at"])
         by_id = {row["id"]: row for row in found}
         return [PlayedPair(**{**row, "item_ids": tuple(row["item_ids"])}) for row in by_id.values()]
+
+    def _stored(self, task_type: TaskType) -> pa.Table:
+        row = {**_row(task_type), "vector": self._embed([task_type.description])[0]}
+        return pa.Table.from_pylist([row], schema=self._store.row_schema)
 
     def _embed(self, texts: Sequence[str]) -> Any:
         if self._embedder is None:

@@ -7,12 +7,13 @@ import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import openai
 
-from experience.protocols import Completion, Message, RefusedRequest
-from trajectories.errors import RunError, UserError, first_line
+from experience.protocols import Completion, EndpointDown, Message, RefusedRequest
+from trajectories.errors import UserError, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -23,11 +24,21 @@ FIRST_WAIT_S = 0.5
 TIMEOUT_S = 120.0
 """Seconds after which an attempt without an answer is given up."""
 
-GOES_ON = "what was asked is kept, the same command goes on"
+
+@dataclass(frozen=True, slots=True)
+class OptionNames:
+    """What its address and model are called where a user gives them, for what is said of them."""
+
+    base_url: str = "--base-url"
+    model: str = "--model"
+
+    @classmethod
+    def of_section(cls, section: str) -> OptionNames:
+        """The settings of a section of a run."""
+        return cls(f"{section}.base_url", f"{section}.model")
 
 
-class EndpointDown(RunError):
-    """The endpoint does not answer, or not as a chat endpoint does."""
+COMMAND = OptionNames()
 
 
 class OpenAIChat:
@@ -39,14 +50,20 @@ class OpenAIChat:
     """
 
     def __init__(
-        self, base_url: str, model: str, timeout_s: float = TIMEOUT_S, first_wait_s: float = FIRST_WAIT_S
+        self,
+        base_url: str,
+        model: str,
+        timeout_s: float = TIMEOUT_S,
+        first_wait_s: float = FIRST_WAIT_S,
+        names: OptionNames = COMMAND,
     ) -> None:
         """Raises UserError where `base_url` is none."""
         if not re.match(r"https?://\w", base_url):
-            raise UserError(f"--base-url {base_url} is no address: write it as http://HOST:PORT/v1")
+            raise UserError(f"{names.base_url} {base_url} is no address: write it as http://HOST:PORT/v1")
         self._base_url = base_url
         self._model = model
         self._first_wait_s = first_wait_s
+        self._names = names
         key = os.environ.get("OPENAI_API_KEY") or "none"
         self._client = openai.AsyncOpenAI(base_url=base_url, api_key=key, timeout=timeout_s, max_retries=0)
 
@@ -84,8 +101,8 @@ class OpenAIChat:
                 reason = f"no chat completion came back: {first_line(error)[:120]}"
             logger.warning("attempt %d of %d at %s failed: %s", attempt + 1, ATTEMPTS, self._base_url, reason)
         raise EndpointDown(
-            f"{self._base_url} failed {ATTEMPTS} times, the last with: {reason}; see that it runs and that --base-url "
-            f"is right ({GOES_ON})"
+            f"{self._base_url} failed {ATTEMPTS} times, the last with: {reason}; see that it runs and that "
+            f"{self._names.base_url} is right"
         )
 
     async def close(self) -> None:
@@ -101,8 +118,8 @@ class OpenAIChat:
                 raise UserError(f"{self._base_url} does not let us in ({said}): set OPENAI_API_KEY") from error
             case 404:
                 raise UserError(
-                    f"{self._base_url} knows no model {self._model!r} ({said}): check --model, and that --base-url "
-                    "ends as the endpoint wants, mostly in /v1"
+                    f"{self._base_url} knows no model {self._model!r} ({said}): check {self._names.model}, and that "
+                    f"{self._names.base_url} ends as the endpoint wants, mostly in /v1"
                 ) from error
 
 

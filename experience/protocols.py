@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from trajectories.errors import RunError
+
 Message = Mapping[str, str]
 """`role` and `content`, as chat endpoints take them."""
 
@@ -34,6 +36,12 @@ class RefusedRequest(Exception):
     `experience.asking` gives up the step at once. What ends a run instead (nobody answers, no such model) is a
     `ConcertoError`.
     """
+
+
+class EndpointDown(RunError):
+    """The endpoint does not answer, or not as a chat endpoint does."""
+
+    fix = "what was asked is kept, the same command goes on"
 
 
 class ChatModel(Protocol):

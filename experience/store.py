@@ -159,9 +159,15 @@ class Store:
             found = self._types.search(vector).limit(count).to_arrow()  # vectors of length 1: by L2 as by cosine
         return found.drop_columns(["_distance"])
 
-    def write(self, rows: pa.Table) -> int:
-        """Put rows in place of those with the same id, or beside them; returns the new version."""
+    def write(self, rows: pa.Table, without: str | None = None) -> int:
+        """Put rows in place of those with the same id, or beside them; returns the new version.
+
+        Args:
+            without: id of a type that is removed in the same write.
+        """
         merging = self._types.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
+        if without is not None:
+            merging = merging.when_not_matched_by_source_delete(f"id = {_quoted(without)}")
         with _using(self._path):
             merging.execute(rows.cast(self._types.schema))
         return self.version

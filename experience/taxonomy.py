@@ -44,14 +44,14 @@ async def identify(prompter: Prompter, memory: Memory, question: str) -> Identif
     for known in retrieved:
         if known.id == induced.id:
             return Identified(known, known=True)
-    chosen, votes = await _vote(prompter, question, naming, retrieved[:CANDIDATES])
+    chosen, votes = await vote(prompter, question, naming, retrieved[:CANDIDATES])
     return Identified(chosen or induced, chosen is not None, votes)
 
 
-async def _vote(
+async def vote(
     prompter: Prompter, question: str, naming: Naming, candidates: Sequence[TaskType]
 ) -> tuple[TaskType | None, tuple[str, ...]]:
-    """The candidate, or None, that is named twice first; unsure counts as none.
+    """The candidate, or None, that is named twice first, and all votes by name; unsure counts as none.
 
     Of n candidates and none, n + 1 answers in all, one is named twice after n + 2 votes at the latest.
     """

@@ -108,7 +108,7 @@ def without_harm(experience: Experience, utilities: Mapping[str, Utility]) -> Ex
 def must_roll_back(before: Sequence[float], after: Sequence[float]) -> bool:
     """Whether a new state of a type did worse than the one before it on the same replayed tasks, beyond chance.
 
-    Both are the share of successful episodes of each task, in the same order. `Memory.roll_back` does it.
+    Both are the share of successes at each task, in the same order.
     """
     pairs = [Pair(frozenset(), now, then) for then, now in zip(before, after, strict=True)]
     return is_harmful(utility(pairs))

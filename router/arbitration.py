@@ -1,13 +1,13 @@
 """Arbitration: which trajectories are imitated (SFT) and on which tasks the policy explores (GRPO).
 
-Every policy is an `Arbiter`. All are plain data: to checkpoint one, pickle it.
+Every policy is an `Arbiter`; only `RunningQuantile` remembers anything from one batch to the next.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -172,6 +172,14 @@ class RunningQuantile:
             made = IMITATE if threshold is not None and value <= threshold else EXPLORE
             decisions.append(replace(made, score=value, threshold=threshold))
         return decisions
+
+    def state(self) -> dict[Place, list[tuple[int, float]]]:
+        """The step and the score of all that the windows hold."""
+        return {place: list(window) for place, window in self._windows.items()}
+
+    def restore(self, state: Mapping[Place, Many[tuple[int, float]]]) -> None:
+        """Take back what `state` gave."""
+        self._windows = {place: deque(window, maxlen=self.window) for place, window in state.items()}
 
     def present(self) -> dict[Place, float]:
         """The present threshold of every window that is filled."""

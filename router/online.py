@@ -8,16 +8,17 @@ for such groups too.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
 from router import tables
-from router.arbitration import ALIKE, Arbiter, Decision
+from router.arbitration import ALIKE, Arbiter, Decision, RunningQuantile
 from router.probe import ProbeResult
 from router.scores import Candidates
 from trajectories.ids import demonstration_id
@@ -39,7 +40,7 @@ class Group:
 
 @dataclass(slots=True)
 class OnlineRouter:
-    """A policy with its memory; plain data, so a checkpoint pickles it.
+    """A policy with its memory.
 
     Attributes:
         steps: batches routed so far.
@@ -47,6 +48,17 @@ class OnlineRouter:
 
     arbiter: Arbiter
     steps: int = 0
+
+    def state(self) -> dict[str, Any]:
+        """What it remembers."""
+        windows = self.arbiter.state() if isinstance(self.arbiter, RunningQuantile) else {}
+        return {"steps": self.steps, "windows": windows}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state` gave."""
+        self.steps = state["steps"]
+        if isinstance(self.arbiter, RunningQuantile):
+            self.arbiter.restore(state["windows"])
 
     def decide(
         self, groups: Many[Group], references: Many[str | None], measured: pa.Table | None

@@ -41,7 +41,7 @@ class StorageError(RunError):
 
 class WorkersLost(RunError):
     """Learner workers or the Conductor died, or did not answer in time, and with them what they had learned since the
-    last checkpoint. The message holds their own words."""
+    last checkpoint; or a node died with the only copy of an untrained group. The message holds their own words."""
 
     fix = "go on from the last checkpoint with --resume"
 

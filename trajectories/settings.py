@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict
+
+
+def _an_address(address: str) -> str:
+    if not re.match(r"https?://\w", address):
+        raise ValueError("it is no address: write it as http://HOST:PORT/v1")
+    return address
+
+
+Address = Annotated[str, AfterValidator(_an_address)]
+"""Where an OpenAI-compatible endpoint is."""
 
 
 class Settings(BaseModel):

@@ -14,14 +14,12 @@ from cluster.config.run import RunSettings
 from cluster.inputs.experience_plan import frozen_book
 from cluster.inputs.model_check import check_model
 from cluster.inputs.models import resolve_model
+from cluster.inputs.reward_channels import check_evaluator
 from cluster.reporting.advised import AdvisedRollouts, evaluate_both
 from cluster.reporting.evaluation import Evaluation, Sampling, Subject, evaluate_panel, write_evaluations
 from cluster.reporting.kept_rollouts import KeptRollouts
-from cluster.runtime.session import (
-    check_resources,
-    open_fleet,
-    ray_cluster,
-)
+from cluster.runtime.raters import JudgeWatch, judged_rollouts, open_evaluator
+from cluster.runtime.session import check_resources, open_fleet, ray_cluster
 from envs import Panel, make_environment
 from envs.prompts import instructions
 from experience.advice import Book
@@ -37,6 +35,7 @@ def run_evaluation(
 
     Raises UserError for wrong input, before anything is started.
     """
+    check_evaluator(config, [panel])
     check_model(config)
     make_environment(panel.environment, *config.opening(panel.environment)).close()  # whatever is missing is told now
     instructions(panel.environment, config.rollout.prompt)
@@ -55,17 +54,22 @@ def run_evaluation(
 async def _evaluate(
     config: RunSettings, book: Book | None, evaluate: partial[Any], played: Path, console: Console
 ) -> Evaluation:
-    await check_resources(config.placement, with_learner=False, say=console.print)
+    await check_resources(config, trains=False, say=console.print)
     console.print("starting the engine")
     environments = [evaluate.keywords["panel"].environment]
-    async with open_fleet(config, resolve_model(config.policy.model), environments, "eval") as fleet:
+    model = resolve_model(config.policy.model)
+    async with (
+        open_fleet(config, model, environments, "eval") as fleet,
+        open_evaluator(config, model, "eval") as evaluator,
+    ):
+        say = partial(console.print, markup=False, highlight=False)
         with Progress(console=console, disable=not console.is_terminal) as progress:
             bar = progress.add_task("episodes", total=None)
 
             def tell(done: int, total: int) -> None:
                 progress.update(bar, completed=done, total=total)
 
-            rollouts = KeptRollouts(fleet, played)
+            rollouts = KeptRollouts(judged_rollouts(fleet, evaluator, JudgeWatch(evaluator, say).look), played)
             if book is None:
                 return await evaluate(rollouts, progress=tell)
             told = AdvisedRollouts(rollouts, book, config.experience.max_tokens)

@@ -25,6 +25,8 @@ from experience.records import Reference
 from experience.references import TextReferences
 from experience.sentence_embedder import SentenceEmbedder
 from experience.stream import Asked, Journal, run_stream
+from experience.upkeep import Upkeep
+from experience.utility import LEAST_PAIRS
 from trajectories.errors import UserError
 from trajectories.files import read_lines, written_aside
 
@@ -46,6 +48,7 @@ class LearnJob:
     embedder: str
     references: str | None
     ablation: Ablation
+    upkeep: Upkeep
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,10 @@ def run_learn(job: LearnJob, base_url: str, budget: int | None, out: Path, conso
 
     Raises UserError for wrong input, before anything is asked, and RunError where the stream cannot go on.
     """
+    if 0 < job.upkeep.replay < LEAST_PAIRS:
+        raise UserError(
+            f"--replay {job.upkeep.replay} tells nothing: give {LEAST_PAIRS:.0f} questions or more, or leave it out"
+        )
     questions = _questions(Path(job.tasks))
     texts = _references(Path(job.references)) if job.references else None
     model = OpenAIChat(base_url, job.model)
@@ -76,7 +83,7 @@ def run_learn(job: LearnJob, base_url: str, budget: int | None, out: Path, conso
     references = TextReferences(embedder, texts or ())
     prompter = Prompter(model, journal.spending(budget))
     growing = _Growing(references, questions, finished) if texts is None else references
-    learner = Learner(prompter, memory, growing, job.ablation)
+    learner = Learner(prompter, memory, growing, job.ablation, job.upkeep)
 
     def say(asked: Asked, record: dict[str, Any]) -> None:
         right = {True: "right", False: "wrong", None: "answered"}[record["right"]]

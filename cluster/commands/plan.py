@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-
 from rich.console import Console
 from rich.table import Table
 
@@ -12,7 +10,7 @@ from cluster.inputs.model_check import check_model
 from cluster.inputs.models import resolve_model
 from cluster.runtime.memory_plan import GIB, MemoryPlan, plan_memory
 from cluster.runtime.placement import plan_placement
-from cluster.runtime.session import cluster_nodes, learner_demands, ray_cluster, rollout_demands
+from cluster.runtime.session import cluster_nodes, ray_cluster, run_demands
 from learners.policy.memory import shape_of
 from learners.policy.outline import outline
 from trajectories.errors import UserError
@@ -27,7 +25,7 @@ def show_plan(config: RunSettings, console: Console) -> None:
     _show_memory(config, console)
     with ray_cluster(config.placement):
         nodes = cluster_nodes()
-    plan = plan_placement(rollout_demands(config.placement) + learner_demands(config.placement), nodes)
+    plan = plan_placement(run_demands(config), nodes)
     table = Table(title="Placement plan", title_justify="left")
     for heading in ("actor", "CPUs", "GPUs", "node"):
         table.add_column(heading)
@@ -40,7 +38,6 @@ def show_plan(config: RunSettings, console: Console) -> None:
 
 
 def _show_memory(config: RunSettings, console: Console) -> None:
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # a line for each try to reach a hub that is not there
     try:
         shape = shape_of(outline(resolve_model(config.policy.model)))
     except UserError as error:

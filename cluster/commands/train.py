@@ -38,7 +38,7 @@ def run_training(plan: Plan, console: Console) -> None:
     """
     with ray_cluster(plan.config.placement):
         say = partial(console.print, markup=False, highlight=False)
-        asyncio.run(check_resources(plan.config.placement, with_learner=True, say=say))
+        asyncio.run(check_resources(plan.config, trains=True, say=say))
         if plan.eval_panels and not choosing_panels(plan.eval_panels):
             say(ONLY_TEST_PANELS)
         with storing(plan.run_dir):

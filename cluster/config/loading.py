@@ -104,7 +104,8 @@ def _parse_override(override: str) -> dict[str, Any]:
         raise UserError(
             f"--set {override} is no assignment: write it as --set section.key=value, e.g. learner.lr=1e-5."
         )
-    names = path.split(".")
+    head, _, rest = path.partition(".")
+    names = [head, rest] if head == "data" and rest else path.split(".")  # a module of your own has dots in its name
     value = _read_value(_annotation(names), text)
     for name in reversed(names):
         value = {name: value}

@@ -16,7 +16,7 @@ from cluster.config.sections import (
     PlacementSettings,
     ScheduleSettings,
 )
-from envs import ENVIRONMENTS, EnvironmentSettings
+from envs import ENVIRONMENTS, EnvironmentSettings, is_known
 from experience.experience_settings import ExperienceSettings
 from learners.learner_settings import GRPOSettings, OptimizerSettings, PolicySettings, SFTSettings
 from learners.rewards.reward_settings import RewardSettings
@@ -32,8 +32,9 @@ class RunSettings(Settings):
     """Seed of task order, sampling and learner. Tuning: differences between methods mean something over three seeds or
     more."""
     tasks: tuple[str, ...] = Field(default=("alfworld",), min_length=1)
-    """What to train on, in equal shares: environments, as in [alfworld, webshop], or panels, as in [alfworld/train].
-    Tuning: an environment's own name gives its training panel."""
+    """What to train on, in equal shares: environments, as in [alfworld, webshop], or panels, as in [alfworld/train];
+    one of your own by its module, as in [my_package.my_environment]. Tuning: an environment's own name gives its
+    training panel."""
     data: dict[str, str] = Field(default_factory=dict)
     """Path of an environment's data, as in data.webshop=DIR; without one, what is installed or embedded is played.
     Tuning: `concerto data alfworld` and `concerto data webshop` install the official data, which no path need name
@@ -89,7 +90,7 @@ class RunSettings(Settings):
     def _known_environments(cls, names: Any) -> Any:
         for name in names:
             environment = name.partition("/")[0]
-            if environment not in ENVIRONMENTS:
+            if not is_known(environment):
                 known = ", ".join(ENVIRONMENTS)
                 hint = did_you_mean(environment, ENVIRONMENTS)
                 raise ValueError(f"unknown environment {environment!r}: choose one of {known}.{hint}")

@@ -15,6 +15,7 @@ from actors.engine import HIGHEST_TEMPERATURE, LOWEST_TEMPERATURE
 from envs.alfworld.settings import AlfworldSettings
 from envs.webshop.settings import WebShopSettings
 from learners.learner_settings import RampSettings
+from learners.rewards.reward_settings import JudgeSettings
 from trajectories.settings import Settings
 
 StageName = Literal["sft", "mixed", "grpo"]
@@ -208,6 +209,7 @@ class EvaluationSettings(Settings):
     every: int = Field(default=0, ge=0)
     """Learner steps after which panels are played within a stage too; 0 for never. Tuning: ten evaluations in a
     run give a curve."""
+    judge: JudgeSettings = JudgeSettings()
 
 
 class CheckpointSettings(Settings):
@@ -246,6 +248,14 @@ class PlacementSettings(Settings):
     """CPUs of a learner worker. Tuning: 4 beside a GPU."""
     learner_gpus: float = Field(default=0.0, ge=0)
     """GPUs of a learner worker. Tuning: 0.5 where an engine shares the GPU; else 1."""
+    preference_replicas: PositiveInt = 1
+    """Copies of reward.preference_model, each in an actor of its own; they share the batches. Tuning: until
+    `preference_s` is a small share of a step."""
+    preference_cpus: float = Field(default=0.25, ge=0)
+    """CPUs of such an actor. Tuning: 1 or more where it computes on them; a fraction on one machine or beside a GPU."""
+    preference_gpus: float = Field(default=0.0, ge=0, le=1)
+    """GPUs of such an actor; 0: it runs on the CPU. Tuning: 1 for a model of billions of weights; a fraction where it
+    shares the GPU with an engine or a learner worker whose own fraction leaves it that much."""
     gpu_gib: PositiveFloat = 80.0
     """Memory of one GPU in GiB, with which `concerto plan` compares its memory plan; nothing else reads it. Tuning: 24,
     40, 80 or 140, as the cards have it."""

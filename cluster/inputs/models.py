@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 TINY = "concerto-tiny"
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_PATIENCE_S = 10
 SAVE_AGAIN = "save the model again with save_pretrained, or fetch it again."
 
 
@@ -33,6 +35,7 @@ def resolve_model(name: str) -> str:
         _check_directory(path)
         return str(path.resolve())
     if HUB_NAME.fullmatch(name) and not path.parent.is_dir():
+        _check_hub(name)
         return name
     raise UserError(
         f"no model at {name!r}: give a directory with config.json and *.safetensors, a hub name such as "
@@ -67,6 +70,23 @@ def check_trainable(model: str, policy: PolicySettings) -> None:
             f"{model} has quantised weights, which can be neither trained nor published: set policy.model to the model "
             "before quantisation, or train adapters (policy.lora.rank=16)."
         )
+
+
+@cache
+def _check_hub(name: str) -> None:
+    """Whether the model is in the hub's cache here, or the hub knows it: Transformers asks six times for each file, for
+    half a minute where there is no network. Raises UserError."""
+    from huggingface_hub import HfApi, try_to_load_from_cache  # here, because most runs need none
+
+    if isinstance(try_to_load_from_cache(name, "config.json"), str):
+        return
+    try:
+        HfApi().model_info(name, timeout=HUB_PATIENCE_S)
+    except Exception as error:  # of the HTTP client that it happens to use
+        raise UserError(
+            f"no model {name!r} here, and the hub does not give it ({first_line(error)}): give a directory that "
+            "exists, or fetch the model where there is a network (`hf download`)."
+        ) from error
 
 
 def _check_directory(path: Path) -> None:

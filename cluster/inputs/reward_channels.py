@@ -8,7 +8,8 @@ from functools import partial
 from cluster.config.run import RunSettings
 from cluster.inputs.models import resolve_model
 from cluster.loop.tasks import TaskMixture
-from envs import make_environment
+from envs import Panel, make_environment
+from learners.rewards.answers import Rater
 from learners.rewards.open_channels import KL, OF_ANY_EPISODE, OF_QUESTIONS, OpenChannels
 from trajectories.chat import ChatTokenizer
 from trajectories.errors import UserError, did_you_mean
@@ -52,7 +53,23 @@ def reward_channels(config: RunSettings, tasks: TaskMixture) -> tuple[str, ...]:
                 "reward.preference_model is not used: name 'preference' in reward.channels, or leave it out."
             )
         resolve_model(reward.preference_model)
+    if "judge" in channels and not reward.judge.active:
+        raise UserError(
+            "this run has the channel 'judge', which needs a chat model: set reward.judge.base_url and "
+            "reward.judge.model."
+        )
+    if reward.judge.active and "judge" not in channels:
+        raise UserError("reward.judge is not used: name 'judge' in reward.channels, or leave it out.")
     return channels
+
+
+def check_evaluator(config: RunSettings, panels: Sequence[Panel]) -> None:
+    """Raises UserError where a judge has no answers to grade."""
+    if config.evaluation.judge.active and all(panel.environment != "questions" for panel in panels):
+        raise UserError(
+            "evaluation.judge grades answers to questions, and no panel of questions is evaluated: name one in "
+            "evaluation.panels, or leave the judge out."
+        )
 
 
 def _all_channels(config: RunSettings, given: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
@@ -60,26 +77,33 @@ def _all_channels(config: RunSettings, given: Mapping[str, Sequence[str]]) -> tu
     common = tuple(name for name in first if all(name in names for names in others))
     if config.reward.scalariser == "single" or set(given) != {"questions"}:
         return common
-    judged = config.reward.preference_model is not None
-    return common + tuple(name for name in OF_QUESTIONS if judged or name != "preference")
+    rated = {"preference": config.reward.preference_model is not None, "judge": config.reward.judge.active}
+    return common + tuple(name for name in OF_QUESTIONS if rated.get(name, True))
 
 
-def open_channels(config: RunSettings, channels: Sequence[str], model: str) -> Callable[[], OpenChannels] | None:
+def open_channels(
+    config: RunSettings, channels: Sequence[str], model: str, raters: Mapping[str, Rater]
+) -> Callable[[], OpenChannels] | None:
     """Makes, in another process, those of the channels that no environment gives, and the penalty where there is one;
-    None where there are none."""
+    None where there are none.
+
+    Args:
+        raters: who gives the channels that somebody rates.
+    """
     names = [name for name in channels if name in OF_QUESTIONS] + [KL] * config.grpo.folds_kl
     if not names:
         return None
-    return partial(_make, names, model, config)
+    return partial(_make, names, model, config, raters)
 
 
-def _make(names: Sequence[str], model: str, config: RunSettings) -> OpenChannels:
+def _make(names: Sequence[str], model: str, config: RunSettings, raters: Mapping[str, Rater]) -> OpenChannels:
     return OpenChannels(
         names,
         ChatTokenizer.from_pretrained(model),
         config.rollout.max_response_tokens,
         config.reward,
         config.data.get("questions"),
+        raters,
     )
 
 

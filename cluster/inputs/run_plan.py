@@ -12,7 +12,7 @@ from cluster.inputs.demonstrations import Transcriber
 from cluster.inputs.experience_plan import check_experience
 from cluster.inputs.models import check_trainable, load_tokenizer, resolve_model
 from cluster.inputs.recorded import read_recorded
-from cluster.inputs.reward_channels import reward_channels
+from cluster.inputs.reward_channels import check_evaluator, reward_channels
 from cluster.inputs.routed_corpus import check_router
 from cluster.inputs.run_folder import Start, check_room, find_start
 from cluster.loop.checkpoint import Manifest, load_manifest
@@ -94,6 +94,7 @@ def plan_run(config: RunSettings, run_dir: Path, resume: bool) -> Plan:
     check_room(run_dir, model)
     check_experience(config.experience, run_dir)
     panels_played = _eval_panels(config, tasks)
+    check_evaluator(config, panels_played)
     from cluster.inputs.model_check import check_model  # here, because it takes seconds, and nothing above needs it
 
     check_model(config)

@@ -67,6 +67,7 @@ class Manifest(Frozen):
         parts: parts of the trajectory store that belong to these steps.
         evaluated: names of evaluations already done.
         panels: hash of each training panel by its name; a resumed run must see the same tasks.
+        memory: snapshot of the run's memory of experience; None where it keeps none.
     """
 
     format: int = FORMAT
@@ -77,6 +78,7 @@ class Manifest(Frozen):
     parts: int = 0
     evaluated: tuple[str, ...] = ()
     panels: dict[str, str] = {}
+    memory: int | None = None
     frontier: Frontier = Frontier()
 
 

@@ -177,6 +177,7 @@ class Coordinator:
 
     async def _save(self) -> None:
         """Write a checkpoint. All that it counts is on disk before it has its name."""
+        self._move(memory=self._parts.memory())
         if self._stream is not None:
             self._move(frontier=self._stream.frontier.snapshot())
             groups = dict(self._stream.frontier.ready)  # as the snapshot has it: more may finish meanwhile

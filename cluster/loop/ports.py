@@ -205,6 +205,7 @@ class Parts:
         evaluate: plays the evaluation panels and writes the result under this name.
         keep_best: keeps the learner's weights if that result, which is of them, is the best so far.
         gauges: more metrics of a step, of parts that the loop does not know.
+        memory: the present snapshot of the memory of experience; None where there is none.
     """
 
     rollouts: Rollouts
@@ -215,3 +216,4 @@ class Parts:
     keep_best: Callable[[str], Awaitable[None]]
     observer: Observer
     gauges: Callable[[], dict[str, float]] = dict
+    memory: Callable[[], int | None] = lambda: None

@@ -11,7 +11,7 @@ from cluster.reporting.evaluation import Evaluation, Evaluations
 from cluster.reporting.paired import NO_EXPERIENCE, Paired, paired_with_earlier, paired_without_experience
 
 INTERVAL = "success [95 %]"
-MEANS = {"score": "score", "action_validity": "valid"}
+MEANS = {"score": "score", "action_validity": "valid", "judge": "judge"}
 """Rewards that have a column, where the environment has them and they are not 1 throughout. Headings are short: a table
 with all of them fits the 80 letters of a terminal."""
 

@@ -123,7 +123,12 @@ SECTIONS: Mapping[str, tuple[Metric, ...]] = {
             "groups_submitted", Kind.TOTAL, "groups", "Groups that were sent out: all of the following, and running."
         ),
         Metric("groups_accepted", Kind.TOTAL, "groups", "Groups that closed with enough members."),
-        Metric("groups_filtered", Kind.TOTAL, "groups", "Groups that closed with too few members after all attempts."),
+        Metric(
+            "groups_filtered",
+            Kind.TOTAL,
+            "groups",
+            "Groups given back to be played again: too few members, or too old.",
+        ),
         Metric("groups_skipped", Kind.TOTAL, "groups", "Groups that dynamic sampling replaced: nothing to compare."),
         Metric("skipped_turns", Kind.SUM, "turns", "Turns of the groups that were skipped for this batch."),
     ),
@@ -166,6 +171,10 @@ SECTIONS: Mapping[str, tuple[Metric, ...]] = {
         Metric("reward/{channel}/weight", Kind.MEAN, "share", "Weight of a reward in what advantages are made of."),
         Metric("reward/{channel}/sampled", Kind.MEAN, "share", "Share of rollouts for which it was drawn."),
         Metric("reward/entropy", Kind.MEAN, "share", "Entropy of the reward weights over its maximum: 1 all alike."),
+        Metric("preference_s", Kind.SUM, "s", "What the preference model took for the step's answers."),
+        Metric("judge_s", Kind.SUM, "s", "What the judge took for the step's answers."),
+        Metric("judge/tokens", Kind.SUM, "tokens", "Tokens that the judge read and wrote, unusable replies included."),
+        Metric("judge/unanswered", Kind.SUM, "answers", "Answers without a vote, which got a neutral score."),
         Metric("reward/kl", Kind.MEAN, "nats", "Divergence from the initial weights, where it is part of the reward."),
     ),
     "The Conductor": (

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from cluster.config.run import RunSettings
+from cluster.loop.ports import Rollouts
 from cluster.reporting.advised import AdvisedRollouts, evaluate_both
 from cluster.reporting.evaluation import (
     Evaluation,
@@ -34,6 +35,8 @@ class RunEvaluation:
     observer: RunObserver
     book: Callable[[], Book | None] = lambda: None
     """What is known now; frozen while the panels are played."""
+    judged: Callable[[Rollouts], Rollouts] = lambda rollouts: rollouts
+    """Has a judge grade what is played, where there is one."""
 
     async def play(self, name: str) -> None:
         """Play the panels and write `RUN/evaluations/<name>.json`."""
@@ -54,10 +57,11 @@ class RunEvaluation:
             limit=settings.limit,
             progress=lambda done, total: self.observer.activity(f"eval {title}", done, total),
         )
+        rollouts = self.judged(self.fleet)
         if book is None:
-            result = await evaluate(self.fleet)
+            result = await evaluate(rollouts)
         else:
-            told = AdvisedRollouts(self.fleet, book, self.config.experience.max_tokens)
+            told = AdvisedRollouts(rollouts, book, self.config.experience.max_tokens)
             result = await evaluate_both(told, evaluate)
         for play, outcome in result.arms.items():
             rate, way = outcome.success, "" if play == "greedy" else f", {play}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -29,6 +29,7 @@ from cluster.runtime.experience import ExperiencedRollouts, open_experience
 from cluster.runtime.fleet import RolloutFleet
 from cluster.runtime.learner import RayLearner
 from cluster.runtime.publisher import ParitySequences, Publisher
+from cluster.runtime.raters import JudgeWatch, Raters, judged_rollouts, open_evaluator, open_raters
 from cluster.runtime.recorder import RayRecorder
 from cluster.runtime.session import beside_rollouts, open_fleet
 from cluster.runtime.steps import (
@@ -68,19 +69,24 @@ async def assembled(plan: Plan, observer: RunObserver) -> AsyncIterator[Assembly
     demonstrations = _demonstrations(plan, observer)
     observer.say("starting engines and learner workers")
     async with (
-        _open_learner(plan, demonstrations) as learner,
+        open_raters(plan) as raters,
+        _open_learner(plan, demonstrations, raters, JudgeWatch(raters.judge, observer.say)) as learner,
         open_fleet(config, plan.model, plan.environments, plan.name) as fleet,
         _open_recorder(plan) as recorder,
         open_experience(plan, fleet, observer.say) as experience,
+        open_evaluator(config, plan.model, plan.name) as evaluator,
     ):
         await learner.ready()
+        await raters.ready(config.placement.start_timeout_s)
         parity_sequences = ParitySequences.put(demonstrations.slice(0, PARITY_SEQUENCES))
         publisher = Publisher(learner, fleet, parity_sequences, config.schedule.parity_tolerance)
-        evaluation = RunEvaluation(plan.run_dir, config, plan.eval_panels, fleet, observer, _book(experience))
+        judged = partial(judged_rollouts, judge=evaluator, look=JudgeWatch(evaluator, observer.say).look)
+        evaluation = RunEvaluation(plan.run_dir, config, plan.eval_panels, fleet, observer, _book(experience), judged)
         best = BestKeeper(plan.run_dir, plan.eval_panels, learner.save_pretrained, observer.say)
         programme = await _programme(plan, learner, fleet, observer, demonstrations)
-        rollouts, gauges = (experience, experience.gauges) if experience else (fleet, dict)
-        parts = Parts(rollouts, learner, recorder, publisher.publish, evaluation.play, best.keep, observer, gauges)
+        parts = Parts(fleet, learner, recorder, publisher.publish, evaluation.play, best.keep, observer)
+        if experience:
+            parts = replace(parts, rollouts=experience, gauges=experience.gauges, memory=lambda: experience.snapshot)
         coordinator = Coordinator(plan.run_dir, programme, parts, plan.manifest)
         if plan.checkpoint is not None:
             await coordinator.restore(plan.checkpoint)
@@ -134,7 +140,9 @@ async def _open_recorder(plan: Plan) -> AsyncIterator[RayRecorder]:
 
 
 @asynccontextmanager
-async def _open_learner(plan: Plan, demonstrations: pa.Table) -> AsyncIterator[RayLearner]:
+async def _open_learner(
+    plan: Plan, demonstrations: pa.Table, raters: Raters, watch: JudgeWatch
+) -> AsyncIterator[RayLearner]:
     """The learner, its workers still starting, so that engines can start beside them; stopped afterwards."""
     config = plan.config
     resources = {"CPU": config.placement.learner_cpus, "GPU": config.placement.learner_gpus}
@@ -153,13 +161,13 @@ async def _open_learner(plan: Plan, demonstrations: pa.Table) -> AsyncIterator[R
         resources_per_worker={name: share for name, share in resources.items() if share},
     )
     options = {"name": f"{name}:router", "num_cpus": 0, "max_restarts": -1, "max_task_retries": 2}
-    unnamed = open_channels(config, plan.channels, plan.model)
+    unnamed = open_channels(config, plan.channels, plan.model, raters.channels)
     actor: Any = ray.remote(RouterActor).options(**options)
     router = actor.remote(config.grpo, config.reward, plan.channels, config.seed, unnamed)
     conductor = _conductor(plan, f"{name}:conductor") if config.reward.scalariser == "conductor" else None
     routing, training = _routing(plan, pool, router, demonstrations), _training(plan, pool, conductor)
     publication = Publication(config.policy.lora is not None, config.rollout.engine.control_timeout_s)
-    learner = RayLearner(pool, routing, training, publication)
+    learner = RayLearner(pool, routing, training, publication, watch.look)
     try:
         learner.start(config.placement.start_timeout_s)
         yield learner

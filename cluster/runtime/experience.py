@@ -52,6 +52,11 @@ class ExperiencedRollouts:
         await self._hear(self._actor.told.remote())
 
     @property
+    def snapshot(self) -> int | None:
+        """Of the memory, as it was told last."""
+        return self._told.book.snapshot if self._told else None
+
+    @property
     def book(self) -> Book | None:
         """What prompts are made of now; None where the run goes on without experience."""
         return None if self._off or self._told is None else self._told.book
@@ -139,7 +144,8 @@ async def open_experience(
     options = {"name": f"concerto:{run}:experience", "scheduling_strategy": beside_rollouts(run)}
     path = memory_path(settings, plan.run_dir)
     types = planned_types((*plan.tasks.panels, *plan.eval_panels))
-    actor = start_experience(path, types, settings, plan.model, options)
+    snapshot = plan.manifest.memory if settings.memory is None else None  # what has a name others may have changed
+    actor = start_experience(path, types, settings, plan.model, snapshot, options)
     told = ExperiencedRollouts(rollouts, actor, settings, run_name(plan.run_dir), say)
     try:
         await told.start()

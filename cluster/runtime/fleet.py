@@ -97,7 +97,7 @@ class RolloutFleet:
             try:
                 episodes, sequences = member.actor.run_group.remote(self._request(task))
                 return finished_group(await episodes, GroupReferences(episodes, sequences))
-            except (RayActorError, EngineError) as error:
+            except (RayActorError, ObjectLostError, EngineError) as error:
                 logger.warning("group %s is played again: %s", task.group_id, last_line(error))
                 self._lost(member)
             finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,10 +15,11 @@ from actors.group_references import GroupReferences, StepGroups
 from cluster.loop.ports import Scores, Trained
 from cluster.runtime.steps import Routing, Training
 from cluster.runtime.weights import Lives, LiveWeights, Publication, StoredWeights, Weights
+from learners.workers.losses import told_as_lost
 from learners.workers.pool import LearnerPool
 from router.probe import ProbeResult
 from router.probing import Probing
-from trajectories.errors import UserError
+from trajectories.errors import ConcertoError
 
 logger = logging.getLogger(__name__)
 
@@ -30,11 +31,19 @@ class RayLearner:
         routing: prepares the steps.
         training: has the workers train them.
         publication: how weights travel.
+        look: is told what routing says of each step.
     """
 
-    def __init__(self, pool: LearnerPool, routing: Routing, training: Training, publication: Publication) -> None:
+    def __init__(
+        self,
+        pool: LearnerPool,
+        routing: Routing,
+        training: Training,
+        publication: Publication,
+        look: Callable[[Mapping[str, float]], Awaitable[None]] | None = None,
+    ) -> None:
         self._pool, self._routing, self._training = pool, routing, training
-        self._publication = publication
+        self._publication, self._look = publication, look
         self._starting: asyncio.Future[None] | None = None
         self._turn = asyncio.Lock()
         self._live: LiveWeights | None = None
@@ -59,11 +68,13 @@ class RayLearner:
 
         Raises:
             UserError: an episode lacks a reward channel, or a channel never changes.
-            WorkersLost: the Conductor died.
+            WorkersLost: learner workers or the Conductor died, or a group was lost with its node.
         """
         with _own_words():
             played = StepGroups(tuple(groups))
             step = await self._routing.prepare(stage, played, demonstrations)
+            if self._look is not None:
+                await self._look(step.metrics)
             if self._live is not None:
                 self._live.superseded = True
             async with self._turn:
@@ -112,10 +123,14 @@ class RayLearner:
 
 @contextmanager
 def _own_words() -> Iterator[None]:
-    """An error of ours that an actor raised, as it was raised there: one line, not Ray's report."""
+    """An error of ours that an actor raised, as it was raised there: one line, not Ray's report.
+
+    Raises WorkersLost where groups that wait to be trained lay on a node that is gone.
+    """
     try:
-        yield
+        with told_as_lost("a group of the step"):
+            yield
     except RayTaskError as error:
-        if isinstance(error.cause, UserError):
+        if isinstance(error.cause, ConcertoError):
             raise error.cause from None
         raise

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayTaskError
 
 from actors.group_references import GroupReferences
 from cluster.loop.ports import FinishedGroup, finished_group
 from cluster.loop.stream import RunError
+from learners.workers.losses import told_as_lost
 from trajectories.errors import StorageError, last_line
 
 TIMEOUT_S = 600.0
@@ -22,8 +23,9 @@ TIMEOUT_S = 600.0
 class RayRecorder:
     """Hands references to the recorder actor; every wait is bounded.
 
-    All methods raise StorageError when the disk does not take what is to be written, and RunError when the recorder
-    fails otherwise, with its own words, or does not answer in time.
+    All methods raise StorageError when the disk does not take what is to be written, WorkersLost when a node is gone
+    and with it a group that is not on disk, and RunError when the recorder fails otherwise, with its own words, or does
+    not answer in time.
     """
 
     def __init__(self, actor: Any, timeout_s: float = TIMEOUT_S) -> None:
@@ -47,8 +49,9 @@ class RayRecorder:
 
     async def _answer(self, what: str, reference: Awaitable[Any]) -> Any:
         try:
-            return await asyncio.wait_for(reference, self._timeout_s)
-        except (RayTaskError, RayActorError) as error:
+            with told_as_lost(f"what is needed to {what}"):
+                return await asyncio.wait_for(reference, self._timeout_s)
+        except RayTaskError as error:
             if isinstance(cause := getattr(error, "cause", None), StorageError):
                 raise cause from None
             raise RunError(f"the recorder could not {what}: {last_line(error)}") from error

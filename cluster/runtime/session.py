@@ -51,6 +51,19 @@ def learner_demands(placement: PlacementSettings) -> list[Demand]:
     ]
 
 
+def preference_demands(config: RunSettings) -> list[Demand]:
+    """What the replicas of the preference model need; none where the run has no such model."""
+    placement = config.placement
+    replicas = placement.preference_replicas if config.reward.preference_model else 0
+    return [Demand(f"preference-{at}", placement.preference_cpus, placement.preference_gpus) for at in range(replicas)]
+
+
+def run_demands(config: RunSettings) -> list[Demand]:
+    """What a run needs, one entry an actor."""
+    placement = config.placement
+    return rollout_demands(placement) + learner_demands(placement) + preference_demands(config)
+
+
 @contextmanager
 def ray_cluster(placement: PlacementSettings) -> Iterator[None]:
     """Join the cluster of `placement.address` (or of a submitted job), else start a private one; always leave it.
@@ -104,10 +117,11 @@ def cluster_nodes() -> list[Node]:
     return nodes
 
 
-async def check_resources(placement: PlacementSettings, with_learner: bool, say: Callable[[str], None]) -> None:
-    """Wait a bounded time for room for all actors. Raises UserError with the table of demanded against free."""
-    demands = rollout_demands(placement) + (learner_demands(placement) if with_learner else [])
-    await preflight(demands, cluster_nodes, placement.wait_s, say)
+async def check_resources(config: RunSettings, trains: bool, say: Callable[[str], None]) -> None:
+    """Wait a bounded time for room for all actors of a run, or (`trains` is false) of an evaluation. Raises UserError
+    with the table of demanded against free."""
+    demands = run_demands(config) if trains else rollout_demands(config.placement)
+    await preflight(demands, cluster_nodes, config.placement.wait_s, say)
 
 
 @asynccontextmanager

@@ -6,7 +6,6 @@ run chooses one of each. They pass references on; token data never comes here.
 
 from __future__ import annotations
 
-import pickle
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,8 +26,9 @@ from learners.rewards.scalarisers import Advantage, reward_weight_metrics
 from learners.workers.pool import LearnerPool
 from router.online import OnlineRouter
 from router.probing import Probing
+from trajectories.state_files import read_state, write_state
 
-ROUTER_FILE, CONDUCTOR_FILE = "router.pickle", "conductor.pickle"
+ROUTER_FILE, CONDUCTOR_FILE = "router.safetensors", "conductor.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,10 +175,10 @@ class OnlineRouting:
         return PreparedStep(stage, groups, sequences, assignments, rewards, await metrics | probe_s | read_s)
 
     async def save(self, folder: Path) -> None:
-        (folder / ROUTER_FILE).write_bytes(pickle.dumps(self.memory))
+        write_state(folder / ROUTER_FILE, self.memory.state())
 
     async def restore(self, folder: Path) -> None:
-        self.memory = pickle.loads((folder / ROUTER_FILE).read_bytes())
+        self.memory.restore(read_state(folder / ROUTER_FILE))
 
     async def _probe(self, experts: Any, own: Any, count: Any) -> tuple[Any, dict[str, float]]:
         """Reference to what the probe makes of the reference trajectories, where there are any, and its seconds."""
@@ -247,10 +247,10 @@ class ConductedTraining:
         return Trained(trained | metrics, complete)
 
     async def save(self, folder: Path) -> None:
-        (folder / CONDUCTOR_FILE).write_bytes(pickle.dumps(await self._conductor.state()))
+        write_state(folder / CONDUCTOR_FILE, await self._conductor.state())
 
     async def restore(self, folder: Path) -> None:
-        await self._conductor.restore(pickle.loads((folder / CONDUCTOR_FILE).read_bytes()))
+        await self._conductor.restore(read_state(folder / CONDUCTOR_FILE))
 
 
 async def train_as_assigned(pool: LearnerPool, step: PreparedStep) -> Trained:

@@ -104,3 +104,13 @@ class Judgement(Reply):
 
     reasoning: Annotated[Reasoning, _AtMost(1000)]
     verdict: Verdict
+
+
+BEST_GRADE = 10
+
+
+class Grade(Reply):
+    """How good an answer is, from 0 to 10: models agree with themselves better on whole numbers than on fractions."""
+
+    reasoning: Annotated[Reasoning, _AtMost(1000)]
+    grade: Annotated[int, Field(ge=0, le=BEST_GRADE)]

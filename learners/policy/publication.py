@@ -97,7 +97,7 @@ def _hugging_face_weights(model: PolicyModel, state: dict[str, Tensor], config: 
 
 
 def _whole(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    return tensor.to(dtype).full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.to(dtype=dtype).full_tensor() if isinstance(tensor, DTensor) else tensor  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -24,7 +24,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.distributed_c10d import ProcessGroupGloo
+from torch.distributed.distributed_c10d import PrefixStore, ProcessGroupGloo, Store
+from torch.distributed.rendezvous import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from trajectories.errors import ConcertoError, first_line
 
@@ -51,7 +52,7 @@ class Link:
         TransferError: they have not.
     """
 
-    def __init__(self, store: dist.Store, rank: int, size: int, peer: str, timeout_s: float) -> None:
+    def __init__(self, store: Store, rank: int, size: int, peer: str, timeout_s: float) -> None:
         self._peer = peer
         limit = timedelta(seconds=timeout_s)
         places = [f"place-{at}" for at in range(size)]
@@ -61,7 +62,8 @@ class Link:
             found = [store.get(place).decode() for place in places]
             # NCCL refuses two ranks on one GPU; there weights pass through the CPU's memory.
             nccl = "cpu" not in found and len(set(found)) == size
-            self._group: Any = (dist.ProcessGroupNCCL if nccl else ProcessGroupGloo)(store, rank, size, limit)
+            kind: Any = dist.ProcessGroupNCCL if nccl else ProcessGroupGloo
+            self._group = kind(store, rank, size, limit)
         except RuntimeError as error:
             raise TransferError(f"{peer} did not join within {timeout_s:.0f} s: {_words(error)}") from error
         self.device = torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")
@@ -96,14 +98,14 @@ class WeightSender:
     """The learner's end, on its first worker."""
 
     def __init__(self) -> None:
-        self._store: dist.TCPStore | None = None
+        self._store: TCPStore | None = None
         self._links: dict[str, tuple[str, Link]] = {}
 
     def address(self) -> tuple[str, int]:
         """Host and port at which engines join; opened with the first call."""
         host = os.environ.get("MASTER_ADDR", "127.0.0.1")  # Ray Train sets it to the node of worker 0
         if self._store is None:
-            self._store = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False)
+            self._store = TCPStore(host, 0, is_master=True, wait_for_workers=False)
         return host, self._store.port
 
     def send(
@@ -142,7 +144,7 @@ class WeightSender:
             self._leave(name)
             self.address()
             assert self._store is not None
-            store = dist.PrefixStore(life, self._store)
+            store = PrefixStore(life, self._store)
             self._links[name] = life, Link(store, 0, 1 + processes, name, _until(deadline).total_seconds())
         return self._links[name][1]
 
@@ -213,11 +215,11 @@ class WeightReceiver:
         if self._link is None or self._joined != (host, port, life):
             timeout = _until(deadline)
             try:
-                store = dist.TCPStore(host, port, is_master=False, timeout=timeout)
+                store = TCPStore(host, port, is_master=False, timeout=timeout)
             except RuntimeError as error:
                 raise TransferError(f"no learner answers at {host}:{port}: {_words(error)}") from error
             peer = f"the learner at {host}:{port}"
-            self._link = Link(dist.PrefixStore(life, store), self._rank, self._size, peer, timeout.total_seconds())
+            self._link = Link(PrefixStore(life, store), self._rank, self._size, peer, timeout.total_seconds())
             self._joined = host, port, life
         return self._link
 

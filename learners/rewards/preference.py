@@ -15,14 +15,11 @@ from trajectories.chat import CLOCK, DATE
 from trajectories.control_tokens import ControlTokens
 from trajectories.errors import UserError, first_line
 
-PAIRS_AT_ONCE = 8
-"""Pairs in one pass."""
-
 
 class PreferenceModel:
-    """A reward model on the CPU, in the precision it was saved in."""
+    """A reward model on one device, in the precision it was saved in."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, device: str = "cpu") -> None:
         """Load the directory or hub model. Raises UserError."""
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(model, truncation_side="left")
@@ -37,6 +34,8 @@ class PreferenceModel:
                 f"{model} has {self._model.config.num_labels} outputs; a reward model has one: "
                 "set reward.preference_model to such a model"
             )
+        self._device = torch.device(device)
+        self._model.to(self._device)
         self._control = ControlTokens(self._tokenizer)
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
@@ -45,16 +44,12 @@ class PreferenceModel:
 
     @torch.inference_mode()
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> Tensor:
-        """The model's output for each pair, float64 [B]; higher is preferred.
+        """The model's output for each of B pairs in one pass, float64 [B]; higher is preferred.
 
         With a chat template the pair is a user's and an assistant's message, else two segments. What is longer than the
         model can read loses its beginning.
         """
-        scores = []
-        for start in range(0, len(prompts), PAIRS_AT_ONCE):
-            some = slice(start, start + PAIRS_AT_ONCE)
-            scores.append(self._model(**self._encode(prompts[some], responses[some])).logits[:, 0].double())
-        return torch.cat(scores) if scores else torch.zeros(0, dtype=torch.float64)
+        return self._model(**self._encode(prompts, responses).to(self._device)).logits[:, 0].double().cpu()
 
     def _encode(self, prompts: Sequence[str], responses: Sequence[str]) -> BatchEncoding:
         """Neither prompt nor response can write a control token."""

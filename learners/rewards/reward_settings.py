@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from trajectories.settings import Settings
+from trajectories.settings import Address, Settings
 
 LengthShape = Literal["short", "target", "overlong"]
 """How a response's length becomes the channel `length` (`learners.rewards.channels.length`)."""
@@ -43,6 +43,37 @@ class ConductorSettings(Settings):
     of the hidden size needs ten times the rate."""
     entropy_weight: float = Field(default=1e-3, ge=0)
     """Weight of the entropy bonus (lambda). Tuning: raise it when the alarm of a single channel shows in the log."""
+
+
+class JudgeSettings(Settings):
+    """A chat model that grades answers to questions, from 0 to 1 (docs/rewards.md). Its key is OPENAI_API_KEY."""
+
+    base_url: Address | None = None
+    """OpenAI-compatible endpoint of the judge; null: there is none. Tuning: a server of its own, or the policy would
+    wait for it."""
+    model: str | None = None
+    """Name of the judge's model, as the endpoint knows it. Tuning: a larger one than the policy; for the evaluation
+    another one than for the reward."""
+    votes: PositiveInt = 3
+    """Grades of each answer. Tuning: 3, as published; 1 costs a third."""
+    combine: Literal["median", "mean"] = "median"
+    """How they become one. Tuning: `median`, which one strange vote does not move; `mean` tells more answers apart."""
+    concurrency: PositiveInt = 16
+    """Requests that are under way at once. Tuning: as many as the server takes without a queue."""
+    timeout_s: PositiveFloat = 120.0
+    """Seconds that all votes of a learner step, or of a group in an evaluation, may take together. What has no vote
+    by then gets the mean of its group, 0.5 where that has none. Tuning: twice what `judge_s` shows."""
+
+    @property
+    def active(self) -> bool:
+        """There is a judge."""
+        return self.base_url is not None
+
+    @model_validator(mode="after")
+    def _an_endpoint_has_a_model(self) -> JudgeSettings:
+        if (self.base_url is None) != (self.model is None):
+            raise ValueError("base_url and model of a judge belong together: set both, or neither")
+        return self
 
 
 class RewardSettings(Settings):
@@ -81,7 +112,12 @@ class RewardSettings(Settings):
     below (`overlong`)."""
     preference_model: str | None = None
     """Directory or hub name of a sequence-classification model that gives the channel `preference`; none: no such
-    channel. Tuning: one of the policy's size or smaller scores a batch in the time of a forward pass."""
+    channel. Where it runs say placement.preference_*. Tuning: one of the policy's size or smaller scores a batch in the
+    time of a forward pass."""
+    preference_batch: PositiveInt = 8
+    """Pairs of question and answer that it reads in one pass. Tuning: 8 on a CPU; on a GPU as many as its memory
+    holds."""
+    judge: JudgeSettings = JudgeSettings()
     conductor: ConductorSettings = ConductorSettings()
 
     def compared(self, channels: Sequence[str]) -> tuple[str, ...]:

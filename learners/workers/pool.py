@@ -22,8 +22,10 @@ import torch
 import torch.distributed as dist
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from learners.learner_settings import LearnerSettings
+from learners.workers.losses import told_as_lost
 from learners.workers.mailbox import Command, Mailbox, Outcome
 from learners.workers.process import keep_freed_memory, multiply_with_onednn
 from trajectories.errors import ConcertoError, RunError, WorkersLost, first_line
@@ -71,7 +73,10 @@ class LearnerPool:
         name = f"concerto:{self._run_name}:learner"
         # Ray Train has no other place for its limit. A little later than ours, whose message says more.
         os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(timeout_s + 5)
-        self._mailbox = ray.remote(Mailbox).options(name=name, num_cpus=0).remote(self._num_workers)
+        # Beside the coordinator: what it says must not go with another node.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        options = {"name": name, "num_cpus": 0, "scheduling_strategy": here}
+        self._mailbox = ray.remote(Mailbox).options(**options).remote(self._num_workers)
         gpu = self._resources.get("GPU", 0) > 0
         trainer = TorchTrainer(
             _serve,
@@ -88,7 +93,8 @@ class LearnerPool:
         )
         self._thread = threading.Thread(target=_fit, args=(trainer, self._mailbox), name=name, daemon=True)
         self._thread.start()
-        missing = ray.get(self._mailbox.wait_joined.remote(timeout_s))
+        with told_as_lost("the mailbox of the learner workers"):
+            missing = ray.get(self._mailbox.wait_joined.remote(timeout_s))
         if isinstance(missing, ConcertoError):
             raise missing
         if missing:
@@ -103,11 +109,14 @@ class LearnerPool:
             WorkersLost: a worker raised, died or did not answer in time.
             ConcertoError: what a worker raised of ours, as StorageError; the workers have ended then too.
         """
-        return await asyncio.gather(*await self.call_refs(method, *arguments, timeout_s=timeout_s))
+        results = await self.call_refs(method, *arguments, timeout_s=timeout_s)
+        with told_as_lost(f"{method}: what the learner workers answered"):
+            return await asyncio.gather(*results)
 
     async def call_refs(self, method: str, *arguments: Any, timeout_s: float = 1800.0) -> list[ray.ObjectRef]:
         """Like `call`, but the results stay in the object store: for what other actors read."""
-        outcome: Outcome = await self._mailbox.call.remote(method, arguments, timeout_s)
+        with told_as_lost("the mailbox of the learner workers"):
+            outcome: Outcome = await self._mailbox.call.remote(method, arguments, timeout_s)
         if isinstance(outcome.error, ConcertoError):
             raise outcome.error
         if outcome.error:
@@ -124,7 +133,8 @@ class LearnerPool:
             return
         thread, self._thread = self._thread, None
         try:
-            ray.get(self._mailbox.stop.remote())
+            with contextlib.suppress(ray.exceptions.RayActorError):  # then the workers have learned it, and end
+                ray.get(self._mailbox.stop.remote())
             thread.join(STOP_TIMEOUT_S)
             if thread.is_alive():
                 raise WorkersLost(f"the learner workers did not end within {STOP_TIMEOUT_S:.0f} s")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from learners.rewards.conductor_head import ConductorScalariser, probabilities
 from learners.rewards.reward_settings import ConductorSettings
 from tests.learners.rewards.test_conductor_head import CHANNELS, HIDDEN, batch
 from trajectories.errors import UserError, WorkersLost
+from trajectories.state_files import read_state, write_state
 
 
 def actor(channels: tuple[str, ...] = CHANNELS, hidden: int = HIDDEN, **settings: Any) -> ConductorActor:
@@ -79,13 +80,14 @@ def test_it_moves_towards_what_earns() -> None:
     assert probabilities(conductor.head(), contexts)[:, 2].min() > 0.4
 
 
-def test_a_restored_conductor_goes_on_bit_for_bit() -> None:
+def test_a_restored_conductor_goes_on_bit_for_bit(tmp_path: Path) -> None:
     def run(conductor: ConductorActor, steps: range) -> list[Any]:
         return [step(conductor, number, ConductorSettings()) for number in steps]
 
     first = actor()
     run(first, range(5))  # one update, two steps in the buffer
-    saved = pickle.loads(pickle.dumps(first.state()))
+    write_state(tmp_path / "state", first.state())
+    saved = read_state(tmp_path / "state")
     second = actor()
     run(second, range(12))  # ahead of what it goes back to
     second.restore(saved)

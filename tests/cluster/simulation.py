@@ -6,7 +6,7 @@ import asyncio
 import json
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +213,7 @@ class World:
     learner: SimulatedLearner = field(default_factory=SimulatedLearner)
     log: Log = field(default_factory=Log)
     recorder: SimulatedRecorder | None = None
+    memory: int | None = None
 
     async def keep_best(self, name: str) -> None: ...
 
@@ -225,7 +226,8 @@ class World:
 
     def parts(self, run_dir: Path) -> Parts:
         recorder = self.recorder or SimulatedRecorder(run_dir / "trajectories")
-        return Parts(self.rollouts, self.learner, recorder, self.publish, self.evaluate, self.keep_best, self.log)
+        parts = Parts(self.rollouts, self.learner, recorder, self.publish, self.evaluate, self.keep_best, self.log)
+        return replace(parts, memory=lambda: self.memory)
 
 
 def programme(

@@ -50,6 +50,7 @@ def prompts(text: str) -> dict[str, str]:
         "answer": {"question": text, "experience": experience, "demonstrations": [example]},
         "judge": {"reference": text, "question": text, "answer": text},
         "induce": {"examples": [("1", example)], "most": 20},
+        "grade": {"question": text, "references": (text,), "answer": text},
     }
     return {step: render(step, **given) for step, given in data.items()}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import replace
 
 import pyarrow as pa
@@ -175,7 +174,7 @@ def test_policies_that_need_no_probe_decide_without_one() -> None:
     assert weights == [0.0, 0.1]
 
 
-def test_a_pickled_router_goes_on_as_the_original() -> None:
+def test_a_restored_router_goes_on_as_the_original() -> None:
     def batch(number: int) -> tuple[list[Group], list[str | None], pa.Table]:
         groups = [group(f"{number}-{name}") for name in "abc"]
         names: list[str | None] = [f"{number}-{name}/1" for name in "abc"]
@@ -186,7 +185,8 @@ def test_a_pickled_router_goes_on_as_the_original() -> None:
 
     router = OnlineRouter(RunningQuantile(Loss(), window=4, fill=1))
     router.decide(*batch(0))
-    copy: OnlineRouter = pickle.loads(pickle.dumps(router))
+    copy = OnlineRouter(RunningQuantile(Loss(), window=4, fill=1))
+    copy.restore(router.state())
     for number in (1, 2):
         ours: list[Decision | None] = router.decide(*batch(number))
         assert ours == copy.decide(*batch(number))

@@ -96,7 +96,7 @@ def faults(run: Run) -> list[str]:
     if broken := {record["step"]: n for record in run.records if (n := int(record.get("failed_episodes") or 0))}:
         found.append(f"{sum(broken.values())} episodes broke for good, in {_steps(broken)}.")
     if filtered := max((int(record.get("groups_filtered") or 0) for record in run.records), default=0):
-        found.append(f"{filtered} groups were filtered: too many of their episodes broke.")
+        found.append(f"{filtered} groups were given back: too many of their episodes broke, or they were too old.")
     if idle := [record["step"] for record in run.records if record.get("trained_tokens") == 0]:
         found.append(f"Nothing was trained in {_steps(idle)}.")
     if odd := [record["step"] for record in run.records if record["step"] and _not_finite(record)]:

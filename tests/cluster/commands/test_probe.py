@@ -14,15 +14,20 @@ import torch
 from rich.console import Console
 
 from cluster.commands import probe
-from learners.learner_settings import PolicySettings
+from cluster.inputs.probe_cache import ProbeCache, trajectory_key
+from learners.learner_settings import LearnerSettings, PolicySettings
 from learners.policy.loading import load_policy
+from learners.workers.worker import LearnerWorker
+from router import tables
 from router.geometry import gini
 from router.probe import sequential
+from router.router_settings import RouterSettings
 from tests.learners.samples import make_sequences
 from trajectories.errors import UserError
-from trajectories.schema import sequences_to_table
+from trajectories.schema import sequences_from_table, sequences_to_table
 
 CONSOLE = Console(quiet=True)
+EXACTLY = RouterSettings(token_budget=64, precision="policy")
 
 
 @pytest.fixture
@@ -41,19 +46,48 @@ def test_a_stopped_probe_goes_on_and_gives_the_scores_of_the_reference(
     model = str(tiny_model_dir)
     sequences = [replace(s, episode_id=f"e{number // 2}") for number, s in enumerate(make_sequences(7, 1))]
     reference = sequential(load_policy(PolicySettings(model=model), 0, torch.device("cpu")), sequences)
-    parts = probe._open_parts(out, probe.ProbeJob(model, str(corpus), 4))
+    parts = probe._open_parts(out, probe.ProbeJob(model, str(corpus), 4, "policy"))
     done = probe.tables.measured(reference.arranged(sequences[:2]), sequences[:2])
     pq.write_table(done, parts / "000000.parquet")
     probed, write = [], probe.write_parquet
     monkeypatch.setattr(probe, "write_parquet", lambda path, table: (probed.append(table.num_rows), write(path, table)))
 
-    scores = probe.run_probe(model, corpus, "gini", out, probe.Workers(token_budget=64), CONSOLE)
+    scores = probe.run_probe(model, corpus, EXACTLY, out, probe.Workers(), CONSOLE)
     assert sum(probed[:-1]) == 3, "what was done before is not done again"
     assert scores["trajectory"].to_pylist() == ["e0", "e1", "e2", "e3"]
     expected = reference.norms.double().numpy()
     np.testing.assert_allclose(np.stack(scores["norms"].to_numpy()), expected, rtol=1e-4)
     np.testing.assert_allclose(scores["score"].to_numpy(), gini(expected).numpy(), rtol=1e-3)
     assert not parts.exists() and pq.read_table(out).equals(scores)
+
+
+@pytest.mark.real
+def test_a_sampled_probe_measures_what_a_run_measures_and_shares_its_cache(
+    corpus, tiny_model_dir, ray_session, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(probe, "ray_cluster", lambda placement: nullcontext())
+    settings = RouterSettings(
+        token_budget=64, precision="policy", sample_layers=1, sketch=3, cache=str(tmp_path / "cache")
+    )
+    worker = LearnerWorker(LearnerSettings(policy=PolicySettings(model=str(tiny_model_dir))))
+    probing, table = settings.probing(alone=True), pq.read_table(corpus)
+    sequences = sequences_from_table(table)
+    in_a_run = tables.measured(worker.probe(table, probing), sequences)
+
+    scores = probe.run_probe(str(tiny_model_dir), corpus, settings, tmp_path / "a.parquet", probe.Workers(), CONSOLE)
+    assert {len(norms) for norms in scores["norms"].to_pylist()} == {7}, "of one layer"
+    np.testing.assert_allclose(*(np.stack(one["norms"].to_numpy()) for one in (scores, in_a_run)), rtol=1e-4)
+    cache = ProbeCache(tmp_path / "cache", worker.fingerprint(probing), print)
+    owned = {name: [one for one in sequences if one.episode_id == name] for name in scores["trajectory"].to_pylist()}
+    keys = [trajectory_key(mine) for mine in owned.values()]
+    assert cache.table(list(owned), keys).equals(scores.select(tables.MEASURED.names).replace_schema_metadata(None))
+
+    def nothing_to_do(*arguments: object, **options: object) -> None:
+        raise AssertionError("everything is in the cache")
+
+    monkeypatch.setattr(probe.ray.data, "from_items", nothing_to_do)
+    again = probe.run_probe(str(tiny_model_dir), corpus, settings, tmp_path / "b.parquet", probe.Workers(), CONSOLE)
+    assert again.equals(scores)
 
 
 def test_a_corpus_that_cannot_be_probed_is_refused_and_nothing_is_written(tmp_path, tiny_model_dir):
@@ -72,7 +106,7 @@ def test_a_corpus_that_cannot_be_probed_is_refused_and_nothing_is_written(tmp_pa
     }.items():
         with pytest.raises(UserError, match=message):
             probe.run_probe(
-                str(tiny_model_dir), tmp_path / f"{name}.parquet", "gini", tmp_path / "x", probe.Workers(), CONSOLE
+                str(tiny_model_dir), tmp_path / f"{name}.parquet", EXACTLY, tmp_path / "x", probe.Workers(), CONSOLE
             )
     assert sorted(tmp_path.iterdir()) == before
 
@@ -111,7 +145,19 @@ def test_parts_of_another_probe_are_refused(tmp_path, corpus, tiny_model_dir):
     folder = probe._open_parts(tmp_path / "scores.parquet", probe.ProbeJob("other", str(corpus), 7))
     pq.write_table(pa.table({"sequence_id": ["a"]}), folder / "000000.parquet")
     with pytest.raises(UserError, match="holds parts of another probe: remove it"):
-        probe.run_probe(str(tiny_model_dir), corpus, "gini", tmp_path / "scores.parquet", probe.Workers(), CONSOLE)
+        probe.run_probe(str(tiny_model_dir), corpus, EXACTLY, tmp_path / "scores.parquet", probe.Workers(), CONSOLE)
+
+
+def test_parts_measured_in_another_way_are_refused(tmp_path, corpus, tiny_model_dir):
+    """A sketch in one half of the scores would move the split."""
+    out, job = tmp_path / "scores.parquet", probe.ProbeJob(str(tiny_model_dir), str(corpus), 4, "policy")
+    folder = probe._open_parts(out, job)
+    pq.write_table(pa.table({"sequence_id": ["a"]}), folder / "000000.parquet")
+    assert probe._open_parts(out, job) == folder, "and another token budget is the same way"
+    for other in ({"precision": "fast"}, {"sketch": 4}, {"sample_layers": 1}):
+        settings = EXACTLY.model_copy(update=other)
+        with pytest.raises(UserError, match="holds parts of another probe: remove it"):
+            probe.run_probe(str(tiny_model_dir), corpus, settings, out, probe.Workers(), CONSOLE)
 
 
 def test_a_damaged_part_is_probed_again_and_the_others_stay(tmp_path):

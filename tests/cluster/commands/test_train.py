@@ -153,7 +153,7 @@ def test_a_mixed_stage_is_routed_group_by_group(mixed_run):
     assert any(score is not None for score in scores)
     assert all("reward/action_validity/mean" in record for record in records)
     for name in ("router", "conductor"):
-        assert (latest_checkpoint(run_dir) / "learner" / f"{name}.pickle").exists()
+        assert (latest_checkpoint(run_dir) / "learner" / f"{name}.safetensors").exists()
 
 
 def _routes(run_dir: Path) -> list[dict[str, Any]]:

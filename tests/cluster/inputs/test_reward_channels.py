@@ -6,12 +6,13 @@ import pytest
 
 from cluster.config.loading import load_config
 from cluster.config.run import RunSettings
-from cluster.inputs.reward_channels import open_channels, reward_channels
+from cluster.inputs.reward_channels import check_evaluator, open_channels, reward_channels
 from cluster.loop.tasks import TaskMixture
-from envs import training_panel
+from envs import load_panel, training_panel
 from trajectories.errors import UserError
 from trajectories.schema import to_tables
 
+JUDGE = ("reward.judge.base_url=http://h/v1", "reward.judge.model=m")
 ALFWORLD = ("success", "progress", "format", "action_validity", "efficiency")
 
 
@@ -35,8 +36,9 @@ def test_questions_have_open_channels_where_several_are_weighed(tiny_model_dir):
     assert channels_of("tasks=questions") == ("success", "format")
     weighed = ["tasks=questions", "reward.scalariser=conductor"]
     assert channels_of(*weighed) == ("success", "format", "entropy", "length", "reference")
-    judged = channels_of(*weighed, f"reward.preference_model={tiny_model_dir}")
-    assert judged[-1] == "preference"
+    preferred = channels_of(*weighed, f"reward.preference_model={tiny_model_dir}")
+    assert preferred[-1] == "preference"
+    assert channels_of(*weighed, *JUDGE)[-2:] == ("reference", "judge")
 
 
 def test_a_channel_must_be_given_by_every_environment():
@@ -62,6 +64,32 @@ def test_a_single_reward_may_be_any_channel(tiny_model_dir):
         channels_of("reward.outcome=reference")
 
 
+def test_a_judge_and_its_channel_belong_together():
+    assert channels_of("tasks=questions", "reward.outcome=judge", *JUDGE) == ("success", "format", "judge")
+    with pytest.raises(
+        UserError, match=r"^this run has the channel 'judge', which needs a chat model: set reward\.judge"
+    ):
+        channels_of("tasks=questions", "reward.outcome=judge")
+    with pytest.raises(UserError, match=r"^reward\.judge is not used: name 'judge' in reward\.channels"):
+        channels_of("tasks=questions", *JUDGE)
+    with pytest.raises(UserError, match=r"reward\.channels names 'judge', which alfworld does not give"):
+        channels_of("reward.channels=[judge]", *JUDGE)
+    for half in JUDGE:
+        with pytest.raises(UserError, match=r"base_url and model of a judge belong together"):
+            load_config("local", overrides=[half])
+    with pytest.raises(UserError, match=r"reward\.judge\.base_url='host'.*write it as http://HOST:PORT/v1"):
+        load_config("local", overrides=["reward.judge.base_url=host", "reward.judge.model=m"])
+
+
+def test_an_evaluation_with_a_judge_has_questions():
+    overrides = [setting.replace("reward", "evaluation") for setting in JUDGE]
+    config = load_config("local", overrides=overrides)
+    check_evaluator(config, [load_panel("questions/test")])
+    check_evaluator(load_config("local"), [])
+    with pytest.raises(UserError, match=r"^evaluation\.judge grades answers to questions, and no panel of questions"):
+        check_evaluator(config, [load_panel("alfworld/generated/heldout")])
+
+
 def test_a_weighed_channel_must_be_one_of_the_run():
     with pytest.raises(UserError, match=r"reward\.weights names 'length', which is not among the channels of this run"):
         channels_of("reward.scalariser=static", "reward.weights={success: 1, length: 1}")
@@ -73,7 +101,7 @@ def test_a_weighed_channel_must_be_one_of_the_run():
 
 def test_nothing_is_opened_for_channels_that_the_environment_gives(tiny_model_dir):
     config = load_config("local")
-    assert open_channels(config, ALFWORLD, str(tiny_model_dir)) is None
-    make = open_channels(config, ("success", "length"), str(tiny_model_dir))
+    assert open_channels(config, ALFWORLD, str(tiny_model_dir), {}) is None
+    make = open_channels(config, ("success", "length"), str(tiny_model_dir), {})
     assert make is not None
     assert make().to_read(*to_tables([])).num_rows == 0

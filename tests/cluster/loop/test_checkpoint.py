@@ -9,6 +9,7 @@ import yaml
 from cluster.config.loading import load_config
 from cluster.inputs.run_plan import plan_run
 from cluster.loop.checkpoint import (
+    FORMAT,
     Frontier,
     Manifest,
     PendingGroup,
@@ -85,7 +86,7 @@ def test_a_checkpoint_of_an_earlier_format_is_refused(tmp_path):
     folder = save(tmp_path, 1)
     manifest = Manifest(format=2, step=1).model_dump(exclude={"frontier": {"skipped", "skips", "skipped_turns"}})
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(UserError, match="checkpoint format 2, not 4: use the version that wrote it"):
+    with pytest.raises(UserError, match=f"checkpoint format 2, not {FORMAT}: use the version that wrote it"):
         load_manifest(folder)
 
 

@@ -257,6 +257,11 @@ def test_groups_may_finish_while_a_checkpoint_keeps_those_before(tmp_path):
     assert len(learner.trained) == 18
 
 
+def test_a_checkpoint_has_the_memory_s_snapshot(tmp_path):
+    asyncio.run(coordinator(tmp_path, programme(GRPO), World(memory=7)).run())
+    assert load_manifest(latest_checkpoint(tmp_path)).memory == 7
+
+
 def test_steps_do_not_wait_for_the_disk_but_a_checkpoint_does(tmp_path):
     """Only the last of six steps is a checkpoint step: until then parts pile up behind a disk that is slow."""
     log, recorder = Log(), SimulatedRecorder(tmp_path / "trajectories", slowness_s=0.2)

@@ -202,7 +202,7 @@ def test_faults_are_counted(tmp_path):
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*broken, *odd]))
     assert faults(read_runs([folder])[0]) == [
         "3 episodes broke for good, in 2 steps, the first of them 2.",
-        "3 groups were filtered: too many of their episodes broke.",
+        "3 groups were given back: too many of their episodes broke, or they were too old.",
         "Nothing was trained in step 3.",
         "A number was not finite in step 4.",
     ]

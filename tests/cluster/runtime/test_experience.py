@@ -46,8 +46,14 @@ class Remote:
 class InProcess:
     """An experience actor without Ray. While `dead`, it answers as Ray does for one that is gone."""
 
-    def __init__(self, memory: Path, settings: ExperienceSettings = SETTINGS, model: str = "no-model") -> None:
-        self._actor = ExperienceActor(str(memory), [TYPE], settings, model)
+    def __init__(
+        self,
+        memory: Path,
+        settings: ExperienceSettings = SETTINGS,
+        model: str = "no-model",
+        snapshot: int | None = None,
+    ) -> None:
+        self._actor = ExperienceActor(str(memory), [TYPE], settings, model, snapshot)
         self.dead = self.stuck = False
         self.told, self.observe = (Remote(self._call(name)) for name in ("told", "observe"))
 
@@ -113,6 +119,20 @@ async def test_a_part_of_every_group_plays_without_and_the_difference_is_on_disk
     assert all(defined(name)[0].name.startswith("experience/") for name in gauges)
     assert (gauges["experience/pairs"], gauges["experience/utility"], gauges["experience/off"]) == (4, 1, 0)
     assert not said
+
+
+@pytest.mark.parametrize(("read_only", "shown"), [(False, 2), (True, 4)])
+async def test_a_run_that_goes_on_has_the_memory_of_its_checkpoint(memory: Path, read_only: bool, shown: int) -> None:
+    settings = SETTINGS.model_copy(update={"pairs": 0.0, "read_only": read_only})
+    written = Memory.open(str(memory), WordEmbedder())
+    checkpoint = written.revise(TYPE.id, Experience(ITEMS[:2]))
+    written.revise(TYPE.id, Experience(ITEMS))
+    rollouts, plays, _ = await started(InProcess(memory, settings, snapshot=checkpoint), settings)
+    await rollouts.run_group(TASK)
+    await rollouts.close()
+    (task,) = plays.played
+    assert task.advice is not None and len(task.advice.experience.items) == shown
+    assert rollouts.snapshot == Memory.inspect(str(memory)).snapshot == checkpoint + (1 if read_only else 2)
 
 
 async def test_the_same_group_is_told_the_same_when_it_is_played_again(memory: Path) -> None:

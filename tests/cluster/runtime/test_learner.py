@@ -123,7 +123,7 @@ async def test_a_restored_learner_routes_with_the_scores_of_before(tmp_path):
     saved = OnlineRouter(arbiter, steps=7)
     before, after = (
         OnlineRouting(plain_routing(), WORKERS, memory, probing=None, demonstrations=None)
-        for memory in (saved, OnlineRouter(RunningQuantile(Loss(), fill=1)))
+        for memory in (saved, OnlineRouter(RunningQuantile(Loss())))
     )
     await RayLearner(WORKERS, before, PlainTraining(WORKERS, None), FULL).save(tmp_path / "learner")
     await RayLearner(WORKERS, after, PlainTraining(WORKERS, None), FULL).restore(tmp_path / "learner")
@@ -186,7 +186,7 @@ async def test_the_conductor_weighs_learns_and_comes_back_from_a_checkpoint(star
 async def test_the_policy_reads_what_open_channels_need_before_it_trains(start_router):
     config = load_config("local", overrides=["tasks=questions", "reward.scalariser=uniform"])
     channels = ("progress", "entropy", "length")
-    router = start_router(config.reward, channels, open_channels(config, channels, str(embedded_model_path())))
+    router = start_router(config.reward, channels, open_channels(config, channels, str(embedded_model_path()), {}))
     trained = await learner(router, PolicyReader(WORKERS, router)).train("grpo", [group("a", (0.0, 0.5, 1.0))], ())
     assert trained.metrics["reward/entropy/mean"] == pytest.approx(-0.3)
     assert trained.metrics["reward/length/mean"] == pytest.approx(1 - 1 / config.rollout.max_response_tokens)

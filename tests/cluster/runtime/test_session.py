@@ -24,6 +24,7 @@ PLACEMENT = PlacementSettings(
     learner_gpus=1,
     wait_s=0.05,
 )
+CONFIG = load_config("local").model_copy(update={"placement": PLACEMENT})
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def test_every_actor_has_a_demand_and_the_rollout_actors_come_first():
 async def test_a_run_that_fits_starts_without_a_word(nodes):
     nodes += [Node("a", 5, 1), Node("b", 4, 1)]
     said: list[str] = []
-    await session.check_resources(PLACEMENT, with_learner=True, say=said.append)
+    await session.check_resources(CONFIG, trains=True, say=said.append)
     assert said == []
 
 
@@ -68,7 +69,7 @@ async def test_a_run_that_does_not_fit_says_what_it_waits_for_and_ends_with_the_
     nodes += [Node("a", 5, 1)]
     said: list[str] = []
     with pytest.raises(UserError) as error:
-        await session.check_resources(PLACEMENT, with_learner=True, say=said.append)
+        await session.check_resources(CONFIG, trains=True, say=said.append)
     assert said == ["waiting up to 0.05 s for resources for rollout-0, rollout-1"]
     first, heading, *rows = str(error.value).splitlines()
     assert first.startswith("2 of 4 actors fit on no node (4 CPUs and 1 GPUs too few): add nodes, or lower placement.*")
@@ -82,7 +83,24 @@ async def test_a_run_that_does_not_fit_says_what_it_waits_for_and_ends_with_the_
 
 async def test_an_evaluation_asks_for_no_learner(nodes):
     nodes += [Node("a", 5, 1)]
-    await session.check_resources(PLACEMENT, with_learner=False, say=print)
+    await session.check_resources(CONFIG, trains=False, say=print)
+
+
+async def test_each_replica_of_the_preference_model_is_counted_where_the_run_has_one(nodes):
+    overrides = ["placement.preference_replicas=2", "placement.preference_gpus=0.5", "placement.wait_s=0.05"]
+    assert not [demand for demand in session.run_demands(load_config("local", None, overrides)) if demand.gpus]
+    config = load_config("local", None, [*overrides, "reward.preference_model=org/model"])
+    assert [(demand.name, demand.cpus, demand.gpus) for demand in session.preference_demands(config)] == [
+        ("preference-0", 0.25, 0.5),
+        ("preference-1", 0.25, 0.5),
+    ]
+    nodes += [Node("a", 8, 0.5)]
+    with pytest.raises(UserError, match=r"^1 of 5 actors fit on no node \(0.25 CPUs and 0.5 GPUs too few\)") as error:
+        await session.check_resources(config, trains=True, say=print)
+    assert "(preference-1)" in str(error.value)
+    await session.check_resources(config, trains=False, say=print)
+    nodes += [Node("b", 8, 0.5)]
+    await session.check_resources(config, trains=True, say=print)
 
 
 async def test_room_that_others_took_is_waited_for_a_bounded_time():

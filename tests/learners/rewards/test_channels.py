@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForSequenceClassification
 
-from learners.rewards import channels, preference
+from learners.rewards import channels
 from learners.rewards.preference import PreferenceModel
 from learners.rewards.reward_settings import LengthShape
 from tests.learners.samples import SIZES
@@ -98,7 +98,7 @@ def write_reward_model(directory: Path, outputs: int, template: str | None) -> P
     return directory
 
 
-def test_preference_is_the_models_output_for_each_pair(reward_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_preference_is_the_models_output_for_each_pair(reward_model: Path) -> None:
     prompts, answers = ["Why?", "What is a mug?", "go"], ["Because it is so.", "A cup.", ""]
     model = PreferenceModel(str(reward_model))
     scores = model.score(prompts, answers)
@@ -112,9 +112,8 @@ def test_preference_is_the_models_output_for_each_pair(reward_model: Path, monke
         encoded = tokenizer(*((chat,) if tokenizer.chat_template else (prompt, answer)), return_tensors="pt")
         with torch.no_grad():
             assert reference(**encoded).logits.item() == pytest.approx(score, abs=1e-5)
-    monkeypatch.setattr(preference, "PAIRS_AT_ONCE", 1)
-    torch.testing.assert_close(model.score(prompts, answers), scores, atol=1e-5, rtol=0)
-    assert model.score([], []).shape == (0,)
+    alone = torch.cat([model.score([prompt], [answer]) for prompt, answer in zip(prompts, answers, strict=True)])
+    torch.testing.assert_close(alone, scores, atol=1e-5, rtol=0)
 
 
 def test_neither_prompt_nor_response_writes_a_control_token(reward_model: Path) -> None:

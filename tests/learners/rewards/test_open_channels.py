@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,17 +12,16 @@ from transformers import AutoTokenizer
 from actors.group_references import GroupTables
 from actors.router import RouterActor
 from envs import load_panel, make_environment
+from envs.questions.library import QuestionLibrary
 from learners.learner_settings import GRPOSettings
 from learners.objectives import advantages
+from learners.rewards.answers import AnswerReader, Answers, Rating
 from learners.rewards.channels import Reading
 from learners.rewards.open_channels import KL, OpenChannels
-from learners.rewards.preference import PreferenceModel
 from learners.rewards.reward_settings import RewardSettings
 from learners.rewards.scalarisers import pure_scalariser
 from learners.tiny import embedded_model_path
 from tests.actors.scripted import GroupsAtHand
-from tests.learners.rewards.test_channels import write_reward_model
-from tests.trajectories.samples import CHATML
 from trajectories.chat import ChatTokenizer
 from trajectories.errors import UserError
 from trajectories.schema import sequences_from_table, to_tables
@@ -117,14 +115,30 @@ def test_an_episode_without_a_response_is_named() -> None:
         OpenChannels(("length",), CHAT, 24).values(*to_tables([answered("plain", "7"), full]), None)
 
 
-def test_a_reward_model_reads_question_and_response(tmp_path: Path) -> None:
-    model = str(write_reward_model(tmp_path, 1, CHATML))
-    given = OpenChannels(("preference",), CHAT, 24, RewardSettings(preference_model=model))
-    assert given.to_read(*PLAYED).num_rows == 0
+class Lengths:
+    """Rates an answer by its letters."""
+
+    def rate(self, answers: Answers) -> Rating:
+        return Rating([float(len(said)) for said in answers.responses], {"preference_s": 2.0})
+
+
+def test_a_rater_reads_the_questions_and_responses_of_sound_episodes() -> None:
+    given = OpenChannels(("preference",), CHAT, 24, raters={"preference": Lengths(), "judge": Lengths()})
+    assert given.to_read(*PLAYED).num_rows == 0 and given.values(*PLAYED, None) == {}
+    assert given.rated(*PLAYED) == ({"preference": [1.0, 18.0]}, {"preference_s": 2.0}), "and only for a channel"
+    answers = AnswerReader(CHAT, QuestionLibrary.open()).answers(*PLAYED)
     question = make_environment("questions").reset(TASK).text
-    expected = PreferenceModel(model).score([question] * 2, ["7", "I count.\nAnswer: 7"])
-    assert len(set(expected.tolist())) == 2
-    assert given.values(*PLAYED, None)["preference"] == pytest.approx(expected.tolist())
+    assert [asked.prompt for asked in answers.questions] == [question] * 2
+    assert answers.responses == ("7", "I count.\nAnswer: 7") and answers.groups == ("g", "g")
+
+
+def test_the_router_actor_takes_what_raters_give_and_what_they_cost() -> None:
+    reward = RewardSettings(scalariser="uniform", channels=("format", "preference"))
+    make = lambda: OpenChannels(("preference",), CHAT, 24, raters={"preference": Lengths()})  # noqa: E731
+    router: Any = RouterActor(GRPOSettings(), reward, reward.channels, 0, make)
+    _, batch, metrics = router.assign((), None, GroupsAtHand(GroupTables(*PLAYED)))
+    assert batch.rewards[:, 1].tolist() == [1.0, 18.0]
+    assert metrics["preference_s"] == 2.0 and metrics["reward/preference/mean"] == pytest.approx(9.5)
 
 
 def test_the_router_actor_weighs_open_channels_beside_those_of_the_environment() -> None:

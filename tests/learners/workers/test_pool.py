@@ -51,7 +51,8 @@ async def test_commands_run_on_every_worker_as_inline(pool: LearnerPool, untied_
 
     address, *others = await pool.call("address")
     assert others == [None] * (len(results) - 1)
-    taking = asyncio.to_thread(lambda: dict(WeightReceiver(0, 1).receive(*address, "engine/1", 60)))
+    host, port = address
+    taking = asyncio.to_thread(lambda: dict(WeightReceiver(0, 1).receive(host, port, "engine/1", 60)))
     sent, ours = await asyncio.gather(pool.call("send", {"engine": ("engine/1", 1)}, 60.0), taking)
     theirs = published(inline.policy)
     assert not any(sent) and ours.keys() == theirs.keys()
