@@ -1,5 +1,5 @@
 """The transport of full weights from the learner to the engines: named tensors, broadcast in buckets over
-torch.distributed, with NCCL between GPUs and with gloo between CPUs. No process ever holds a second whole model.
+torch.distributed, with NCCL between GPUs and with gloo between CPUs. Neither end keeps more than a bucket of them.
 
 Each engine and the learner's first worker are a group of their own, formed at the first publication and kept until one
 of the two ends: an engine that dies takes nobody along, and a new one forms a new group. The engine's worker hands
