@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ class Result:
 @pytest.fixture
 def concerto(monkeypatch, capsys):
     monkeypatch.setattr(sentence_embedder.SentenceEmbedder, "load", lambda name: WordEmbedder(name))
-    monkeypatch.setattr(OpenAIChat.__init__, "__defaults__", (5.0, 0.01))
+    patient = partial(OpenAIChat, timeout_s=5.0, first_wait_s=0.01)
+    monkeypatch.setattr("cluster.commands.learn.OpenAIChat", patient)
 
     def run(*arguments: object) -> Result:
         monkeypatch.setattr(sys, "argv", ["concerto", *map(str, arguments)])
