@@ -49,6 +49,7 @@ def settings(memory: Path, steps: int, seed: int) -> dict[str, Any]:
         "seed": seed,
         "schedule__grpo_steps": steps,
         "schedule__groups_per_step": GROUPS,
+        "schedule__max_idle": 10 * steps,  # four turns are too few to learn from, which is of no interest here
         "evaluation__panels": "[]",
         "checkpoint__every": 3,
         "reward__scalariser": "conductor",
