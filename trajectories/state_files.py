@@ -24,6 +24,7 @@ from trajectories.files import reading
 STATE = "state"
 """Key of the JSON in the file's metadata."""
 EARLIER = "delete the folder of its step to resume from an earlier one"
+"""What mends a damaged checkpoint, wherever in it the damage is."""
 
 
 def write_state(file: Path, state: Any) -> None:

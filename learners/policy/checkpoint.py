@@ -29,13 +29,13 @@ from learners.policy import distributed
 from learners.policy.optimizer import PolicyOptimizer
 from trajectories.errors import UserError
 from trajectories.files import reading
+from trajectories.state_files import EARLIER
 
 FORMAT = 2
 """1 was one file, gathered and pickled by worker 0."""
 MANIFEST, SHARDS = "policy.json", "shards"
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 """What torch's AdamW keeps of a weight."""
-EARLIER = "delete the folder of its step to resume from an earlier one"
 FILE_BYTES = 1 << 30
 """Bytes of whole tensors that share a file; each worker holds its part of one file twice while it writes."""
 
