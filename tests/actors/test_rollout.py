@@ -97,8 +97,8 @@ async def test_weights_that_were_sent_are_used_and_recorded(actor, tiny_model_di
 
 
 async def test_killed_environments_cost_no_episode(actor, hosts):
-    groups = [actor.run_group.remote(request(f"env-kill-{index}", members=8)) for index in range(4)]
-    await asyncio.sleep(0.3)
+    groups = [actor.run_group.remote(request(f"env-kill-{index}", members=8)) for index in range(8)]
+    await groups[0][0]
     os.kill(await hosts[0].check_health.remote(), signal.SIGKILL)
     for episodes_ref, _ in groups:
         episodes = await episodes_ref
@@ -112,12 +112,12 @@ async def test_a_killed_rollout_actor_leaves_no_process_and_comes_back(actor, ti
     pid = (await actor.check_health.remote()).pid
     below = processes_below(pid)
     assert below, "vLLM's engine core is a child of the actor"
-    running = [actor.run_group.remote(request(f"lost-{index}", members=8)) for index in range(4)]
-    await asyncio.sleep(0.2)
+    groups = [actor.run_group.remote(request(f"lost-{index}", members=8)) for index in range(12)]
+    await groups[0][0]  # eight episodes play at a time, so that the last groups have hardly begun
     os.kill(pid, signal.SIGKILL)
-    for episodes_ref, _ in running[1:]:
-        with pytest.raises(RayActorError):
-            await episodes_ref
+    outcomes = await asyncio.gather(*(episodes for episodes, _ in groups), return_exceptions=True)
+    assert outcomes[0].num_rows == 8 and isinstance(outcomes[-1], RayActorError)
+    assert all(isinstance(outcome, RayActorError) or outcome.num_rows == 8 for outcome in outcomes)
     await gone(below)
     assert (await finished[1]).num_rows == 4
 

@@ -99,6 +99,12 @@ def killed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return victims
 
 
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not holds():
+            await asyncio.sleep(0.01)
+
+
 @asynccontextmanager
 async def started(*actors: FakeActor, episodes: int = 4, start_timeout_s: float = 5.0, health_check_s: float = 60.0):
     named = {f"rollout-{at}": actor for at, actor in enumerate(actors)}
@@ -146,7 +152,7 @@ async def test_groups_go_to_the_least_loaded_actor_and_a_large_one_runs_alone(ki
             actor.release.clear()
         small = [asyncio.create_task(fleet.run_group(group(f"{at}"))) for at in range(4)]
         large = asyncio.create_task(fleet.run_group(group("large", members=9)))
-        await asyncio.sleep(0.01)
+        await until(lambda: len(first.played) + len(second.played) == 4)
         assert [len(actor.played) for actor in (first, second)] == [2, 2], "the large group waits"
         for actor in (first, second):
             actor.release.set()
@@ -161,8 +167,7 @@ async def test_a_group_whose_actor_dies_is_played_again_and_the_actor_returns_wi
         finished = await fleet.run_group(group("a"))
         assert (finished.members, fleet.restarts) == (2, 1)
         assert [len(actor.played) for actor in (dying, other)] == [1, 1]
-        await asyncio.sleep(0.01)
-        assert (dying.published, dying.version) == ([3, 3], 3)
+        await until(lambda: (dying.published, dying.version) == ([3, 3], 3))
         await asyncio.gather(*(fleet.run_group(group(f"{at}")) for at in range(4)))
         assert dying.played[-1].weights_version == 3
 
@@ -236,9 +241,7 @@ async def test_an_actor_that_gives_no_sign_of_life_is_restarted_with_the_latest_
     async with started(actor, health_check_s=0.05) as fleet:
         await fleet.publish(Given(2), version=2)
         actor.stuck = True
-        async with asyncio.timeout(10):
-            while (fleet.restarts, actor.version) != (1, 2):
-                await asyncio.sleep(0.01)
+        await until(lambda: (fleet.restarts, actor.version) == (1, 2))
         assert killed == [actor]
 
 
@@ -272,8 +275,7 @@ async def test_an_actor_that_dies_over_a_publication_is_brought_up_to_date(kille
     async with started(dying, other) as fleet:
         await fleet.publish(Given(1), version=1)
         assert other.version == 1 and fleet.restarts == 1
-        await asyncio.sleep(0.01)
-        assert dying.version == 1
+        await until(lambda: dying.version == 1)
         assert await fleet.score("ids", 1.0) == [["scores of ids"]] * 2
 
 
