@@ -155,7 +155,7 @@ class RouterActor:
             divergence = torch.tensor(moved, dtype=torch.float64)
             batch = replace(batch, penalty=self._grpo.kl_weight * divergence)
             metrics["reward/kl"] = float(divergence.mean())
-        metrics |= {"duplicates": duplicate_share(sequences, batch)}
+        metrics |= {"duplicates": duplicate_share(sequences, batch)} | _response_tokens(sequences)
         if self._scalarise is None:
             assignments = pending_assignments(sequences, batch)
         else:
@@ -179,6 +179,12 @@ def _episode_seconds(episodes: pa.Table) -> dict[str, float]:
     spent = ("generation", "environment", "waiting")
     count = max(1, episodes.num_rows)
     return {f"episode/{name}_s": sum(episodes[f"{name}_seconds"].to_pylist()) / count for name in spent}
+
+
+def _response_tokens(sequences: pa.Table) -> dict[str, float]:
+    """Mean length of a response; nothing where nobody answered."""
+    starts, ends = (sequences[name].combine_chunks().flatten().to_numpy() for name in ("turn_starts", "turn_ends"))
+    return {"response_tokens": float((ends - starts).mean())} if len(starts) else {}
 
 
 def _explored(batch: RewardBatch, groups: Sequence[Group], decisions: Sequence[Decision | None]) -> RewardBatch:

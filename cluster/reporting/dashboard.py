@@ -61,6 +61,7 @@ ROWS = (
         (
             Panel("Cut off", ("truncated", "length_limited")),
             Panel("Turns of an episode", ("turns",)),
+            Panel("Tokens of a response", ("response_tokens",)),
             Panel("Episodes", ("episodes", "failed_episodes")),
         ),
     ),
@@ -94,6 +95,7 @@ ROWS = (
             Panel("Mean of each channel", ("reward/{channel}/mean",)),
             Panel("Spread within groups", ("reward/{channel}/spread",)),
             Panel("Reward weights", ("reward/{channel}/weight", "conductor/{channel}/weight")),
+            Panel("Weights by kind of task", ("conductor/{channel}/weight/{kind}",)),
             Panel("Entropy of the weights", ("conductor/entropy", "reward/entropy")),
             Panel("Conductor", ("conductor/temperature",)),
             Panel("Updates of the Conductor", ("conductor/version", "conductor/held")),
@@ -183,7 +185,7 @@ def _target(metric: Metric, per: str | None, reference: str) -> Mapping[str, Any
     expression = f"{metric.series}{chosen}"
     if per is not None:
         expression += f" / {METRICS[per].series}{chosen}"
-    legend = metric.name if metric.variable is None else metric.name.replace("{", "{{").replace("}", "}}")
+    legend = metric.name.replace("{", "{{").replace("}", "}}")
     return {"refId": reference, "datasource": DATASOURCE, "expr": expression, "legendFormat": f"{{{{run}}}} {legend}"}
 
 

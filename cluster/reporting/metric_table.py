@@ -1,7 +1,7 @@
 """Every number that a run logs, defined once. What writes, draws or watches metrics takes their names from here:
 `cluster.reporting.metrics`, `dashboard`, `alerts` and `metric_page`.
 
-A name in `metrics.jsonl` may have one variable part, as `success/{environment}`; in Prometheus that is a label.
+A name in `metrics.jsonl` may have variable parts, as `success/{environment}`; in Prometheus they are labels.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from enum import StrEnum
 from functools import cache
 
 LABELS = ("run", "stage")
-"""Of every series; a metric with a variable part has that as well."""
+"""Of every series; a metric with variable parts has those as well."""
 SUFFIXES = {"s": "seconds", "share": "ratio", "nats": "nats"}
 """What the name of a unit is in Prometheus; counts of things name them already."""
 
@@ -47,15 +47,14 @@ class Metric:
     help: str
 
     @property
-    def variable(self) -> str | None:
-        """Name of the variable part, None where there is none."""
-        found = re.search(r"\{(\w+)\}", self.name)
-        return found.group(1) if found else None
+    def variables(self) -> tuple[str, ...]:
+        """Names of the variable parts."""
+        return tuple(re.findall(r"\{(\w+)\}", self.name))
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Labels of its series in Prometheus."""
-        return LABELS if self.variable is None else (*LABELS, self.variable)
+        return (*LABELS, *self.variables)
 
     @property
     def gauge(self) -> str:
@@ -66,7 +65,7 @@ class Metric:
         """
         words = [word for word in self.name.split("/") if not word.startswith("{")]
         base, suffix = "_".join(words).removesuffix("_s"), SUFFIXES.get(self.unit)
-        by = f"_by_{self.variable}" if self.variable else ""
+        by = f"_by_{'_and_'.join(self.variables)}" if self.variables else ""
         unit = f"_{suffix}" if suffix and not base.endswith(suffix) else ""
         return f"concerto_{base}{by}{unit}"
 
@@ -101,6 +100,7 @@ SECTIONS: Mapping[str, tuple[Metric, ...]] = {
         Metric("success", Kind.MEAN, "share", "Share of them that solved their task."),
         Metric("success/{environment}", Kind.MEAN, "share", "The same by environment."),
         Metric("turns", Kind.MEAN, "turns", "Turns of an episode."),
+        Metric("response_tokens", Kind.MEAN, "tokens", "Tokens of a response, over all turns."),
         Metric(
             "failed_episodes", Kind.SUM, "episodes", "Episodes that environment or engine ended, after all retries."
         ),
@@ -186,6 +186,7 @@ SECTIONS: Mapping[str, tuple[Metric, ...]] = {
         Metric("conductor/version", Kind.STATE, "updates", "Updates so far."),
         Metric("conductor/held", Kind.STATE, "updates", "Updates in a row in which one channel had nearly all."),
         Metric("conductor/{channel}/weight", Kind.STATE, "share", "Probability that it gives a channel."),
+        Metric("conductor/{channel}/weight/{kind}", Kind.MEAN, "share", "The same by kind of task, as trained on."),
     ),
     "The router": (
         Metric("router/sft", Kind.SUM, "trajectories", "Those that are imitated: of the step, or of the corpus."),
@@ -228,23 +229,23 @@ METRICS = {metric.name: metric for section in SECTIONS.values() for metric in se
 _FAMILIES = [
     (re.compile(re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>.+)", re.escape(metric.name))), metric)
     for metric in METRICS.values()
-    if metric.variable
+    if metric.variables
 ]
 
 
 @cache
-def defined(name: str) -> tuple[Metric, str | None]:
-    """The definition of a metric as it is logged, and its variable part.
+def defined(name: str) -> tuple[Metric, Mapping[str, str]]:
+    """The definition of a metric as it is logged, and its variable parts by name.
 
     >>> defined("success/alfworld")[0].name, defined("success/alfworld")[1], defined("lr")[1]
-    ('success/{environment}', 'alfworld', None)
+    ('success/{environment}', {'environment': 'alfworld'}, {})
 
     Raises:
         KeyError: it has none.
     """
-    if name in METRICS and METRICS[name].variable is None:
-        return METRICS[name], None
+    if name in METRICS and not METRICS[name].variables:
+        return METRICS[name], {}
     for pattern, metric in _FAMILIES:
         if found := pattern.fullmatch(name):
-            return metric, found.group(1)
+            return metric, found.groupdict()
     raise KeyError(f"the metric {name!r} has no definition: add one to cluster/reporting/metric_table.py")

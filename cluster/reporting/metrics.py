@@ -75,12 +75,10 @@ class RayGauges:
         now = {}
         for name, value in record.items():
             try:
-                metric, part = defined(name)
+                metric, parts = defined(name)
             except KeyError:
                 continue  # a run does not end for a number that nobody has described
-            tags = {"run": self._run, "stage": stage}
-            if metric.variable and part:
-                tags[metric.variable] = plain_name(part)
+            tags = {"run": self._run, "stage": stage} | {label: plain_name(part) for label, part in parts.items()}
             now[stage, name] = metric, tags
             self._set(metric, value, tags)
         for series, (metric, tags) in self._shown.items():

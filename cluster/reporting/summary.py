@@ -17,31 +17,37 @@ from trajectories.errors import UserError
 PHASES = ("probe", "sft", "rl", "evaluation")
 
 
-class RunSummary(Frozen):
+class _Costs(Frozen):
+    """What training took: `seconds` by phase; engines' and workers' start is in none of them."""
+
+    seconds: dict[str, float]
+
+    @property
+    def training_seconds(self) -> float:
+        """Everything but evaluation."""
+        return sum(spent for phase, spent in self.seconds.items() if phase != "evaluation")
+
+
+class RunSummary(_Costs):
     """One run.
 
     Attributes:
         success: greedy success in the last evaluation, by panel.
         sampled: sampled success there, where samples were played.
         paired: every evaluation against earlier ones on the same tasks.
-        seconds: by phase; engines' and workers' start is in none of them.
         tokens: trained by each objective.
+        response_tokens: mean length of a response over the RL steps; None where there were none.
     """
 
     success: dict[str, Rate]
     sampled: dict[str, Rate]
     paired: tuple[Paired, ...]
     panel_hashes: dict[str, str]
-    seconds: dict[str, float]
     tokens: dict[str, float]
-
-    @property
-    def training_seconds(self) -> float:
-        """Everything but evaluation."""
-        return sum(seconds for phase, seconds in self.seconds.items() if phase != "evaluation")
+    response_tokens: float | None
 
 
-class ArmSummary(Frozen):
+class ArmSummary(_Costs):
     """All seeds of one arm on one panel.
 
     Attributes:
@@ -50,6 +56,7 @@ class ArmSummary(Frozen):
         mean, low, high: mean greedy success over seeds and its 95 % t-interval; with one seed, low and high are NaN.
         least, most: over seeds.
         sampled: mean of sampled success over seeds; None where some run has none.
+        response_tokens: mean over seeds; None where some run has none.
         speedup: training seconds of the reference arm over those of this one.
     """
 
@@ -62,8 +69,8 @@ class ArmSummary(Frozen):
     least: float
     most: float
     sampled: float | None
-    seconds: dict[str, float]
     tokens: dict[str, float]
+    response_tokens: float | None
     speedup: float | None
 
 
@@ -86,6 +93,7 @@ def summarise_run(run_dir: Path) -> RunSummary:
     }
     online_probe = sum(record.get("probe_s", 0.0) for record in records if record["stage"] == "mixed")
     last = list(evaluations.values())[-1] if evaluations else ()
+    responses = [record["response_tokens"] for record in records if "response_tokens" in record]
     return RunSummary(
         success={result.panel: result.greedy.success for result in last},
         sampled={result.panel: result.sampled.success for result in last if result.sampled},
@@ -98,6 +106,7 @@ def summarise_run(run_dir: Path) -> RunSummary:
             "evaluation": sum(result.seconds for results in evaluations.values() for result in results),
         },
         tokens={name: sum(record.get(f"{name}/tokens", 0.0) for record in records) for name in ("sft", "grpo")},
+        response_tokens=statistics.fmean(responses) if responses else None,
     )
 
 
@@ -118,7 +127,7 @@ def compare_runs(
 
 
 def _summarise_arm(arm: str, panel: str, runs: Sequence[RunSummary], base: Sequence[RunSummary] | None) -> ArmSummary:
-    rates = [run.success[panel] for run in runs]
+    rates, responses = [run.success[panel] for run in runs], [run.response_tokens for run in runs]
     successes, sampled = [rate.rate for rate in rates], all(panel in run.sampled for run in runs)
     low, high = t_interval(successes)
     seconds = {phase: statistics.fmean(run.seconds[phase] for run in runs) for phase in PHASES}
@@ -137,6 +146,7 @@ def _summarise_arm(arm: str, panel: str, runs: Sequence[RunSummary], base: Seque
         sampled=statistics.fmean(run.sampled[panel].rate for run in runs) if sampled else None,
         seconds=seconds,
         tokens={name: statistics.fmean(run.tokens[name] for run in runs) for name in runs[0].tokens},
+        response_tokens=None if None in responses else statistics.fmean(filter(None, responses)),
         speedup=speedup,
     )
 
@@ -153,8 +163,9 @@ def markdown(comparison: Comparison) -> str:
             "means over seeds.",
             "",
             "| arm | greedy success, mean over seeds [least, most] | 95 % t-interval | all seeds together [95 %] "
-            f"| sampled success | probe s | SFT s | RL s | evaluation s | SFT tokens | GRPO tokens | {speedup} |",
-            "|---|---|---|---|---|---|---|---|---|---|---|---|",
+            "| sampled success | probe s | SFT s | RL s | evaluation s | training s | SFT tokens | GRPO tokens "
+            f"| tokens a response | {speedup} |",
+            "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
             *(_row(arm) for arm in comparison.arms if arm.panel == panel),
             "",
             *_paired_table(comparison, panel),
@@ -165,12 +176,15 @@ def markdown(comparison: Comparison) -> str:
 def _row(arm: ArmSummary) -> str:
     interval = "one seed" if math.isnan(arm.low) else f"[{arm.low:.3f}, {arm.high:.3f}]"
     pooled = f"{arm.pooled.wins}/{arm.pooled.episodes}, {arm.pooled}"
-    seconds = " | ".join(f"{arm.seconds[phase]:.1f}" for phase in PHASES)
+    seconds = " | ".join(f"{spent:.1f}" for spent in (*map(arm.seconds.get, PHASES), arm.training_seconds))
+    response = "" if arm.response_tokens is None else f"{arm.response_tokens:.1f}"
     tokens = " | ".join(f"{arm.tokens[name]:,.0f}" for name in ("sft", "grpo"))
     speedup = "" if arm.speedup is None else f"{arm.speedup:.2f}"
     success = f"{arm.mean:.3f} [{arm.least:.3f}, {arm.most:.3f}]"
     sampled = "" if arm.sampled is None else f"{arm.sampled:.3f}"
-    return f"| {arm.arm} | {success} | {interval} | {pooled} | {sampled} | {seconds} | {tokens} | {speedup} |"
+    return (
+        f"| {arm.arm} | {success} | {interval} | {pooled} | {sampled} | {seconds} | {tokens} | {response} | {speedup} |"
+    )
 
 
 def _paired_table(comparison: Comparison, panel: str) -> list[str]:

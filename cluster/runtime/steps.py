@@ -19,7 +19,7 @@ from actors.conductor import RemoteConductor
 from actors.group_references import StepGroups
 from cluster.loop.ports import Trained
 from learners.objectives.assign import completed_assignments
-from learners.rewards.conductor_head import ConductorScalariser
+from learners.rewards.conductor_head import ConductorScalariser, kind_metrics
 from learners.rewards.reward_batch import ConstantWatch, RewardBatch
 from learners.rewards.reward_settings import ConductorSettings
 from learners.rewards.scalarisers import Advantage, reward_weight_metrics
@@ -240,8 +240,10 @@ class ConductedTraining:
         trained, weighed = answers[0]
         if weighed is None:
             return Trained(trained | step.metrics, await step.assignments)
-        earned = scalarise.meta_rewards(rewards.take(weighed.rows), weighed.scalarised.advantages)
+        explored = rewards.take(weighed.rows)
+        earned = scalarise.meta_rewards(explored, weighed.scalarised.advantages)
         metrics = step.metrics | reward_weight_metrics(rewards.names, weighed.scalarised)
+        metrics |= kind_metrics(explored, weighed.scalarised.probabilities)
         metrics |= await self._conductor.observe(weighed.contexts, weighed.scalarised.choices, earned)
         complete = completed_assignments(await step.assignments, weighed.advantages, head.version)
         return Trained(trained | metrics, complete)

@@ -69,6 +69,22 @@ def probabilities(head: ConductorHead, contexts: Tensor) -> Tensor:
     return found / found.sum(1, keepdim=True)
 
 
+def kind_metrics(batch: RewardBatch, chances: Tensor) -> dict[str, float]:
+    """For the log: mean probability of every channel by kind of task, of chances float64 [B, K].
+
+    Empty where the batch has one kind only, of which the means over all speak.
+    """
+    kinds = sorted(set(batch.kinds))
+    if len(kinds) < 2:
+        return {}
+    rows = {kind: torch.tensor([of == kind for of in batch.kinds]) for kind in kinds}
+    return {
+        f"conductor/{name}/weight/{kind}": float(chances[rows[kind], at].mean())
+        for kind in kinds
+        for at, name in enumerate(batch.names)
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class ConductorScalariser:
     """Reward weights that are learned: each rollout is trained under those sampled for its context.

@@ -9,6 +9,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from envs.kinds import task_kind
 from learners.objectives import advantages
 from learners.rewards.maths import reward_matrix
 from trajectories import schema
@@ -28,6 +29,7 @@ class RewardBatch:
         contexts: float32 [B, H], the policy's state after the last token of each rollout; None where nobody needs it.
         truncated: ids of the episodes that a limit on turns or tokens cut off.
         penalty: float64 [B], subtracted from whatever scalar reward is made of the channels; None where there is none.
+        kinds: kind of each rollout's task, B of them; empty where nobody said.
     """
 
     names: tuple[str, ...]
@@ -38,6 +40,7 @@ class RewardBatch:
     contexts: Tensor | None = None
     truncated: frozenset[str] = frozenset()
     penalty: Tensor | None = None
+    kinds: tuple[str, ...] = ()
 
     def penalised(self, scalar: Tensor) -> Tensor:
         """Scalar rewards [B] less the penalty, float64 [B]."""
@@ -54,6 +57,7 @@ class RewardBatch:
             self.contexts[rows] if self.contexts is not None else None,
             self.truncated,
             self.penalty[rows] if self.penalty is not None else None,
+            tuple(self.kinds[row] for row in rows.tolist()) if self.kinds else (),
         )
 
 
@@ -75,6 +79,7 @@ def reward_batch(
     ids, group_ids = episodes["episode_id"].to_pylist(), episodes["group_id"].to_pylist()
     reasons = [StopReason(reason) for reason in episodes["stop_reason"].to_pylist()]
     sound = [row for row, reason in enumerate(reasons) if reason is not StopReason.ERROR]
+    tasks = list(zip(episodes["environment"].to_pylist(), episodes["task_id"].to_pylist(), strict=True))
     named = schema.reward_names(episodes)
     vectors = episodes["rewards"].to_pylist() if named else []
     channels: dict[str, Sequence[float]] = {
@@ -90,6 +95,7 @@ def reward_batch(
         groups=torch.tensor([numbers[group_ids[row]] for row in sound], dtype=torch.int64),
         outcome=reward_matrix(channels, (outcome,), episode_ids)[:, 0],
         truncated=frozenset(ids[row] for row, reason in enumerate(reasons) if reason.truncated),
+        kinds=tuple(task_kind(*tasks[row]) for row in sound),
     )
 
 

@@ -45,7 +45,18 @@ CHARTS = (
     Chart("Routes", "Share of a step's sequences by what became of them.", ("route/*",)),
     Chart("Reward weights", "How much each reward counts.", ("reward/*/weight",), moving=True),
     Chart("Rewards", "Mean of each named reward over a step's episodes.", ("reward/*/mean",)),
-    Chart("Conductor", "The network that weighs the rewards.", ("conductor/*",), moving=True),
+    Chart(
+        "Conductor",
+        "The network that weighs the rewards.",
+        ("conductor/loss", "conductor/entropy", "conductor/temperature", "conductor/held", "conductor/*/weight"),
+        moving=True,
+    ),
+    Chart(
+        "The Conductor by kind of task",
+        "Probability that it gives a reward, over the step's rollouts of a kind.",
+        ("conductor/*/weight/*",),
+        moving=True,
+    ),
     Chart("Router", "What the router decided, and the scores it compared.", ("router/*",), moving=True),
     Chart(
         "What can be compared",
@@ -53,6 +64,7 @@ CHARTS = (
         ("informative_groups", "duplicates", "truncated", "length_limited"),
     ),
     Chart("Turns", "Of an episode, on average.", ("turns",)),
+    Chart("Response length", "Tokens of a response, on average over all turns.", ("response_tokens",)),
     Chart("Gradient norm", "Before clipping.", ("grad_norm",)),
     Chart("Learning rate", "", ("lr",)),
     Chart(

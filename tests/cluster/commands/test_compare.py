@@ -77,7 +77,7 @@ def finish(run_dir: Path, wins: int, rl_seconds: float) -> None:
     records = [
         {"step": 0, "stage": "routing", "routing_s": 4.0, "probe_s": 3.0},
         {"step": 1, "stage": "sft", "step_s": 2.0, "sft/tokens": 100.0},
-        {"step": 2, "stage": "grpo", "step_s": rl_seconds, "grpo/tokens": 50.0},
+        {"step": 2, "stage": "grpo", "step_s": rl_seconds, "grpo/tokens": 50.0, "response_tokens": 7.0},
     ]
     (run_dir / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     played = {"base": ([False] * 10, [1] * 10), "after_grpo": ([True] * wins + [False] * (10 - wins), [2] * 10)}
@@ -93,7 +93,7 @@ def test_seconds_and_tokens_come_from_what_the_run_wrote(tmp_path):
     summary = summarise_run(tmp_path)
     assert summary.seconds == {"probe": 4.0, "sft": 2.0, "rl": 6.0, "evaluation": 5.0}
     assert summary.training_seconds == 12.0
-    assert summary.tokens == {"sft": 100.0, "grpo": 50.0}
+    assert summary.tokens == {"sft": 100.0, "grpo": 50.0} and summary.response_tokens == 7.0
     assert summary.success == {"alfworld/x": wilson_rate(4, 10)}
     assert summary.sampled["alfworld/x"].rate == 0.5
     (pair,) = summary.paired
@@ -109,6 +109,7 @@ def summary(wins: int, rl: float) -> RunSummary:
         panel_hashes={"p": "c0ffee"},
         seconds={"probe": 1.0, "sft": 1.0, "rl": rl, "evaluation": 9.0},
         tokens={"sft": 1.0, "grpo": 2.0},
+        response_tokens=rl,
     )
 
 
@@ -120,6 +121,8 @@ def test_an_arm_is_the_mean_of_its_seeds_with_intervals_and_speedup():
     half = 12.7062 * np.std([0.4, 0.8], ddof=1) / math.sqrt(2)
     assert (a.low, a.high) == pytest.approx((0.6 - half, 0.6 + half), abs=1e-3)
     text = markdown(compare_runs(runs, ["a", "b"], [0, 1], "b"))
+    assert (a.response_tokens, b.response_tokens, a.training_seconds) == (2.0, 6.0, 4.0)
+    assert "| 1.0 | 1.0 | 2.0 | 9.0 | 4.0 | 1 | 2 | 2.0 | 2.00 |" in text, "seconds by phase, of training, tokens"
     assert "| a | 0.600 [0.400, 0.800] |" in text and "speed-up against b" in text and "12/20" in text
 
 

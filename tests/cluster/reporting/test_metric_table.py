@@ -38,11 +38,11 @@ def test_what_has_no_definition_is_refused(name):
 
 
 def test_the_variable_part_of_a_name_becomes_a_label():
-    metric, channel = defined("reward/action/validity/mean")
-    assert (metric.gauge, metric.labels, channel) == (
+    metric, parts = defined("reward/action/validity/mean")
+    assert (metric.gauge, metric.labels, parts) == (
         "concerto_reward_mean_by_channel",
         ("run", "stage", "channel"),
-        "action/validity",
+        {"channel": "action/validity"},
     )
     assert defined("router/score_mean/webshop")[0] is METRICS["router/score_mean/{environment}"]
 

@@ -53,6 +53,13 @@ def test_charts_have_one_value_a_step_and_none_where_nothing_was_measured(run):
     assert "Trouble" not in charts and "Reward weights" not in charts  # nothing moves in them
 
 
+def test_what_the_conductor_gives_is_drawn_by_kind_of_task():
+    steps = [{"step": at, "conductor/a/weight": at / 2, "conductor/a/weight/heat": 1.0 - at} for at in range(2)]
+    charts = {chart["title"]: chart["series"] for chart in run_charts(steps, {})}
+    assert charts["Conductor"] == {"conductor/a/weight": [0.0, 0.5]}
+    assert charts["The Conductor by kind of task"] == {"conductor/a/weight/heat": [1.0, 0.0]}
+
+
 def test_seconds_of_a_step_are_all_in_its_phases():
     spent = phases({"step_s": 4.0, "seconds": 2.5, "waited_s": 1.0, "probe_s": 0.25})
     assert spent == {"learner": 2.5, "waiting": 1.0, "probing": 0.25, "publishing and the rest": 0.25}

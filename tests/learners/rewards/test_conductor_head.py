@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 
 from learners.objectives import advantages
 from learners.rewards import maths
-from learners.rewards.conductor_head import FLOOR, ConductorHead, ConductorScalariser, floored_softmax, probabilities
+from learners.rewards.conductor_head import (
+    FLOOR,
+    ConductorHead,
+    ConductorScalariser,
+    floored_softmax,
+    kind_metrics,
+    probabilities,
+)
 from learners.rewards.reward_batch import RewardBatch
 from learners.rewards.reward_settings import ConductorSettings
 from learners.rewards.scalarisers import reward_weight_metrics
@@ -69,6 +76,22 @@ def test_rollouts_are_weighed_as_drawn_for_them(signal: str, weight_map: str) ->
     assert torch.equal(scalarise.meta_rewards(rows, result.advantages), meta)
     assert result.version == 2
     assert reward_weight_metrics(CHANNELS, result)["reward/progress/sampled"] == 1.0
+
+
+def test_probabilities_are_logged_by_kind_of_task() -> None:
+    rows = replace(batch(groups=2, size=2), kinds=("heat", "cool", "heat", "cool"))
+    chances = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.5, 0.5], [0.5, 0.5, 0.0], [0.0, 0.0, 1.0]]).double()
+    assert kind_metrics(rows, chances) == {
+        "conductor/success/weight/cool": 0.0,
+        "conductor/progress/weight/cool": 0.25,
+        "conductor/format/weight/cool": 0.75,
+        "conductor/success/weight/heat": 0.75,
+        "conductor/progress/weight/heat": 0.25,
+        "conductor/format/weight/heat": 0.0,
+    }
+    taken = rows.take(torch.tensor([0, 2]))
+    assert taken.kinds == ("heat", "heat") and kind_metrics(taken, chances[[0, 2]]) == {}, "one kind: the mean says all"
+    assert kind_metrics(batch(), chances) == {}
 
 
 def test_the_outcome_is_judged_against_the_mean_of_the_other_draws_of_the_group() -> None:

@@ -25,7 +25,7 @@ from tests.actors.scripted import GroupsAtHand
 from trajectories.chat import ChatTokenizer
 from trajectories.errors import UserError
 from trajectories.schema import sequences_from_table, to_tables
-from trajectories.types import Episode, Sequence, StopReason, Trajectory
+from trajectories.types import Episode, Sequence, StopReason, Trajectory, Turn
 
 CHAT = ChatTokenizer(AutoTokenizer.from_pretrained(embedded_model_path()))
 TASK = load_panel("questions/train").task_ids[0]
@@ -40,7 +40,8 @@ def answered(name: str, response: str, stop: StopReason = StopReason.DONE) -> Tr
     trained = np.arange(len(ids)) >= len(prompt)
     logprobs = np.where(trained, -1.0, 0.0).astype(np.float32)
     episode = replace(EPISODE, episode_id=name, rewards={"success": 0.0, "format": 1.0}, stop_reason=stop)
-    return Trajectory(episode, (Sequence(f"{name}-0", name, "g", ids, trained, logprobs, (), (), 1.0),))
+    turns = (Turn(len(prompt), len(ids), 0.0, 0, action_valid=True),)
+    return Trajectory(episode, (Sequence(f"{name}-0", name, "g", ids, trained, logprobs, turns, (), 1.0),))
 
 
 PLAYED = to_tables(
@@ -148,3 +149,5 @@ def test_the_router_actor_weighs_open_channels_beside_those_of_the_environment()
     assert batch is not None and batch.names == ("format", "length")
     assert batch.rewards[0, 1] > batch.rewards[1, 1]  # the shorter answer
     assert metrics["reward/length/spread"] > 0
+    lengths = [int(row.trained.sum()) for row in sequences_from_table(PLAYED[1])]  # one turn each
+    assert metrics["response_tokens"] == sum(lengths) / len(lengths)
