@@ -110,10 +110,10 @@ class RunSettings(Settings):
 
     @model_validator(mode="after")
     def _gdpo_is_an_advantage_itself(self) -> RunSettings:
-        if self.reward.scalariser == "gdpo" and self.grpo.advantage != "grpo":
+        if self.reward.scalariser == "gdpo" and self.grpo.advantage in ("dr_grpo", "rloo"):
             raise ValueError(
-                f"reward.scalariser=gdpo makes the advantages itself, so grpo.advantage={self.grpo.advantage} would "
-                "have no say: leave it at grpo"
+                f"reward.scalariser=gdpo compares episodes itself, so grpo.advantage={self.grpo.advantage} would have "
+                "no say: leave it at grpo, or take an estimator of turns"
             )
         return self
 
@@ -132,15 +132,6 @@ class RunSettings(Settings):
             raise ValueError(
                 "grpo.truncated=mask leaves episodes out of the pass that trains, in which the Conductor reads all of "
                 "a group: leave it at train"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _what_is_routed_online_is_not_skipped(self) -> RunSettings:
-        if self.router.online and self.schedule.mixed_steps and self.schedule.dynamic_sampling:
-            raise ValueError(
-                "schedule.dynamic_sampling skips groups that router.mode=online may have imitated: leave it off, or "
-                "route with router.mode=staged"
             )
         return self
 

@@ -109,9 +109,10 @@ class ScheduleSettings(Settings):
     """Times that such a task is played before it is given up. Tuning: raise it for environments that fail now and
     then."""
     dynamic_sampling: bool = False
-    """Skip groups whose members do not differ in the rewards that advantages are made of, and play others in their
-    place, until a batch is full of groups that teach something (DAPO). What single turns earn is not looked at. Tuning:
-    on where `informative_groups` is low; `skipped_turns` tells what it costs."""
+    """In the GRPO stage, skip groups whose members do not differ in the rewards that advantages are made of, and play
+    others in their place, until a batch is full of groups that teach something (DAPO). What single turns earn is not
+    looked at. Mixed stages skip nothing: what they play may be imitated. Tuning: on where `informative_groups` is low;
+    `skipped_turns` tells what it costs."""
     max_skipped: PositiveInt = 32
     """Groups that dynamic sampling skips for one batch; after that it takes what comes, so that a step always ends.
     Tuning: two to four times groups_per_step; less where hardly anything is solved yet."""

@@ -140,7 +140,8 @@ class Coordinator:
             total=stage.steps * schedule.groups_per_step,
         )
         last = self._programme.groups(stage)
-        max_skipped = schedule.max_skipped if schedule.dynamic_sampling else 0
+        skips = schedule.dynamic_sampling and not stage.demonstrates  # a mixed stage may imitate what it plays
+        max_skipped = schedule.max_skipped if skips else 0
         compared = self._programme.compared
         frontier = GroupFrontier(gate, schedule.min_group, schedule.max_attempts, compared, max_skipped, last)
         frontier.restore(self.manifest.frontier, await self._read_ready())

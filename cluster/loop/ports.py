@@ -124,7 +124,7 @@ class Rollouts(Protocol):
     """The rollout actors, seen as one."""
 
     def room(self, members: int) -> int:
-        """Groups of so many members that run at the same time."""
+        """Groups of so many members that may be in hand at once, running or about to."""
         ...
 
     async def run_group(self, task: GroupTask) -> FinishedGroup:

@@ -27,6 +27,10 @@ logger = logging.getLogger(__name__)
 RETRY_S = 0.5
 GROUP_ATTEMPTS = 4
 """Actors that may die under a group before the run is stopped."""
+IN_HAND = 2
+"""Times the episodes that run on an actor at once that its groups may have together. Those beyond wait there, and each
+begins as soon as a single episode ends: a group that keeps a few long members would else keep the places of all, two thirds
+of an engine where lengths differ as those of reasoning do (`benchmarks.asynchrony`)."""
 REVIVALS = 3
 """Times that an engine which ran before may fail to start again, before its actor is given up."""
 
@@ -40,7 +44,7 @@ class Member:
     """One rollout actor.
 
     Attributes:
-        load: episodes that run on it now.
+        load: episodes that it has in hand, running or waiting.
         healthy: set while it answers and holds the latest weights.
     """
 
@@ -55,7 +59,8 @@ class RolloutFleet:
 
     Args:
         actors: by name; Ray restarts them when they die.
-        episodes_per_actor: episodes that run on one actor at the same time; a larger group runs alone.
+        episodes_per_actor: episodes that run on one actor at the same time; it gets twice as many, and a group that is
+            larger still alone.
         start_timeout_s: an actor must be ready within this time of its start.
         health_check_s: an actor that gives no sign of life for so long is restarted.
     """
@@ -69,7 +74,7 @@ class RolloutFleet:
     ) -> None:
         self.restarts = 0
         self._members = [Member(name, actor) for name, actor in actors.items()]
-        self._episodes_per_actor = episodes_per_actor
+        self._most_in_hand = IN_HAND * episodes_per_actor
         self._start_timeout_s, self._health_check_s = start_timeout_s, health_check_s
         self._weights: Weights | None = None
         self._version = self._published = 0
@@ -83,7 +88,7 @@ class RolloutFleet:
         return self._version
 
     def room(self, members: int) -> int:
-        return max(1, self._episodes_per_actor // members) * len(self._members)
+        return max(1, self._most_in_hand // members) * len(self._members)
 
     async def start(self) -> None:
         """Wait until every actor is ready. Raises RunError with the actor's own words when one is not in time."""
@@ -164,7 +169,7 @@ class RolloutFleet:
         )
 
     async def _reserve(self, members: int) -> Member:
-        """The least loaded healthy actor with room for so many. Raises RunError when the fleet is beyond repair."""
+        """The least loaded healthy actor that may take so many more. Raises RunError when the fleet is beyond repair."""
         async with self._turn:
             await self._turn.wait_for(lambda: self._failure or self._free(members))
             if self._failure:
@@ -177,8 +182,8 @@ class RolloutFleet:
         return [member for member in self._members if member.healthy.is_set()]
 
     def _free(self, members: int) -> list[Member]:
-        room = self._episodes_per_actor
-        return [member for member in self._healthy() if not member.load or member.load + members <= room]
+        most = self._most_in_hand
+        return [member for member in self._healthy() if not member.load or member.load + members <= most]
 
     async def _release(self, member: Member, members: int) -> None:
         async with self._turn:

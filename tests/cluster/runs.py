@@ -23,6 +23,7 @@ SETTINGS = {
     "schedule.sft_batch": 4,
     "schedule.groups_per_step": 2,
     "schedule.group_size": 2,
+    "schedule.dynamic_sampling": False,
     "evaluation.limit": 2,
     "rollout.max_turns": 4,
     "rollout.episodes": 4,

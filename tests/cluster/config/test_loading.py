@@ -135,20 +135,14 @@ def test_an_advantage_that_would_have_no_say_is_refused():
         UserError, match=r"^reward\.scalariser=gdpo .* grpo\.advantage=rloo would have no say: leave it at grpo"
     ):
         load_config("local", None, ["reward.scalariser=gdpo", "grpo.advantage=rloo"])
+    for advantage in ("grpo", "graph"):
+        load_config("local", None, ["reward.scalariser=gdpo", f"grpo.advantage={advantage}"])
 
 
 def test_the_conductor_reads_episodes_that_were_cut_off_too():
     load_config("local", None, ["reward.scalariser=uniform", "grpo.truncated=mask"])
     with pytest.raises(UserError, match=r"^grpo\.truncated=mask leaves episodes out .*: leave it at train\.$"):
         load_config("local", None, ["reward.scalariser=conductor", "grpo.truncated=mask"])
-
-
-def test_groups_that_an_online_router_may_imitate_are_not_skipped():
-    both = ["schedule.dynamic_sampling=true", "schedule.mixed_steps=5"]
-    load_config("local", None, [*both, "router.policy=chord"])
-    load_config("local", None, [*both, "router.policy=median_split"])
-    with pytest.raises(UserError, match=r"^schedule\.dynamic_sampling skips .*: leave it off, or route with router"):
-        load_config("local", None, [*both, "router.policy=median_split", "router.mode=online"])
 
 
 @pytest.mark.parametrize(

@@ -213,6 +213,12 @@ def test_dynamic_sampling_trains_the_first_groups_that_teach_something_whatever_
         assert skipped_turns == 2 * (expected[-1] + 1 - 18), "two members of one turn each"
 
 
+def test_a_mixed_stage_skips_nothing_that_it_may_imitate(tmp_path):
+    log, mixed = Log(), SAMPLED.model_copy(update={"mixed_steps": 6, "grpo_steps": 0})
+    run(tmp_path, mixed, World(log=log))
+    assert log.metrics[-1]["groups_skipped"] == 0 and min(one["informative_groups"] for one in log.metrics) < 1
+
+
 @pytest.mark.parametrize("stop_at", [1, 3, 5])
 def test_dynamic_sampling_that_stops_and_resumes_trains_the_same_groups(tmp_path, stop_at):
     log = Log()

@@ -144,9 +144,9 @@ async def test_a_group_is_played_with_the_turn_limit_of_its_task(killed, max_tur
     assert [request.max_turns for request in actor.played] == [max_turns]
 
 
-async def test_groups_go_to_the_least_loaded_actor_and_a_large_one_runs_alone(killed):
+async def test_groups_go_to_the_least_loaded_actor_which_has_twice_its_episodes_and_a_larger_one_alone(killed):
     first, second = FakeActor(), FakeActor()
-    async with started(first, second) as fleet:
+    async with started(first, second, episodes=2) as fleet:
         assert [fleet.room(members) for members in (1, 2, 4, 9)] == [8, 4, 2, 2]
         for actor in (first, second):
             actor.release.clear()
