@@ -1,11 +1,11 @@
-"""What playing while the learner steps is worth, and what the control loop itself costs: the real loop on engines and a
-learner that only take time, on a clock that jumps to the next event.
+"""What playing while the learner steps is worth, and what the control loop itself costs: the real loop on engines and
+a learner that only take time, on a clock that jumps to the next event.
 
     python -m benchmarks.asynchrony --out asynchrony.json
 
-An episode takes as long as its tokens. Their number is log-normal and cut off at a limit, as answers of reasoning models
-are (AReaL, arXiv 2505.24298, trains on up to 27,648 tokens), or that of recorded turns of ALFWorld. The learner is given
-as many seconds a batch as the engines need for one when they are never idle: the split of machines that one would choose.
+An episode takes as long as its tokens. Their number is log-normal and cut off at a limit, as answers of reasoning
+models are (AReaL, arXiv 2505.24298, trains on up to 27,648 tokens), or it is that of turns of ALFWorld. The learner
+takes as long for a batch as engines that are never idle: the split of machines that one would choose.
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ from typing import Any
 
 import numpy as np
 import psutil
+from numpy.typing import NDArray
 
 from cluster.config.sections import CheckpointSettings, ScheduleSettings
 from cluster.loop.ports import FinishedGroup, GroupTask, Trained
+from cluster.runtime.fleet import IN_HAND
 from tests.cluster.simulation import (
     SimulatedLearner,
     SimulatedRecorder,
@@ -35,6 +37,8 @@ from tests.cluster.simulation import (
     programme,
 )
 
+Seconds = NDArray[np.float64]
+"""[members]"""
 TOKEN_S = 0.02
 """Of one sequence in a full engine: 50 tokens a second."""
 MEDIAN, SIGMA, LONGEST = 4_000, 1.0, 27_648
@@ -43,16 +47,16 @@ TURNS = {4: 1, 6: 4, 8: 7, 10: 8, 12: 8, 15: 12, 20: 11, 30: 4, 50: 45}
 """Episodes of ALFWorld in a hundred by turns, at most 50: a policy in training that solves a little more than half."""
 
 
-def reasoning_seconds(rng: np.random.Generator, members: int) -> Sequence[float]:
+def reasoning_seconds(rng: np.random.Generator, members: int) -> Seconds:
     return TOKEN_S * np.minimum(MEDIAN * np.exp(SIGMA * rng.standard_normal(members)), LONGEST)
 
 
-def alfworld_seconds(rng: np.random.Generator, members: int) -> Sequence[float]:
+def alfworld_seconds(rng: np.random.Generator, members: int) -> Seconds:
     shares = np.array(list(TURNS.values())) / sum(TURNS.values())
     return TURN_S * rng.choice(list(TURNS), members, p=shares) * rng.uniform(0.8, 1.2, members)
 
 
-LENGTHS: dict[str, Callable[[np.random.Generator, int], Sequence[float]]] = {
+LENGTHS: dict[str, Callable[[np.random.Generator, int], Seconds]] = {
     "reasoning": reasoning_seconds,
     "alfworld": alfworld_seconds,
 }
@@ -101,11 +105,11 @@ class _JumpingSelector(selectors.SelectSelector):
 
 
 class Engines(SimulatedRollouts):
-    """Each actor plays `episodes` at once and takes groups until it has `waiting` times as many in hand; a group is
+    """Each actor plays `episodes` at once and takes groups until it has `in_hand` times as many; a group is
     done with its longest member."""
 
-    def __init__(self, plan: Plan, waiting: float) -> None:
-        super().__init__(concurrency=plan.actors * int(plan.episodes * waiting) // plan.members)
+    def __init__(self, plan: Plan, in_hand: float) -> None:
+        super().__init__(concurrency=plan.actors * int(plan.episodes * in_hand) // plan.members)
         self._lengths, self.busy_s = LENGTHS[plan.lengths], 0.0
         self._free = [asyncio.Semaphore(plan.episodes) for _ in range(plan.actors)]
         self._load = [0] * plan.actors
@@ -160,7 +164,7 @@ class Outcome:
     lengths: str
     actors: int
     max_staleness: int
-    waiting: float
+    in_hand: float
     groups_per_hour: float
     engines: float
     learner: float
@@ -169,15 +173,15 @@ class Outcome:
     megabytes: tuple[float, float]
 
 
-def simulate(plan: Plan, max_staleness: int, waiting: float = 1.0) -> Outcome:
+def simulate(plan: Plan, max_staleness: int, in_hand: float) -> Outcome:
     """A run of the plan, and what came of it."""
     loop, process = JumpingLoop(), psutil.Process()
-    engines = Engines(plan, waiting)
+    engines = Engines(plan, in_hand)
     world = World(engines, Learner(slowness_s=plan.learner_s))
     marks: list[tuple[float, float, float]] = []
 
     def mark(step: int) -> None:
-        if step in (plan.steps // 10, plan.steps):
+        if step in (max(1, plan.steps // 10), plan.steps):
             marks.append((loop.time(), engines.busy_s, process.memory_info().rss / 2**20))
 
     world.log.at_step = mark
@@ -195,13 +199,13 @@ def simulate(plan: Plan, max_staleness: int, waiting: float = 1.0) -> Outcome:
         run_on(loop, run.run())
         spent = time.process_time() - began
     (start, busy, memory), (end, busy_at_end, memory_at_end) = marks
-    trained = plan.steps - plan.steps // 10
+    trained = plan.steps - max(1, plan.steps // 10)
     return Outcome(
         lengths=plan.lengths,
         actors=plan.actors,
         max_staleness=max_staleness,
-        waiting=waiting,
-        groups_per_hour=round(3600 * trained * plan.batch / (end - start), 1),
+        in_hand=in_hand,
+        groups_per_hour=3600 * trained * plan.batch / (end - start),
         engines=round((busy_at_end - busy) / (end - start) / (plan.actors * plan.episodes), 3),
         learner=round(trained * plan.learner_s / (end - start), 3),
         staleness=round(float(np.mean([one["staleness"] for one in world.log.metrics])), 3),
@@ -216,27 +220,37 @@ def run_on(loop: JumpingLoop, work: Coroutine[Any, Any, None]) -> None:
         runner.run(work)
 
 
+SETTINGS = ((0, 1.0), (1, 1.0), (2, 1.0), (4, 1.0), (1, 2.0), (2, 2.0), (4, 2.0), (4, 4.0))
+"""Staleness, and times its episodes that an actor may have in hand; the first is what the others are compared with."""
+HEAD = "| lengths | staleness | in hand | groups an hour | times | engines | learner | mean staleness | loop, ms |"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=60, help="learner steps of each comparison")
     parser.add_argument("--long", type=int, default=1_000, help="learner steps of the run with 1,000 actors")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
+    print(HEAD + "\n" + "|---" * HEAD.count(" | ") + "|---|")
     outcomes = []
     for lengths in LENGTHS:
-        for max_staleness, waiting in ((0, 1), (1, 1), (2, 1), (4, 1), (1, 2), (2, 2), (4, 2), (4, 4)):
-            outcome = simulate(
-                Plan(actors=32, batch=64, steps=arguments.steps, lengths=lengths), max_staleness, waiting
-            )
-            outcomes.append(outcome)
-            ratio = outcome.groups_per_hour / next(o for o in outcomes if o.lengths == lengths).groups_per_hour
-            print(
-                f"{lengths}, staleness {max_staleness}, waiting {waiting}: {ratio:.2f} times; engines {outcome.engines}, learner {outcome.learner}, staleness {outcome.staleness}, {outcome.loop_ms} ms"
-            )
-    outcomes.append(simulate(Plan(actors=1_000, batch=1_000, steps=arguments.long, lengths="reasoning"), 2))
-    print(outcomes[-1])
+        plan, base = Plan(actors=32, batch=64, steps=arguments.steps, lengths=lengths), 0.0
+        for max_staleness, in_hand in SETTINGS:
+            outcomes.append(outcome := simulate(plan, max_staleness, in_hand))
+            base = base or outcome.groups_per_hour
+            print(_row(outcome, base))
+    large = Plan(actors=1_000, batch=250, steps=arguments.long, lengths="reasoning")
+    outcomes.append(outcome := simulate(large, max_staleness=2, in_hand=IN_HAND))
+    before, after = outcome.megabytes
+    print(f"1,000 actors, {arguments.long} steps: {outcome.loop_ms} ms a group, {before} MB, {after} MB at the end")
     if arguments.out:
         arguments.out.write_text(json.dumps([asdict(outcome) for outcome in outcomes], indent=1) + "\n")
+
+
+def _row(one: Outcome, base: float) -> str:
+    cells = (one.lengths, one.max_staleness, f"{one.in_hand:g}", f"{one.groups_per_hour:,.0f}")
+    shares = (f"{one.groups_per_hour / base:.2f}", f"{one.engines:.2f}", f"{one.learner:.2f}", f"{one.staleness:.2f}")
+    return f"| {' | '.join(map(str, (*cells, *shares, f'{one.loop_ms:.2f}')))} |"
 
 
 if __name__ == "__main__":

@@ -28,9 +28,9 @@ RETRY_S = 0.5
 GROUP_ATTEMPTS = 4
 """Actors that may die under a group before the run is stopped."""
 IN_HAND = 2
-"""Times the episodes that run on an actor at once that its groups may have together. Those beyond wait there, and each
-begins as soon as a single episode ends: a group that keeps a few long members would else keep the places of all, two thirds
-of an engine where lengths differ as those of reasoning do (`benchmarks.asynchrony`)."""
+"""An actor has at most so many times the episodes that it plays at once. Those beyond wait there, and each begins as
+soon as a single one ends: a group with one long member would else keep the places of all, two thirds of an engine
+where lengths differ as those of reasoning do (`benchmarks.asynchrony`)."""
 REVIVALS = 3
 """Times that an engine which ran before may fail to start again, before its actor is given up."""
 
@@ -169,7 +169,7 @@ class RolloutFleet:
         )
 
     async def _reserve(self, members: int) -> Member:
-        """The least loaded healthy actor that may take so many more. Raises RunError when the fleet is beyond repair."""
+        """The least loaded healthy actor that may take so many. Raises RunError when the fleet is beyond repair."""
         async with self._turn:
             await self._turn.wait_for(lambda: self._failure or self._free(members))
             if self._failure:
