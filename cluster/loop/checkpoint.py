@@ -36,6 +36,14 @@ class PendingGroup(Frozen):
     attempts: int = 0
 
 
+class Played(Frozen):
+    """Episodes of one environment, how many of them solved their task, and their turns."""
+
+    episodes: int = 0
+    successes: int = 0
+    turns: int = 0
+
+
 class Frontier(Frozen):
     """Which tasks of the current stage are behind the learner and which are still ahead of it.
 
@@ -45,7 +53,7 @@ class Frontier(Frozen):
         pending: to be issued again before new ones.
         ready: finished but not yet trained; their tables lie beside the manifest.
         skips: groups skipped since a batch was last full.
-        skipped_turns: turns played in groups skipped since a batch was last handed out.
+        skipped_play: what was played in groups skipped since a batch was last handed out, by environment.
     """
 
     cursor: int = 0
@@ -55,7 +63,7 @@ class Frontier(Frozen):
     pending: tuple[PendingGroup, ...] = ()
     ready: tuple[int, ...] = ()
     skips: int = 0
-    skipped_turns: int = 0
+    skipped_play: dict[str, Played] = {}
 
 
 class Manifest(Frozen):

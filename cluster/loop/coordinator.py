@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from cluster.config.sections import Stage
-from cluster.loop.checkpoint import LEARNER, READY, Frontier, Manifest, load_manifest, save_checkpoint
+from cluster.loop.checkpoint import LEARNER, READY, Frontier, Manifest, Played, load_manifest, save_checkpoint
 from cluster.loop.frontier import GroupFrontier
 from cluster.loop.idle import IdleWatch
 from cluster.loop.ports import FinishedGroup, Parts
@@ -223,15 +223,13 @@ def group_metrics(groups: Sequence[FinishedGroup], frontier: GroupFrontier, vers
     behind = [version - group.oldest_version for group in groups]
     members = sum(group.members for group in groups)
     informative = sum(group.is_informative(frontier.compared) for group in groups)
-    by_environment = {
-        environment: [group for group in groups if group.environment == environment]
-        for environment in sorted({group.environment for group in groups})
-    }
+    skipped = frontier.batch_skipped_play
+    played = {name: _played(name, groups, skipped) for name in sorted({group.environment for group in groups})}
     return {
         "groups": float(len(groups)),
         "episodes": float(members),
-        "success": _success(groups),
-        **{f"success/{environment}": _success(played) for environment, played in by_environment.items()},
+        "success": _success(played.values()),
+        **{f"success/{environment}": _success([of_it]) for environment, of_it in played.items()},
         "turns": sum(group.turns for group in groups) / members,
         "failed_episodes": float(sum(group.failed for group in groups)),
         "truncated": sum(group.truncated for group in groups) / members,
@@ -239,7 +237,7 @@ def group_metrics(groups: Sequence[FinishedGroup], frontier: GroupFrontier, vers
         "informative_groups": informative / len(groups),
         "staleness": sum(behind) / len(groups),
         "staleness_max": float(max(behind)),
-        "skipped_turns": float(frontier.batch_skipped_turns),
+        "skipped_turns": float(sum(play.turns for play in skipped.values())),
         "groups_ready": float(len(frontier.ready)),
         "groups_submitted": float(gate.submitted),
         "groups_accepted": float(gate.accepted),
@@ -249,5 +247,14 @@ def group_metrics(groups: Sequence[FinishedGroup], frontier: GroupFrontier, vers
     }
 
 
-def _success(groups: Sequence[FinishedGroup]) -> float:
-    return sum(group.successes for group in groups) / sum(group.members for group in groups)
+def _played(environment: str, groups: Sequence[FinishedGroup], skipped: Mapping[str, Played]) -> tuple[int, int]:
+    """Episodes of an environment and those solved: of its groups, and of those skipped for them, without which success
+    would say how groups are chosen."""
+    its, left = [group for group in groups if group.environment == environment], skipped.get(environment, Played())
+    episodes = sum(group.members for group in its) + left.episodes
+    return episodes, sum(group.successes for group in its) + left.successes
+
+
+def _success(played: Iterable[tuple[int, int]]) -> float:
+    episodes, solved = map(sum, zip(*played, strict=True))
+    return solved / episodes

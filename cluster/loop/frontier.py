@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from cluster.loop.checkpoint import Frontier, PendingGroup
+from cluster.loop.checkpoint import Frontier, PendingGroup, Played
 from cluster.loop.ports import FinishedGroup
 from cluster.loop.staleness import StalenessGate, is_stale
 
@@ -28,8 +28,8 @@ class GroupFrontier:
         last: positions that there are, where the stage is to play each once; None where it goes on until its steps are
             done.
         skips: groups skipped since a batch was last full; those ready beyond it belong to the next one.
-        skipped_turns: turns played in groups skipped since a batch was last handed out.
-        batch_skipped_turns: the same for the batch that was handed out last: what it cost.
+        skipped_play: what was played in groups skipped since a batch was last handed out, by environment.
+        batch_skipped_play: the same for the batch that was handed out last: what it cost.
     """
 
     gate: StalenessGate
@@ -46,8 +46,8 @@ class GroupFrontier:
     filtered: list[int] = field(default_factory=list)
     skipped: list[int] = field(default_factory=list)
     skips: int = 0
-    skipped_turns: int = 0
-    batch_skipped_turns: int = 0
+    skipped_play: dict[str, Played] = field(default_factory=dict)
+    batch_skipped_play: dict[str, Played] = field(default_factory=dict)
 
     @property
     def exhausted(self) -> bool:
@@ -86,7 +86,12 @@ class GroupFrontier:
             self.gate.skip()
             self.skipped.append(position)
             self.skips += 1
-            self.skipped_turns += finished.turns
+            before = self.skipped_play.get(finished.environment, Played())
+            self.skipped_play[finished.environment] = Played(
+                episodes=before.episodes + finished.members,
+                successes=before.successes + finished.successes,
+                turns=before.turns + finished.turns,
+            )
         else:
             self.gate.accept()
             self.ready[position] = finished
@@ -109,12 +114,13 @@ class GroupFrontier:
         order = sorted(self.ready, key=lambda position: (self.ready[position].oldest_version, position))
         batch = {position: self.ready.pop(position) for position in order[: self.gate.batch]}
         self.trained.extend(batch)
-        self.batch_skipped_turns, self.skipped_turns = self.skipped_turns, 0
+        self.batch_skipped_play, self.skipped_play = self.skipped_play, {}
         self.check()
         return batch
 
     def snapshot(self) -> Frontier:
         """The frontier as a checkpoint keeps it: what runs now will have to be issued again."""
+        self._check_positions()
         return Frontier(
             cursor=self.cursor,
             trained=tuple(self.trained),
@@ -123,7 +129,7 @@ class GroupFrontier:
             pending=(*self.running.values(), *self.pending),
             ready=tuple(self.ready),
             skips=self.skips,
-            skipped_turns=self.skipped_turns,
+            skipped_play=dict(self.skipped_play),
         )
 
     def restore(self, frontier: Frontier, ready: Mapping[int, FinishedGroup]) -> None:
@@ -131,20 +137,28 @@ class GroupFrontier:
         self.cursor = frontier.cursor
         self.trained, self.filtered = list(frontier.trained), list(frontier.filtered)
         self.skipped = list(frontier.skipped)
-        self.skips, self.skipped_turns = frontier.skips, frontier.skipped_turns
+        self.skips, self.skipped_play = frontier.skips, dict(frontier.skipped_play)
         self.pending = deque(frontier.pending)
         self.ready = dict(ready)
         self.gate.accepted = len(self.trained) + len(self.ready)
         self.gate.filtered, self.gate.skipped = len(self.filtered), len(self.skipped)
         self.gate.submitted = self.gate.accepted + self.gate.filtered + self.gate.skipped
+        self._check_positions()
         self.check()
 
     def check(self) -> None:
-        """Raises AssertionError when a position was lost or is in two places."""
-        waiting = [group.position for group in self.pending]
-        held = sorted([*waiting, *self.running, *self.ready, *self.trained, *self.filtered, *self.skipped])
-        assert held == list(range(self.cursor)), f"positions {held} of {self.cursor} issued"
+        """Raises AssertionError when counts do not add up: a position was lost or is in two places."""
+        places = (self.pending, self.running, self.ready, self.trained, self.filtered, self.skipped)
+        held = sum(map(len, places))
+        assert held == self.cursor, f"{held} positions are held, {self.cursor} were issued"
         assert self.gate.running == len(self.running), f"{self.gate.running} counted, {len(self.running)} running"
         assert self.gate.skipped == len(self.skipped), f"{self.gate.skipped} counted, {len(self.skipped)} skipped"
         assert self.gate.accepted == len(self.ready) + len(self.trained), f"accepted groups were lost: {self.gate}"
         self.gate.check()
+
+    def _check_positions(self) -> None:
+        """The same position by position, which takes longer the more were trained: at checkpoints, not at every
+        group."""
+        waiting = [group.position for group in self.pending]
+        held = sorted([*waiting, *self.running, *self.ready, *self.trained, *self.filtered, *self.skipped])
+        assert held == list(range(self.cursor)), f"positions {held} of {self.cursor} issued"

@@ -97,7 +97,9 @@ SECTIONS: Mapping[str, tuple[Metric, ...]] = {
     "What was played": (
         Metric("groups", Kind.SUM, "groups", "Groups of the batch."),
         Metric("episodes", Kind.SUM, "episodes", "Episodes of the batch that ended properly."),
-        Metric("success", Kind.MEAN, "share", "Share of them that solved their task."),
+        Metric(
+            "success", Kind.MEAN, "share", "Share of episodes that solved their task, those of skipped groups included."
+        ),
         Metric("success/{environment}", Kind.MEAN, "share", "The same by environment."),
         Metric("turns", Kind.MEAN, "turns", "Turns of an episode."),
         Metric("response_tokens", Kind.MEAN, "tokens", "Tokens of a response, over all turns."),

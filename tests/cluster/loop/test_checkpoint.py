@@ -13,6 +13,7 @@ from cluster.loop.checkpoint import (
     Frontier,
     Manifest,
     PendingGroup,
+    Played,
     latest_checkpoint,
     load_manifest,
     save_checkpoint,
@@ -27,7 +28,7 @@ FRONTIER = Frontier(
     pending=(PendingGroup(position=3, attempts=1),),
     ready=(4,),
     skips=1,
-    skipped_turns=9,
+    skipped_play={"shop": Played(episodes=8, successes=8, turns=9)},
 )
 
 
@@ -84,7 +85,7 @@ def test_no_checkpoint_and_a_damaged_one_are_named(tmp_path):
 
 def test_a_checkpoint_of_an_earlier_format_is_refused(tmp_path):
     folder = save(tmp_path, 1)
-    manifest = Manifest(format=2, step=1).model_dump(exclude={"frontier": {"skipped", "skips", "skipped_turns"}})
+    manifest = Manifest(format=2, step=1).model_dump(exclude={"frontier": {"skipped", "skips", "skipped_play"}})
     (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(UserError, match=f"checkpoint format 2, not {FORMAT}: use the version that wrote it"):
         load_manifest(folder)

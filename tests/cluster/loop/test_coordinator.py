@@ -211,6 +211,9 @@ def test_dynamic_sampling_trains_the_first_groups_that_teach_something_whatever_
         assert log.metrics[-1]["groups_skipped"] == expected[-1] + 1 - 18
         skipped_turns = sum(metrics["skipped_turns"] for metrics in log.metrics)
         assert skipped_turns == 2 * (expected[-1] + 1 - 18), "two members of one turn each"
+        solved = sum(one["success"] * (one["episodes"] + one["skipped_turns"]) for one in log.metrics)
+        seeds = [seed for at in range(expected[-1] + 1) for seed in programme(SAMPLED).group_task(0, at).seeds]
+        assert solved == pytest.approx(sum(seed % 2 == 0 for seed in seeds)), "success is of all that was played"
 
 
 def test_a_mixed_stage_skips_nothing_that_it_may_imitate(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.loop.checkpoint import PendingGroup
+from cluster.loop.checkpoint import PendingGroup, Played
 from cluster.loop.frontier import GroupFrontier
 from cluster.loop.ports import FinishedGroup
 from cluster.loop.staleness import StalenessGate
@@ -42,6 +42,11 @@ def finished(members: int = 4, oldest_version: int = 0, varied: Sequence[str] = 
 
 FLAT = finished(varied=())
 """A group whose members all did alike."""
+
+
+def played(groups: int) -> dict[str, Played]:
+    """What so many of them are together."""
+    return {"mock": Played(episodes=4 * groups, turns=20 * groups)} if groups else {}
 
 
 def test_a_group_with_exactly_min_group_members_is_ready():
@@ -124,8 +129,19 @@ def test_a_lost_position_is_noticed():
     groups = frontier()
     groups.issue(0)
     groups.running.clear()
-    with pytest.raises(AssertionError, match=r"positions \[\] of 1 issued"):
+    with pytest.raises(AssertionError, match="0 positions are held, 1 were issued"):
         groups.check()
+
+
+def test_a_position_in_two_places_instead_of_another_is_not_written_to_a_checkpoint():
+    groups = frontier(batch=2, max_staleness=9)
+    play(groups, finished())
+    play(groups, finished())
+    groups.ready.pop(1)
+    groups.trained.append(0)
+    groups.check()
+    with pytest.raises(AssertionError, match=r"positions \[0, 0\] of 2 issued"):
+        groups.snapshot()
 
 
 def play(groups: GroupFrontier, group: FinishedGroup, step: int = 0) -> int:
@@ -149,7 +165,7 @@ def test_a_group_that_teaches_nothing_is_skipped_and_another_takes_its_place():
     assert play(groups, finished()) == 3
     assert (groups.skipped, list(groups.take(version=0) or ())) == ([0, 2], [1, 3])
     assert (groups.gate.submitted, groups.gate.accepted, groups.gate.skipped) == (4, 2, 2)
-    assert groups.batch_skipped_turns == 2 * 20, "what the batch cost beside its own groups"
+    assert groups.batch_skipped_play == played(2), "what the batch cost beside its own groups"
 
 
 def test_a_difference_in_a_reward_that_is_not_compared_teaches_nothing():
@@ -177,7 +193,7 @@ def test_beyond_the_cap_what_comes_is_accepted_and_the_next_batch_counts_anew():
         for _ in range(3 + 2):
             play(groups, FLAT, step)
         assert groups.take(version=step) is not None
-        assert (groups.batch_skipped_turns, groups.skipped_turns) == (3 * 20, 0)
+        assert (groups.batch_skipped_play, groups.skipped_play) == (played(3), {})
     assert (groups.skipped, groups.trained) == ([0, 1, 2, 5, 6, 7, 10, 11, 12], [3, 4, 8, 9, 13, 14])
 
 
@@ -185,14 +201,14 @@ def test_a_snapshot_keeps_what_was_skipped_and_how_much_since_the_last_batch():
     groups = frontier(batch=2, max_skipped=2)
     play(groups, FLAT)
     saved = groups.snapshot()
-    assert (saved.skipped, saved.skips, saved.skipped_turns) == ((0,), 1, 20)
+    assert (saved.skipped, saved.skips, saved.skipped_play) == ((0,), 1, played(1))
     again = frontier(batch=2, max_skipped=2)
     again.restore(saved, {})
     assert (again.gate.submitted, again.gate.skipped) == (1, 1)
     for _ in range(3):
         play(again, FLAT)
     assert (again.skipped, list(again.ready)) == ([0, 1], [2, 3]), "one was left of the cap"
-    assert again.take(version=0) and again.batch_skipped_turns == 2 * 20
+    assert again.take(version=0) and again.batch_skipped_play == played(2)
 
 
 def test_what_comes_when_a_batch_is_full_belongs_to_the_next_one_with_a_cap_of_its_own():
@@ -210,7 +226,8 @@ class History:
     version: int = 0
     fates: dict[int, str] = field(default_factory=dict)
     skips: int = 0
-    skipped_turns: int = 0
+    skipped: int = 0
+    """Groups since the last batch."""
 
     def issue(self) -> None:
         position = self.groups.issue(self.version)
@@ -231,7 +248,7 @@ class History:
         elif kind == "flat" and self.skips < self.groups.max_skipped:
             self.fates[position] = "skipped"
             self.skips += 1
-            self.skipped_turns += 20
+            self.skipped += 1
         else:
             self.fates[position] = "ready"
             ready = list(self.fates.values()).count("ready")
@@ -243,9 +260,9 @@ class History:
                 self.fates[position] = "pending"
         if (batch := self.groups.take(self.version)) is not None:
             assert len(batch) == self.groups.gate.batch
-            assert self.groups.batch_skipped_turns == self.skipped_turns
+            assert self.groups.batch_skipped_play == played(self.skipped)
             self.fates |= dict.fromkeys(batch, "trained")
-            self.skipped_turns = 0
+            self.skipped = 0
             self.version += 1
 
     def restore(self) -> None:
