@@ -122,8 +122,17 @@ class GRPOSettings(ObjectiveSettings):
     ratio_cap: float = Field(default=2.0, ge=1)
     """Truncated importance sampling: larger ratios count as this, which bounds what stale tokens can do. Tuning: 2;
     lower where max_staleness is above 1."""
+    proximal: Literal["behaviour", "batch"] = "behaviour"
+    """What ratios are clipped against. `behaviour`: the policy that sampled. `batch`: the weights before the step; by
+    their ratio to the sampling policy, ratio_cap at most, every token is weighed instead, and no token is clipped for
+    being stale (decoupled PPO, AReaL). With minibatches or epochs the policy reads its batch once more. Tuning: `batch`
+    where max_staleness is above 1."""
     icepop_band: tuple[float, float] | None = None
-    """Tokens whose ratio leaves this band do not train at all. Tuning: (0.5, 5) for mixture-of-experts models."""
+    """Tokens whose ratio to the policy that sampled leaves this band do not train at all. Tuning: (0.5, 5) for
+    mixture-of-experts models."""
+    sequence_band: tuple[float, float] | None = None
+    """Sequences do not train of which the geometric mean of these ratios leaves this band. Tuning: (0.9, 1.1) where few
+    sequences are too old or too unlike what the engine says; `masked_fraction` tells how many tokens that costs."""
     aggregation: Literal["token", "sequence", "constant"] = "token"
     """What is averaged: tokens, sequences (each the mean of its tokens), or sequences (each the sum of its tokens over
     `constant_length`). Tuning: `sequence` where failures are longer than successes, as in games with a turn limit."""
@@ -180,9 +189,10 @@ class GRPOSettings(ObjectiveSettings):
         return self.kl_weight > 0 and self.kl_in == "reward"
 
     @model_validator(mode="after")
-    def _band_contains_one(self) -> GRPOSettings:
-        if self.icepop_band and not 0 <= self.icepop_band[0] <= 1 <= self.icepop_band[1]:
-            raise ValueError(f"icepop_band must be (low <= 1, high >= 1), got {self.icepop_band}")
+    def _bands_contain_one(self) -> GRPOSettings:
+        for name in ("icepop_band", "sequence_band"):
+            if (band := getattr(self, name)) and not 0 <= band[0] <= 1 <= band[1]:
+                raise ValueError(f"{name} must be (low <= 1, high >= 1), got {band}")
         return self
 
 

@@ -4,9 +4,12 @@ GRPO (arXiv 2402.03300)     clip_high 0.2, aggregation sequence
 Dr. GRPO (arXiv 2503.20783) advantage dr_grpo, clip_high 0.2, aggregation constant
 DAPO (arXiv 2503.14476)     clip_high 0.28, aggregation token
 GSPO (arXiv 2507.18071)     ratio sequence, clip_low 3e-4, clip_high 4e-4, aggregation sequence
+AReaL (arXiv 2505.24298)    proximal batch, clip_high 0.2, and schedule.max_staleness above 1
 """
 
 from __future__ import annotations
+
+from torch import Tensor
 
 from learners.learner_settings import GRPOSettings
 from learners.objectives import losses
@@ -18,7 +21,7 @@ class GRPOObjective(Objective):
     sequences.
 
     Metrics, averages over tokens: `loss`; `ratio` to the behaviour policy; `clip_fraction` of tokens without gradient;
-    `masked_fraction` outside the IcePop band; `behaviour_kl`, the k3 estimate of how far the sampling policy is;
+    `masked_fraction` outside the bands; `behaviour_kl`, the k3 estimate of how far the sampling policy is;
     `reference_kl`, of how far the policy has moved (0 unless it is a term of the loss); `entropy` of the policy, in
     nats.
     """
@@ -41,14 +44,14 @@ class GRPOObjective(Objective):
         return losses.aggregation(self.config.aggregation, tokens, self.config.constant_length)
 
     def token_losses(self, tokens: Tokens) -> TokenLosses:
-        config = self.config
-        by_token = losses.token_ratio(tokens.logprobs, tokens.behaviour)
-        ratio = by_token
-        if config.ratio == "sequence":
-            ratio = losses.sequence_ratio(tokens.logprobs, tokens.behaviour, tokens.sequence)
+        config, proximal = self.config, self._proximal(tokens)
+        ratio = self._ratio(tokens.logprobs, proximal, tokens.sequence)
+        stale = self._ratio(proximal, tokens.behaviour, tokens.sequence).clamp(max=config.ratio_cap)
         clip = (config.clip_low, config.clip_high)
-        loss = losses.policy_loss(ratio, tokens.advantages, *clip, config.ratio_cap)
-        kept = losses.icepop_mask(by_token, *(config.icepop_band or (0.0, float("inf"))))
+        loss = stale * losses.policy_loss(ratio, tokens.advantages, *clip, config.ratio_cap)
+        by_token = losses.token_ratio(tokens.logprobs, tokens.behaviour)
+        by_sequence = losses.sequence_ratio(tokens.logprobs, tokens.behaviour, tokens.sequence)
+        kept = losses.inside(by_token, config.icepop_band) & losses.inside(by_sequence, config.sequence_band)
         loss = loss * kept
         reference_kl = loss.new_zeros(len(loss))
         if tokens.reference is not None:
@@ -67,3 +70,14 @@ class GRPOObjective(Objective):
             "entropy": tokens.entropy,
         }
         return TokenLosses(loss, {name: value.detach() for name, value in metrics.items()})
+
+    def _proximal(self, tokens: Tokens) -> Tensor:
+        """Log-probabilities of the policy near which the clipped one stays, float [N], without a gradient."""
+        if self.config.proximal == "behaviour":
+            return tokens.behaviour
+        return tokens.logprobs.detach() if tokens.proximal is None else tokens.proximal
+
+    def _ratio(self, logprobs: Tensor, others: Tensor, sequence: Tensor) -> Tensor:
+        if self.config.ratio == "sequence":
+            return losses.sequence_ratio(logprobs, others, sequence)
+        return losses.token_ratio(logprobs, others)

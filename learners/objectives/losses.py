@@ -54,8 +54,10 @@ def clipped_tokens(ratio: Tensor, advantages: Tensor, clip_low: float, clip_high
     return ((ratio > 1.0 + clip_high) & (advantages > 0)) | ((ratio < 1.0 - clip_low) & (advantages < 0))
 
 
-def icepop_mask(ratio: Tensor, low: float, high: float) -> Tensor:
-    """True where the ratio lies inside [low, high]; others do not train (engine and learner disagree), bool [N]."""
+def inside(ratio: Tensor, band: tuple[float, float] | None) -> Tensor:
+    """True where the ratio lies inside [low, high], bool [N], or where there is no band. Others do not train: engine
+    and learner disagree, or the token is too old (IcePop; by sequence, a geometric mask)."""
+    low, high = band or (0.0, float("inf"))
     return (ratio >= low) & (ratio <= high)
 
 

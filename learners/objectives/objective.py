@@ -23,11 +23,14 @@ class Example:
     Attributes:
         weight: of every trained token.
         advantages: one a turn, for its trained tokens; empty where the objective compares nothing.
+        proximal: log-probabilities of its n trained tokens by the weights before the learner step, float32 [n]; None
+            where nobody asked, or the step is the first from them.
     """
 
     sequence: Sequence
     weight: float
     advantages: tuple[float, ...] = ()
+    proximal: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +38,8 @@ class Tokens:
     """The N tokens of a micro-batch on which an objective acts; all float32 [N], `sequence` int64 [N].
 
     `logprobs` carries the gradient, and `entropy` of the policy's distribution, in nats, where the objective raises it;
-    `reference` and `entropy` are None unless the objective asked for them.
+    `reference`, `entropy` and `proximal` (of the weights before the learner step) are None unless the objective asked
+    for them.
     """
 
     logprobs: Tensor
@@ -44,6 +48,7 @@ class Tokens:
     sequence: Tensor
     reference: Tensor | None = None
     entropy: Tensor | None = None
+    proximal: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,11 +49,13 @@ class _Share:
         coefficient: float32 [S] on the CPU, makes the plain sum over the tokens of all workers the weighted global
             mean; 0 where the objective does not train the sequence.
         advantages: float32 [n] of each sequence on the CPU, one a trained token.
+        proximal: the same of log-probabilities before the learner step; empty where no example has any.
     """
 
     objective: Objective
     coefficient: Tensor
     advantages: list[Tensor]
+    proximal: list[Tensor]
 
 
 class PolicyShard:
@@ -207,6 +209,7 @@ class PolicyShard:
         for term, examples, count in zip(terms, used, counts, strict=True):
             coefficient = torch.zeros(len(sequences))
             advantages = [token_advantages(sequence, ()) for sequence in sequences.values()]
+            proximal = list(advantages) if any(e.proximal is not None for e in examples) else []
             for e in examples:
                 tokens = trained_tokens(e.sequence)
                 factor, weighs = term.objective.aggregation(tokens)
@@ -214,9 +217,11 @@ class PolicyShard:
                 seen = bool(coefficient[index])
                 coefficient[index] += term.objective.weight * e.weight * factor  # drawn twice, it counts twice
                 advantages[index] = token_advantages(sequences[e.sequence.sequence_id], e.advantages)
+                if e.proximal is not None:
+                    proximal[index] = e.proximal
                 run = (0.0, 0.0) if seen else (tokens, 1.0)
                 count += torch.tensor([weighs, *run], dtype=torch.float64, device=self._device)
-            shares.append(_Share(term.objective, coefficient, advantages))
+            shares.append(_Share(term.objective, coefficient, advantages, proximal))
         counts = distributed.sum_over_workers(counts)
         for share, (weighs, _, _) in zip(shares, counts.tolist(), strict=True):
             share.coefficient.div_(max(weighs, 1.0))
@@ -300,21 +305,25 @@ class PolicyShard:
             # On the host: to count what is active there is not to wait for the accelerator.
             coefficient = share.coefficient[rows].repeat_interleave(torch.tensor(batch.trained))
             chosen = coefficient.nonzero().squeeze(1)
-            advantages = torch.cat([share.advantages[row] for row in rows])[chosen]
             active = chosen.to(self._device, non_blocking=True)
             tokens = Tokens(
                 logprobs=logprobs[active],
                 behaviour=batch.behaviour[active],
-                advantages=advantages.to(self._device, non_blocking=True),
+                advantages=self._chosen(share.advantages, rows, chosen),
                 sequence=batch.rows[active],
                 reference=reference[active] if reference is not None and objective.needs_reference else None,
                 entropy=entropies[active] if entropies is not None and objective.needs_entropy else None,
+                proximal=self._chosen(share.proximal, rows, chosen) if share.proximal else None,
             )
             losses = objective.token_losses(tokens)
             part = (coefficient[chosen].to(self._device, non_blocking=True) * losses.loss).sum()
             loss = loss + part
             sums.append(torch.stack([*(losses.metrics[name].sum() for name in objective.metric_names), -part.detach()]))
         return loss, torch.cat(sums)
+
+    def _chosen(self, values: Many[Tensor], rows: list[int], chosen: Tensor) -> Tensor:
+        """The chosen among the values of all trained tokens of a pass, which are on the CPU; on the device."""
+        return torch.cat([values[row] for row in rows])[chosen].to(self._device, non_blocking=True)
 
     @torch.no_grad()
     def _reference_logprobs(self, batch: PaddedBatch) -> Tensor:

@@ -6,6 +6,8 @@ import hashlib
 import shutil
 import time
 from collections import deque
+from collections.abc import Sequence as Many
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -118,8 +120,15 @@ class LearnerWorker:
         compared, imitated = (set().union(*column) for column in zip(*distributed.gather_objects(mine), strict=True))
         config = self.grpo.config
         plan = walk(compared, imitated, config.minibatches, config.epochs, (self._seed, self.grpo.steps))
+        if config.proximal == "batch" and len(plan) > 1:
+            terms = [Term(lead.objective, self._with_proximal(lead.examples)), *others]
         steps = [self.policy.step([_of_groups(term, chosen) for term in terms], weigher) for chosen in plan]
         return averaged(steps, config.epochs)
+
+    def _with_proximal(self, examples: Many[Example]) -> list[Example]:
+        """The examples with log-probabilities by the present weights, which later steps on them stay near."""
+        read = self.policy.read([example.sequence for example in examples])
+        return [replace(e, proximal=torch.from_numpy(found[0])) for e, found in zip(examples, read, strict=True)]
 
     def score(self, sequences: Tables) -> list[npt.NDArray[np.float32]]:
         """Log-probabilities of trained tokens, float32 [T] for each sequence in order, 0 elsewhere."""

@@ -81,7 +81,7 @@ def test_worked_examples() -> None:
     assert loss(3.0, 1.0) == pytest.approx(-1.28)
     kl = losses.k3_kl(torch.tensor([math.log(0.5)]), torch.tensor([math.log(0.25)]))
     assert kl.item() == pytest.approx(0.193, abs=1e-3)
-    assert losses.icepop_mask(torch.tensor([0.4, 1.0, 6.0]), 0.5, 5.0).tolist() == [False, True, False]
+    assert losses.inside(torch.tensor([0.4, 1.0, 6.0]), (0.5, 5.0)).tolist() == [False, True, False]
 
 
 @given(st.lists(st.lists(st.floats(-5, 5), min_size=1, max_size=6), min_size=1, max_size=5))

@@ -67,6 +67,50 @@ def test_grpos_loss_is_the_policys_where_the_engine_agrees_plus_divergence_minus
     assert found.metrics["entropy"] is not None and set(found.metrics) == set(GRPOObjective.metric_names)
 
 
+STALE = Tokens(
+    logprobs=torch.tensor([-1.0, -2.0, -0.5, -3.0]),
+    behaviour=torch.tensor([-2.0, -1.0, -0.5, -3.5]),  # ratios 2.72, 0.37, 1 and 1.65
+    advantages=torch.tensor([1.0, -1.0, 2.0, 0.5]),
+    sequence=torch.tensor([0, 0, 1, 1]),
+    entropy=torch.zeros(4),
+)
+
+
+def test_stale_tokens_train_by_how_likely_they_still_are_and_none_is_clipped_for_its_age() -> None:
+    """The gradient of the first step from some weights is that of truncated importance sampling (AReaL)."""
+    logprobs = STALE.logprobs.clone().requires_grad_()
+    tokens = replace(STALE, logprobs=logprobs)
+    plain = GRPOObjective(GRPOSettings()).token_losses(tokens)
+    assert plain.metrics["clip_fraction"].tolist() == [1.0, 1.0, 0.0, 1.0]
+    found = GRPOObjective(GRPOSettings(proximal="batch", ratio_cap=2.0)).token_losses(tokens)
+    assert found.metrics["clip_fraction"].tolist() == [0.0] * 4
+    found.loss.sum().backward()
+    weights = np.minimum(np.exp([1.0, -1.0, 0.0, 0.5]), 2.0)
+    assert logprobs.grad is not None
+    np.testing.assert_allclose(logprobs.grad.numpy(), -weights * np.array([1.0, -1.0, 2.0, 0.5]), rtol=1e-5)
+
+
+def test_later_steps_are_clipped_against_the_weights_before_the_first() -> None:
+    proximal = np.array([-1.1, -1.0, -0.5, -3.0], np.float32)
+    found = GRPOObjective(GRPOSettings(proximal="batch", clip_low=0.2, clip_high=0.28, ratio_cap=2.0)).token_losses(
+        replace(STALE, proximal=torch.from_numpy(proximal))
+    )
+    ratio = np.exp(STALE.logprobs.numpy() - proximal)
+    stale = np.minimum(np.exp(proximal - STALE.behaviour.numpy()), 2.0)
+    advantages = STALE.advantages.numpy()
+    expected = -stale * np.minimum(ratio * advantages, np.clip(ratio, 0.8, 1.28) * advantages)
+    np.testing.assert_allclose(found.loss.numpy(), expected, rtol=1e-5)
+    assert found.metrics["clip_fraction"].tolist() == [0.0, 1.0, 0.0, 0.0]
+
+
+def test_a_sequence_that_is_too_far_from_its_policy_does_not_train_at_all() -> None:
+    found = GRPOObjective(GRPOSettings(sequence_band=(0.9, 1.1))).token_losses(STALE)
+    assert found.metrics["masked_fraction"].tolist() == [0.0, 0.0, 1.0, 1.0], "means of 1 and 1.28"
+    assert (found.loss != 0).tolist() == [True, True, False, False]
+    with pytest.raises(ValueError, match=r"sequence_band must be \(low <= 1, high >= 1\)"):
+        GRPOSettings(sequence_band=(1.1, 1.2))
+
+
 def test_a_step_takes_the_oldest_examples_and_schedules_move_with_the_steps() -> None:
     ramp = RampSettings(start=1.0, end=0.0, steps=4)
     objective = SFTObjective(SFTSettings(max_sequences=2, weight=ramp, lr_scale=ramp))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -84,6 +85,22 @@ def test_two_minibatches_are_two_steps_on_the_halves(untied_model: Path) -> None
     for name in ("grad_norm", "lr", "grpo/loss", "grpo/entropy", "grpo/objective", "update_signal"):
         assert ours[name] == pytest.approx(sum(half[name] for half in theirs) / 2)
     assert ours["grpo/tokens"] == sum(half["grpo/tokens"] for half in theirs)
+
+
+def test_later_minibatches_stay_near_the_weights_before_the_step(untied_model: Path) -> None:
+    """For tokens that those weights sampled it is the same policy; for older ones it is not."""
+    grpo = GRPOSettings(minibatches=2, clip_low=1e-4, clip_high=1e-4)
+    decoupled = grpo.model_copy(update={"proximal": "batch"})
+    reader = LearnerWorker(learner_settings(untied_model))
+    stale = make_sequences(16)
+    scores = reader.score(schema.sequences_to_table(stale))
+    fresh = [replace(sequence, logprobs=logprobs) for sequence, logprobs in zip(stale, scores, strict=True)]
+    for sequences, alike in ((fresh, True), (stale, False)):
+        plain, ours = (LearnerWorker(learner_settings(untied_model, grpo=config)) for config in (grpo, decoupled))
+        tables = to_grpo(sequences, lambda index: (-1.0) ** index)
+        theirs, found = plain.train("grpo", *tables), ours.train("grpo", *tables)
+        assert theirs["grpo/clip_fraction"] > 0, "the second minibatch has moved"
+        assert (found["grpo/loss"] == pytest.approx(theirs["grpo/loss"], rel=1e-4)) is alike
 
 
 def test_demonstrations_of_a_mixed_step_train_in_every_minibatch(
