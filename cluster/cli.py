@@ -322,6 +322,20 @@ def top(run: Annotated[Path, typer.Argument(help="Run directory.", **AT)]) -> No
 
 
 @app.command()
+def replay(
+    run: Annotated[Path, typer.Argument(help="Run directory.", **AT)],
+    start: Annotated[
+        int | None, typer.Option(min=0, help="Step after whose checkpoint to begin; else the first.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps to train; else all.")] = None,
+) -> None:
+    """Train once more on what a run recorded, without engines or Ray: for breakpoints, and to see what changes do."""
+    from cluster.commands.replay import run_replay
+
+    run_replay(run, start, steps, CONSOLE)
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Run directory; numbered when it is taken.", **AT)] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(help="Seed of both runs.")] = 0,

@@ -46,7 +46,7 @@ class TrajectoryStore:
         """(episodes, sequences, assignments or None) of one part."""
         path = self._path(number)
         if not path.is_dir():
-            raise IndexError(f"{self.directory} has {len(self)} parts, no part {number}")
+            raise FileNotFoundError(f"{self.directory} has {len(self)} parts, no part {number}")
         assignments = path / ASSIGNMENTS_FILE
         return (
             pq.read_table(path / EPISODES_FILE),

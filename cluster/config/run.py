@@ -18,7 +18,7 @@ from cluster.config.sections import (
 )
 from envs import ENVIRONMENTS, EnvironmentSettings, is_known
 from experience.experience_settings import ExperienceSettings
-from learners.learner_settings import GRPOSettings, OptimizerSettings, PolicySettings, SFTSettings
+from learners.learner_settings import GRPOSettings, LearnerSettings, OptimizerSettings, PolicySettings, SFTSettings
 from learners.rewards.reward_settings import RewardSettings
 from router.router_settings import RouterSettings
 from trajectories.errors import did_you_mean
@@ -69,6 +69,16 @@ class RunSettings(Settings):
         if lora is not None and engine.lora is None:
             changes["lora"] = AdapterSettings(max_rank=lora.rank, target_modules=lora.target_modules)
         return self.rollout.model_copy(update={"engine": engine.model_copy(update=changes)})
+
+    def learner_settings(self, model: str) -> LearnerSettings:
+        """What each learner worker needs; `model` is the folder or hub name that `policy.model` stands for."""
+        return LearnerSettings(
+            policy=self.policy.model_copy(update={"model": model}),
+            optimizer=self.learner,
+            sft=self.sft,
+            grpo=self.grpo,
+            seed=self.seed,
+        )
 
     @property
     def eval_turns(self) -> int:

@@ -112,19 +112,19 @@ async def save_checkpoint(
         await save_learner(aside / LEARNER)
         await save_data(aside / READY)
         (aside / "manifest.json").write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
-    for old in _complete_steps(run_dir)[:-keep]:
+    for old in checkpoint_steps(run_dir)[:-keep]:
         shutil.rmtree(step_dir(run_dir, old))
     return target
 
 
 def has_checkpoint(run_dir: Path) -> bool:
     """Whether there is anything to go on from; a run that ended before its first checkpoint begins anew."""
-    return bool(_complete_steps(run_dir))
+    return bool(checkpoint_steps(run_dir))
 
 
 def latest_checkpoint(run_dir: Path) -> Path:
     """The newest complete checkpoint of a run. Raises UserError when there is none."""
-    steps = _complete_steps(run_dir)
+    steps = checkpoint_steps(run_dir)
     if not steps:
         raise UserError(f"{run_dir} has no checkpoint to resume from: leave out --resume, or name another --out.")
     return step_dir(run_dir, steps[-1])
@@ -145,7 +145,8 @@ def load_manifest(checkpoint: Path) -> Manifest:
     return manifest
 
 
-def _complete_steps(run_dir: Path) -> list[int]:
+def checkpoint_steps(run_dir: Path) -> list[int]:
+    """The steps after which a complete checkpoint was written and is kept, in order."""
     folder = run_dir / "checkpoints"
     if not folder.is_dir():
         return []

@@ -42,7 +42,6 @@ from cluster.runtime.steps import (
 )
 from cluster.runtime.weights import Publication
 from experience.advice import Book
-from learners.learner_settings import LearnerSettings
 from learners.rewards.open_channels import READ
 from learners.rewards.reward_batch import ConstantWatch
 from learners.rewards.scalarisers import ADVANTAGES
@@ -148,13 +147,7 @@ async def _open_learner(
     resources = {"CPU": config.placement.learner_cpus, "GPU": config.placement.learner_gpus}
     name = f"concerto:{plan.name}"
     pool = LearnerPool(
-        LearnerSettings(
-            policy=config.policy.model_copy(update={"model": plan.model}),
-            optimizer=config.learner,
-            sft=config.sft,
-            grpo=config.grpo,
-            seed=config.seed,
-        ),
+        config.learner_settings(plan.model),
         run_name=plan.name,
         storage=plan.run_dir / "ray_train",
         num_workers=config.placement.learner_workers,

@@ -38,7 +38,7 @@ def test_parts_may_be_written_in_any_order(tmp_path: Path) -> None:
     for number in (1, 0, 2):
         store.write(number, *schema.to_tables([]))
     assert len(TrajectoryStore(tmp_path)) == 3
-    with pytest.raises(IndexError, match="has 3 parts, no part 3"):
+    with pytest.raises(FileNotFoundError, match="has 3 parts, no part 3"):
         store.read(3)
 
 

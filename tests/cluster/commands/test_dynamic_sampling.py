@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from cluster.inputs.models import TINY
 from cluster.loop.checkpoint import latest_checkpoint, load_manifest
 from cluster.reporting.metrics import read_metrics
-from tests.cluster.runs import RunProcess, train_arguments
+from tests.cluster.runs import REPO, RunProcess, train_arguments
 from trajectories.store import TrajectoryStore
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
@@ -62,3 +64,6 @@ def test_a_run_with_dynamic_sampling_that_is_killed_and_resumed_accounts_for_eve
     left = set(range(STEPS * BATCH + skipped)) - set(trained)
     assert len(left) == skipped, f"trained {trained}, skipped {skipped}"
     assert sum(record["skipped_turns"] for record in records) > 0
+    command = [sys.executable, "-m", "cluster", "replay", str(run_dir)]
+    replay = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True, timeout=120)
+    assert replay.stdout.count("grpo/loss") == STEPS and "Largest difference in a loss: 0.0e+00." in replay.stdout
