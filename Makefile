@@ -8,7 +8,7 @@ DATA ?= ../shared/data
 MODEL ?= runs/demo/model
 ENVIRONMENT := $(wildcard requirements/*) pyproject.toml
 
-.PHONY: help install demo test mutate lint format docs bench gpu-check
+.PHONY: help install demo test test-quick test-real mutate lint format docs bench gpu-check
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -18,8 +18,13 @@ install: $(VENV)/.installed  ## make the virtual environment (PYTHON=, ACCELERAT
 demo: install  ## watch an agent learn ALFWorld: base model, SFT, GRPO, and a table at the end
 	$(BIN)/concerto demo
 
-test: $(VENV)/.installed-dev $(VENV)/.installed-reference  ## run all tests, those with real Ray and vLLM included
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+test: test-quick test-real  ## run all tests, those with real Ray and vLLM included
+
+test-quick: $(VENV)/.installed-dev $(VENV)/.installed-reference  ## run the tests without real Ray and vLLM, one on each core
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not real" -n logical --dist worksteal $(PYTEST_ARGS)
+
+test-real: $(VENV)/.installed-dev $(VENV)/.installed-reference  ## run the tests with real Ray and vLLM, one after the other
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m real $(PYTEST_ARGS)
 
 mutate: $(VENV)/.installed-dev $(VENV)/.installed-reference  ## make small mutants of the pure packages: which would no test notice? Half an hour
 	OMP_NUM_THREADS=1 nice -n 15 $(BIN)/python -m benchmarks.mutants
