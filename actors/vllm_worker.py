@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import threading
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, cast
@@ -25,6 +27,9 @@ from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
 from actors.engine_process import die_with_parent, log_file
 from learners.policy.transport import WeightReceiver
+
+logger = logging.getLogger("vllm.concerto")
+"""Below vLLM's own, whose errors are kept; see `_write_errors`."""
 
 
 class SoloExecutor(UniProcExecutor):
@@ -49,6 +54,19 @@ class ParallelExecutor(MultiprocExecutor):
         super()._init_executor()
         if current_platform.is_cpu():
             self.collective_rpc("forget_shared_memory")
+
+    def start_worker_monitor(self, inline: bool = False) -> None:
+        """End this process, and so the others, with the first worker that ends. vLLM's own monitor lets it go on for
+        seconds, in which calls fail as if the engine lived."""
+        assert not inline  # a choice for nodes without an engine core
+        threading.Thread(target=self._die_with_worker, daemon=True, name="die-with-worker").start()
+
+    def _die_with_worker(self) -> None:
+        ended = wait([worker.proc.sentinel for worker in self.workers])
+        if not getattr(self, "shutting_down", False):
+            names = ", ".join(worker.proc.name for worker in self.workers if worker.proc.sentinel in ended)
+            logger.error("%s ended, and the engine with it", names)
+            os.kill(os.getpid(), signal.SIGKILL)
 
     @staticmethod
     def _ensure_worker_termination(worker_procs: list[BaseProcess]) -> None:
