@@ -107,8 +107,6 @@ def test_an_engine_that_a_card_cannot_hold_is_spread_over_two(tmp_path: Path) ->
     complaints = planned("cluster", "7b", tmp_path, "placement.gpu_gib=16").complaints()
     assert complaints[-1].startswith("an engine does not fit: ")
     assert complaints[-1].endswith("or spread it over 2 cards (placement.rollout_gpus=2)")
-        "or spread it over 2 cards (placement.rollout_gpus=2)"
-    )
 
 
 def test_a_plan_on_a_cpu_compares_with_no_card(tmp_path: Path) -> None:
