@@ -70,7 +70,7 @@ class ParallelExecutor(MultiprocExecutor):
 
     @staticmethod
     def _ensure_worker_termination(worker_procs: list[BaseProcess]) -> None:
-        """Workers hold nothing that an orderly end would save, and take longer than five seconds for one."""
+        """Workers hold nothing that an orderly end would save, and take seconds for one."""
         for process in worker_procs:
             process.kill()
         for process in worker_procs:

@@ -122,6 +122,7 @@ async def test_nothing_of_an_engine_outlives_an_actor_that_is_killed(tiny_model_
     ours, theirs = multiprocessing.get_context("spawn").Pipe()
     process = multiprocessing.get_context("spawn").Process(target=actor, args=(tiny_model_dir, theirs))
     process.start()
+    theirs.close()  # or nobody would notice an end before it has told them
     try:
         processes = [psutil.Process(pid) for pid in await asyncio.to_thread(ours.recv)]
         assert len(processes) == 3
