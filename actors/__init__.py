@@ -1,1 +1,1 @@
-"""Ray actors, thin: rollout actors, environment hosts, and the engine (`vllm_engine`, the only module on vLLM)."""
+"""Ray actors, thin: rollout actors, environment hosts, and the engine, whose modules (`vllm_*`) alone import vLLM."""

@@ -58,6 +58,10 @@ class EngineSettings(Settings):
     compiling takes half a minute and gains a fifth. Tuning: for short trials only."""
     enable_prefix_caching: bool = True
     """Keep the keys and values of earlier turns. Tuning: off, every turn computes its whole conversation again."""
+    tensor_parallel: PositiveInt = 1
+    """Worker processes that share every layer between them, each on a GPU of its own; without GPUs, on cores of its
+    own. Tuning: leave it at 1: a run sets it to placement.rollout_gpus where that is above 1. On a CPU for trials of
+    such a run only."""
     lora: AdapterSettings | None = None
     cpu_threads: PositiveInt = 1
     """Threads of a forward pass on a CPU. Tuning: raise it only when so many cores are idle: threads that have to share

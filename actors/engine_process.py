@@ -31,12 +31,17 @@ def environment(variables: dict[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def die_with_parent(directory: Path) -> None:
-    """Wait for the actor's end, however it comes, and follow it; vLLM itself would stay behind after a kill -9."""
+def die_with_parent(directory: Path | None) -> None:
+    """Wait for the parent's end, however it comes, and follow it; vLLM itself would stay behind after a kill -9.
+
+    Args:
+        directory: removed on the way.
+    """
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
-    shutil.rmtree(directory, ignore_errors=True)
+    if directory is not None:
+        shutil.rmtree(directory, ignore_errors=True)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -57,14 +62,24 @@ def private_directory() -> tuple[Path, IO[bytes]]:
     return directory, file
 
 
-def log_file(directory: Path) -> Path:
-    """Where the child writes its errors."""
-    return directory / "errors.log"
+def log_file(directory: Path, worker: int | None = None) -> Path:
+    """Where the child writes its errors, or a worker in a process of its own."""
+    return directory / ("errors.log" if worker is None else f"worker-{worker}.log")
 
 
 def last_words(directory: Path) -> str:
     """The last line that the engine's process logged as an error: with a traceback, the exception."""
-    log = log_file(directory)
+    return _last_line(log_file(directory))
+
+
+def failed_start(directory: Path) -> str:
+    """Why the engine did not start: the last words of a worker, of whose failure the engine's process says only that
+    there was one; else its own."""
+    workers = (_last_line(log) for log in sorted(directory.glob("worker-*.log")))
+    return next(filter(None, workers), "") or last_words(directory)
+
+
+def _last_line(log: Path) -> str:
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
 

@@ -1,18 +1,14 @@
-"""The engine on vLLM: `AsyncLLM`, weight publication, and what lives inside vLLM's own process. Only this module
-imports vLLM; it works with 0.26 to 0.33, on one GPU or on a CPU.
-
-Two processes: the actor, and vLLM's engine core with the worker inside it (`EngineExecutor`), which saves a hop per
-forward pass against vLLM's default on a CPU and half of the start-up time.
+"""The engine on vLLM, as the actor's process sees it: `AsyncLLM`, its settings, and publication of weights. Only this
+module and `actors.vllm_worker`, which is what lives inside vLLM's own processes, import vLLM; they work with 0.26 to
+0.33, on GPUs or on a CPU.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import os
 import shutil
-import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
@@ -22,32 +18,21 @@ from typing import IO, Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from vllm import SamplingParams
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.logprobs import Logprob
 from vllm.lora.request import LoRARequest
-from vllm.model_executor.layers.fused_moe.fused_moe_method_base import FusedMoEMethodBase
-from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.outputs import RequestOutput
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
-from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
 from actors.admission import Admission
 from actors.engine import EngineDied, EngineError, EngineSettings, EngineStats, Generation, SamplingParameters
 from actors.engine_limits import LORA_RANKS
-from actors.engine_process import (
-    die_with_parent,
-    environment,
-    last_words,
-    log_file,
-    one_line,
-    private_directory,
-)
-from learners.policy.transport import WeightReceiver
+from actors.engine_process import environment, failed_start, last_words, one_line, private_directory
+from actors.vllm_worker import EXTENSION, executor
 from learners.policy.weight_update import AdapterUpdate, WeightOffer, WeightUpdate
 
 Result = TypeVar("Result")
@@ -96,7 +81,7 @@ class VllmEngine:
             with environment(_process_environment(settings, directory)):
                 llm = AsyncLLM.from_engine_args(_engine_args(model, settings, directory))
         except Exception as error:
-            reason = last_words(directory) or one_line(error)
+            reason = failed_start(directory) or one_line(error)
             lock.close()
             shutil.rmtree(directory, ignore_errors=True)
             raise EngineError(f"the engine cannot serve {model}: {reason}") from error
@@ -283,54 +268,6 @@ class VllmEngine:
             answer.cancel()
 
 
-class EngineExecutor(UniProcExecutor):
-    """vLLM's executor inside the engine core's process; never outlives the actor, and leaves its last words.
-
-    A class of our own also keeps the CPU platform from moving the worker into a third process.
-    """
-
-    def _init_executor(self) -> None:
-        own = cast(dict[str, Any], self.vllm_config.additional_config)["concerto"]
-        directory = Path(own["directory"])
-        threading.Thread(target=die_with_parent, args=(directory,), daemon=True, name="die-with-parent").start()
-        handler = logging.FileHandler(log_file(directory))
-        handler.setLevel(logging.ERROR)
-        logging.getLogger("vllm").addHandler(handler)
-        if current_platform.is_cpu():
-            torch.set_num_threads(own["cpu_threads"])
-        super()._init_executor()
-
-
-class WeightLoading:
-    """Mixed into vLLM's worker through `worker_extension_cls`."""
-
-    model_runner: Any
-    parallel_config: Any
-    rank: int
-    _receiver: WeightReceiver | None = None
-
-    def take_weights(self, host: str, port: int, life: str, timeout_s: float) -> None:
-        """Put what the learner sends in place of the present weights; see `WeightReceiver.receive`.
-
-        On a CPU vLLM keeps a packed copy of every matrix for its kernels and makes a new one when a layer is loaded. A
-        head that is tied to the embedding is never loaded itself, so its copy has to be made anew here; otherwise the
-        engine goes on sampling with the old head. On a GPU there is no copy and this costs nothing.
-
-        Experts it packs in place, but only while they have no kernel; afterwards the kernel would read plain weights as
-        packed ones. So each gets a new kernel. On a GPU kernels are kept: its graphs hold their addresses.
-        """
-        if current_platform.is_cpu():
-            for module in self.model_runner.get_model().modules():
-                if isinstance(method := getattr(module, "quant_method", None), FusedMoEMethodBase):
-                    method.moe_kernel = None
-        self._receiver = self._receiver or WeightReceiver(self.rank, self.parallel_config.world_size)
-        weights = self._receiver.receive(host, port, life, timeout_s)
-        self.reload_weights(weights_iterator=weights)  # type: ignore[attr-defined]
-        for module in self.model_runner.get_model().modules():
-            if isinstance(module, ParallelLMHead):
-                module.quant_method.process_weights_after_loading(module)
-
-
 def _engine_args(model: str, settings: EngineSettings, directory: Path) -> AsyncEngineArgs:
     on_cpu = current_platform.is_cpu()
     options: dict[str, Any] = {}
@@ -366,8 +303,9 @@ def _engine_args(model: str, settings: EngineSettings, directory: Path) -> Async
         logprobs_mode="processed_logprobs",
         max_logprobs=-1,
         disable_log_stats=True,
-        distributed_executor_backend=EngineExecutor,
-        worker_extension_cls=f"{__name__}.{WeightLoading.__name__}",
+        tensor_parallel_size=settings.tensor_parallel,
+        distributed_executor_backend=executor(settings.tensor_parallel),
+        worker_extension_cls=EXTENSION,
         additional_config={"concerto": {"directory": str(directory), "cpu_threads": settings.cpu_threads}},
         **options,
     )
@@ -387,6 +325,7 @@ def _process_environment(settings: EngineSettings, directory: Path) -> dict[str,
             "OMP_NUM_THREADS": str(settings.cpu_threads),
             "OMP_WAIT_POLICY": "passive",  # waiting threads sleep: the cores belong to others too
             "TORCHDYNAMO_DISABLE": "1",  # vLLM compiles one comparison in spite of enforce_eager
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # it would bind each worker to a NUMA node of its own
         }
     return variables
 

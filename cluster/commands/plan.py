@@ -65,10 +65,12 @@ def memory_table(plan: MemoryPlan, weights: int, config: RunSettings) -> Table:
         table.add_row("learner worker", name, f"{size / GIB:.2f}", notes.get(name, ""))
     table.add_row("learner worker", "all", f"{sum(plan.learner.values()) / GIB:.2f}", _of(plan.learner_room))
     table.add_section()
-    table.add_row("engine", "weights", f"{plan.engine['weights'] / GIB:.2f}", _of(plan.engine_room))
+    cards = config.fitted_rollout.engine.tensor_parallel
+    part = "engine" if cards == 1 else f"of {cards} GPUs of an engine"
+    table.add_row(part, "weights", f"{plan.engine['weights'] / GIB:.2f}", _of(plan.engine_room))
     full = f"{config.rollout.engine.max_num_seqs} sequences of {config.rollout.engine.max_model_len} tokens"
     held = "" if plan.sequences is None else f"; {plan.sequences} have room"
-    table.add_row("engine", "KV cache", f"{plan.engine['KV cache'] / GIB:.2f}", full + held)
+    table.add_row(part, "KV cache", f"{plan.engine['KV cache'] / GIB:.2f}", full + held)
     return table
 
 

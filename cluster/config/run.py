@@ -61,13 +61,16 @@ class RunSettings(Settings):
 
     @property
     def fitted_rollout(self) -> RolloutSettings:
-        """`rollout`, with what follows from the policy: precision, and room for its adapters."""
+        """`rollout`, with what follows from the policy, precision and room for its adapters, and from the GPUs of an
+        engine."""
         engine, lora = self.rollout.engine, self.policy.lora
         changes: dict[str, Any] = {}
         if engine.dtype == "auto":
             changes["dtype"] = self.policy.dtype
         if lora is not None and engine.lora is None:
             changes["lora"] = AdapterSettings(max_rank=lora.rank, target_modules=lora.target_modules)
+        if self.placement.rollout_gpus > 1:
+            changes["tensor_parallel"] = int(self.placement.rollout_gpus)
         return self.rollout.model_copy(update={"engine": engine.model_copy(update=changes)})
 
     def learner_settings(self, model: str) -> LearnerSettings:
@@ -115,6 +118,16 @@ class RunSettings(Settings):
             raise ValueError(
                 f"experience.max_tokens {block} and rollout.max_response_tokens {response} leave no room for a prompt "
                 f"within rollout.engine.max_model_len {context}: lower one of them, or raise that"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _each_worker_of_an_engine_has_a_gpu(self) -> RunSettings:
+        workers, gpus = self.rollout.engine.tensor_parallel, self.placement.rollout_gpus
+        if gpus and workers not in (1, gpus):
+            raise ValueError(
+                f"rollout.engine.tensor_parallel {workers} does not go with placement.rollout_gpus {gpus:g}: leave it "
+                f"out, and set placement.rollout_gpus={workers}"
             )
         return self
 

@@ -234,9 +234,10 @@ class PlacementSettings(Settings):
     step."""
     rollout_cpus: float = Field(default=1.0, ge=0)
     """CPUs of a rollout actor. Tuning: 1 on a CPU, 4 beside a GPU."""
-    rollout_gpus: float = Field(default=0.0, ge=0, le=1)
-    """GPUs of a rollout actor, whose engine runs on one or a part of one. Tuning: 0.5 where a learner shares the GPU,
-    with rollout.engine.gpu_memory_utilization about 0.4; else 1."""
+    rollout_gpus: float = Field(default=0.0, ge=0)
+    """GPUs of a rollout actor: a part of one, or a whole number of one node. Over several its one engine spreads every
+    layer (tensor parallel). Tuning: 0.5 where a learner shares the GPU, with rollout.engine.gpu_memory_utilization
+    about 0.4; else 1, and more only where the model does not fit one, as `concerto plan` tells."""
     environment_hosts: PositiveInt = 1
     """Processes that hold environments, shared by all rollout actors. Tuning: until waiting for environments is a small
     share of an episode's seconds."""
@@ -265,3 +266,10 @@ class PlacementSettings(Settings):
     start_timeout_s: PositiveFloat = 600.0
     """Seconds that engines and learner workers may take to start. Tuning: raise it for large checkpoints on slow
     disks."""
+
+    @field_validator("rollout_gpus")
+    @classmethod
+    def _a_share_or_whole_gpus(cls, gpus: float) -> float:
+        if gpus > 1 and not gpus.is_integer():
+            raise ValueError(f"take a share of one GPU, up to 1, or a whole number, as {int(gpus)} or {int(gpus) + 1}")
+        return gpus

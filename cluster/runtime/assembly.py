@@ -159,7 +159,8 @@ async def _open_learner(
     router = actor.remote(config.grpo, config.reward, plan.channels, config.seed, unnamed)
     conductor = _conductor(plan, f"{name}:conductor") if config.reward.scalariser == "conductor" else None
     routing, training = _routing(plan, pool, router, demonstrations), _training(plan, pool, conductor)
-    publication = Publication(config.policy.lora is not None, config.rollout.engine.control_timeout_s)
+    engine = config.fitted_rollout.engine
+    publication = Publication(config.policy.lora is not None, engine.control_timeout_s, engine.tensor_parallel)
     learner = RayLearner(pool, routing, training, publication, watch.look)
     try:
         learner.start(config.placement.start_timeout_s)

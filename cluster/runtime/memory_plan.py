@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
+from actors.engine import EngineSettings
+from actors.engine_limits import parallel_sizes
 from cluster.config.run import RunSettings
 from learners.learner_settings import LoraSettings
 from learners.policy.memory import SPARE, WIDTHS, Shape, activations, learner_memory
@@ -24,9 +26,11 @@ class MemoryPlan:
     Attributes:
         learner: what a learner worker needs, by what it is for.
         otherwise: its activations with the other value of `policy.gradient_checkpointing`.
-        engine: an engine's weights, and a KV cache for `max_num_seqs` sequences of full length.
-        sequence: KV cache of one sequence of full length.
+        engine: an engine's weights, and a KV cache for `max_num_seqs` sequences of full length: what of them is on each
+            of its GPUs.
+        sequence: KV cache of one sequence of full length, likewise.
         learner_room, engine_room: what the card leaves to each; None on a CPU.
+        more_room: what gives an engine that does not fit more room, with its setting.
         mends: settings with which the learner fits, as for --set; empty where it does, or where none was found.
     """
 
@@ -36,6 +40,7 @@ class MemoryPlan:
     sequence: int
     learner_room: int | None
     engine_room: int | None
+    more_room: str
     mends: tuple[str, ...]
 
     def complaints(self) -> list[str]:
@@ -53,7 +58,7 @@ class MemoryPlan:
             found.append(
                 f"an engine does not fit: {least / GIB:.1f} GiB for its weights and one sequence, of "
                 f"{self.engine_room / GIB:.1f} GiB; raise rollout.engine.gpu_memory_utilization, lower "
-                "rollout.engine.max_model_len, or give it a whole card (placement.rollout_gpus=1)"
+                f"rollout.engine.max_model_len, or {self.more_room}"
             )
         return found
 
@@ -68,8 +73,7 @@ class MemoryPlan:
 def plan_memory(config: RunSettings, shape: Shape) -> MemoryPlan:
     """The memory plan of a run of a model of this shape."""
     engine = config.fitted_rollout.engine
-    width = WIDTHS.get(engine.dtype, 2)
-    sequence = width * shape.cache_numbers * engine.max_model_len
+    weights, sequence = engine_memory(shape, engine, engine.tensor_parallel)
     room = _learner_room(config)
     policy = config.policy
     autocast = config.placement.learner_workers == 1 and not policy.lora and policy.dtype != "float32"
@@ -78,12 +82,38 @@ def plan_memory(config: RunSettings, shape: Shape) -> MemoryPlan:
         otherwise=activations(
             shape, WIDTHS[policy.dtype], config.learner.token_budget, not policy.gradient_checkpointing, autocast
         ),
-        engine={"weights": width * shape.weights, "KV cache": engine.max_num_seqs * sequence},
+        engine={"weights": weights, "KV cache": engine.max_num_seqs * sequence},
         sequence=sequence,
         learner_room=room,
-        engine_room=int(_share_of_engine(config) * _card(config)) - SPARE if config.placement.rollout_gpus else None,
+        engine_room=_engine_room(config) if config.placement.rollout_gpus else None,
+        more_room=_more_room(config, shape),
         mends=() if room is None else _mends(config, shape, room),
     )
+
+
+def engine_memory(shape: Shape, engine: EngineSettings, cards: int) -> tuple[int, int]:
+    """Bytes on each of an engine's cards: its weights, and the KV cache of one sequence of full length.
+
+    Cards share the weights evenly (norms, which each has, are not worth counting), and the cache by its key heads: each
+    holds one at least, so with more cards than key heads some hold the same.
+    """
+    width = WIDTHS.get(engine.dtype, 2)
+    sequence = width * shape.cache_numbers * engine.max_model_len
+    return width * shape.weights // cards, sequence // min(cards, shape.key_heads)
+
+
+def _more_room(config: RunSettings, shape: Shape) -> str:
+    if config.placement.rollout_gpus < 1:
+        return "give it a whole card (placement.rollout_gpus=1)"
+    engine, room = config.fitted_rollout.engine, _engine_room(config)
+    for cards in parallel_sizes(shape.heads, shape.key_heads, shape.intermediate):
+        if sum(engine_memory(shape, engine, cards)) <= room:
+            return f"spread it over {cards} cards (placement.rollout_gpus={cards})"
+    return "take a smaller policy.model"
+
+
+def _engine_room(config: RunSettings) -> int:
+    return int(_share_of_engine(config) * _card(config)) - SPARE
 
 
 def _card(config: RunSettings) -> int:

@@ -30,7 +30,7 @@ class Shape:
     Attributes:
         weights: of the whole model, tied ones once; `layer_weights` of its largest decoder layer.
         hidden, intermediate: widths of the residual stream and of the feed-forward part that one token runs through.
-        queries, keys: width of all query heads together, and of all key heads.
+        queries, keys: width of all query heads together, and of all key heads; `key_heads` counts these.
         linear: (inputs, outputs) of every linear layer by the last part of its name, for adapters.
     """
 
@@ -41,8 +41,14 @@ class Shape:
     intermediate: int
     queries: int
     keys: int
+    key_heads: int
     vocabulary: int
     linear: dict[str, tuple[tuple[int, int], ...]]
+
+    @property
+    def heads(self) -> int:
+        """Query heads."""
+        return self.queries * self.key_heads // self.keys
 
     @property
     def cache_numbers(self) -> int:
@@ -59,6 +65,7 @@ def shape_of(lm: PreTrainedModel) -> Shape:
     for name, module in lm.named_modules():
         if isinstance(module, nn.Linear):
             linear.setdefault(name.rpartition(".")[2], []).append((module.in_features, module.out_features))
+    key_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     experts = getattr(config, "num_experts_per_tok", None)
     width = getattr(config, "moe_intermediate_size", None) or config.intermediate_size
     return Shape(
@@ -68,7 +75,8 @@ def shape_of(lm: PreTrainedModel) -> Shape:
         hidden=config.hidden_size,
         intermediate=experts * width if experts else config.intermediate_size,
         queries=head * config.num_attention_heads,
-        keys=head * (getattr(config, "num_key_value_heads", None) or config.num_attention_heads),
+        keys=head * key_heads,
+        key_heads=key_heads,
         vocabulary=config.vocab_size,
         linear={name: tuple(sizes) for name, sizes in linear.items()},
     )

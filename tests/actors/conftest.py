@@ -26,9 +26,10 @@ def chat(tiny_model_dir) -> ChatTokenizer:
 class EngineUnderTest:
     """An engine, and a transformers model that is changed along with it: the reference for log-probabilities."""
 
-    def __init__(self, engine: Any, model: Any) -> None:
+    def __init__(self, engine: Any, model: Any, processes: int) -> None:
         self.engine = engine
         self.model = model
+        self.processes = processes
         self.version = 0
 
     async def publish(self, seed: int, leave_out: tuple[str, ...] = ()) -> None:
@@ -39,7 +40,8 @@ class EngineUnderTest:
                 parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
         self.version += 1
         weights = {name: tensor for name, tensor in self.model.state_dict().items() if name not in leave_out}
-        await publish(self.engine.publish, weights.items(), self.version, f"engine-{id(self.engine)}")
+        life = f"engine-{id(self.engine)}"
+        await publish(self.engine.publish, weights.items(), self.version, life, self.processes)
 
     def logprobs(self, token_ids: np.ndarray, temperature: float = 1.0) -> np.ndarray:
         """float32 [T] by transformers, 0 for the first token."""
@@ -50,31 +52,33 @@ class EngineUnderTest:
         return np.concatenate([[0.0], scores.numpy()]).astype(np.float32)
 
 
-async def _started(model_dir: Path, settings: EngineSettings) -> EngineUnderTest:
+async def started(model_dir: Path, settings: EngineSettings) -> EngineUnderTest:
     from transformers import AutoModelForCausalLM
 
     from actors.vllm_engine import VllmEngine
 
     model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32).eval()
-    return EngineUnderTest(await VllmEngine.start(str(model_dir), settings), model)
+    return EngineUnderTest(await VllmEngine.start(str(model_dir), settings), model, settings.tensor_parallel)
 
 
 @pytest_asyncio.fixture(scope="package", loop_scope="session")
 async def untied(tiny_model_dir) -> AsyncIterator[EngineUnderTest]:
-    under_test = await _started(tiny_model_dir, SETTINGS)
+    under_test = await started(tiny_model_dir, SETTINGS)
     yield under_test
     await under_test.engine.close()
 
 
-@pytest_asyncio.fixture(scope="package", loop_scope="session")
-async def tied(tied_model_dir) -> AsyncIterator[EngineUnderTest]:
-    under_test = await _started(tied_model_dir, SETTINGS.model_copy(update={"control_timeout_s": 5.0}))
+@pytest_asyncio.fixture(scope="package", loop_scope="session", params=[1, 2], ids=["alone", "parallel"])
+async def tied(tied_model_dir, request: pytest.FixtureRequest) -> AsyncIterator[EngineUnderTest]:
+    changes = {"tensor_parallel": request.param, "control_timeout_s": 5.0}
+    under_test = await started(tied_model_dir, SETTINGS.model_copy(update=changes))
     yield under_test
     await under_test.engine.close()
 
 
-@pytest_asyncio.fixture(scope="package", loop_scope="session")
-async def lora(tied_model_dir) -> AsyncIterator[EngineUnderTest]:
-    under_test = await _started(tied_model_dir, SETTINGS.model_copy(update={"lora": AdapterSettings(max_rank=4)}))
+@pytest_asyncio.fixture(scope="package", loop_scope="session", params=[1, 2], ids=["alone", "parallel"])
+async def lora(tied_model_dir, request: pytest.FixtureRequest) -> AsyncIterator[EngineUnderTest]:
+    changes = {"tensor_parallel": request.param, "lora": AdapterSettings(max_rank=4)}
+    under_test = await started(tied_model_dir, SETTINGS.model_copy(update=changes))
     yield under_test
     await under_test.engine.close()

@@ -21,7 +21,7 @@ from learners.policy.transport import Named, WeightSender
 from learners.policy.weight_update import WeightOffer
 from tests.actors.conftest import SETTINGS
 from tests.actors.sending import SENDER, publish
-from tests.actors.test_vllm_engine import _core_of
+from tests.actors.test_vllm_engine import core_of
 
 pytestmark = [pytest.mark.real, pytest.mark.asyncio]
 
@@ -53,7 +53,7 @@ async def test_an_engine_killed_in_the_middle_is_named_at_once_and_its_successor
 
     model = model_of(tiny_model_dir)
     engine = await VllmEngine.start(str(tiny_model_dir), SETTINGS)
-    core = _core_of(engine)
+    core = core_of(engine)
     host, port = SENDER.address()
     started = time.monotonic()
     sending = asyncio.to_thread(

@@ -83,7 +83,7 @@ async def test_more_seeded_prompts_than_fit_one_pass(untied):
     """vLLM would cut one of them into chunks, and its CPU engine dies of that."""
     prompts = [np.random.default_rng(seed).integers(20, 380, 220).astype(np.int32) for seed in range(60)]
     sampling = SamplingParameters(max_tokens=4)
-    core = _core_of(untied.engine)
+    core = core_of(untied.engine)
     core.suspend()  # so that it finds all of them waiting
     running = [asyncio.create_task(untied.engine.generate(prompt, sampling, at)) for at, prompt in enumerate(prompts)]
     await asyncio.sleep(0.3)
@@ -172,7 +172,7 @@ async def test_adapters_are_published_and_old_ones_unloaded(lora):
 
 async def test_a_hanging_engine_is_reported_after_the_deadline_and_not_trusted_again(tied):
     """The last test on this engine."""
-    core = _core_of(tied.engine)
+    core = core_of(tied.engine)
     core.suspend()
     try:
         with pytest.raises(EngineError, match=r"publish version \d+: no answer from the engine within 5 s"):
@@ -186,7 +186,7 @@ async def test_a_hanging_engine_is_reported_after_the_deadline_and_not_trusted_a
 async def test_a_killed_engine_process_is_reported_as_death(lora):
     """The last test on this engine, whose sockets are among the files that go with it."""
     assert any(path.is_socket() for path in lora.engine._directory.iterdir())
-    _core_of(lora.engine).kill()
+    core_of(lora.engine).kill()
     for _ in range(2):
         with pytest.raises(EngineDied, match="the engine died"):
             await lora.engine.generate(PROMPT, SamplingParameters())
@@ -202,7 +202,7 @@ async def test_what_is_no_model_is_refused_before_any_process_starts(tmp_path):
     assert "\n" not in str(refusal.value) and len(psutil.Process().children()) == children
 
 
-def _core_of(engine) -> psutil.Process:
+def core_of(engine) -> psutil.Process:
     """The process of vLLM's engine core: the one that writes this engine's log."""
     log = str(Path(engine._directory) / "errors.log")
     return next(

@@ -55,7 +55,12 @@ def test_merge_changes_neither_side():
         ("learner.lr", "--set learner.lr is no assignment"),
         ("schedule.min_group=9", "schedule: min_group 9 is more than group_size 8"),
         ("rollout.max_response_tokens=2048", "rollout: max_response_tokens 2048 leaves no room for a prompt"),
-        ("placement.rollout_gpus=2", "placement.rollout_gpus=2 does not fit"),
+        (
+            "placement.rollout_gpus=1.5",
+            "placement.rollout_gpus=1.5 does not fit: take a share of one GPU, up to 1, or a whole number, as 1 or 2.",
+        ),
+        ("placement.rollout_gpus=-1", "placement.rollout_gpus=-1 does not fit: input should be greater than or equal"),
+        ("rollout.engine.tensor_parallel=0", "rollout.engine.tensor_parallel=0 does not fit"),
         ("grpo.icepop_band=[2,3]", "grpo: icepop_band must be (low <= 1, high >= 1)"),
         ("schedule.temperature=warm", "schedule.temperature.start='warm' does not fit: input should be a valid number"),
         ("schedule.temperature=0", "temperature.start=0 does not fit: input should be greater than or equal to 0.01"),

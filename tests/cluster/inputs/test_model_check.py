@@ -76,6 +76,30 @@ def test_heads_without_a_kernel_are_refused_on_a_cpu_alone(model):
     assert check(model, "placement.rollout_gpus=1") == str(model)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "gpus", "said"),
+    [
+        ((14, 2, 4864), 4, r"14 attention heads, .* by 4 workers of .*: set placement\.rollout_gpus to one of 1, 2$"),
+        ((12, 4, 192), 3, r"4 key heads .* by 3 workers .* to one of 1, 2, 4, 12$"),
+        ((4, 4, 190), 4, r"width of 190 cannot be shared by 4 workers .* to one of 1, 2$"),
+    ],
+)  # fmt: skip
+def test_a_model_that_cannot_be_shared_by_so_many_workers_names_the_numbers_that_can(model, sizes, gpus, said):
+    heads, keys, width = sizes
+    change(model / "config.json", num_attention_heads=heads, num_key_value_heads=keys, intermediate_size=width)
+    with pytest.raises(UserError, match=said):
+        check(model, f"placement.rollout_gpus={gpus}")
+    assert check(model, "placement.rollout_gpus=2") == str(model)
+
+
+def test_on_a_cpu_the_number_of_workers_is_a_setting_of_the_engine(model):
+    assert check(model, "rollout.engine.tensor_parallel=2") == str(model)
+    with pytest.raises(
+        UserError, match=r"by 3 workers of an engine: set rollout\.engine\.tensor_parallel to one of 1, 2$"
+    ):
+        check(model, "rollout.engine.tensor_parallel=3")
+
+
 def test_a_model_without_the_attention_that_is_asked_for_says_so(model):
     BloomConfig(n_layer=2, hidden_size=64, n_head=2, vocab_size=384).save_pretrained(model)
     with pytest.raises(UserError, match=r"has no attention 'sdpa', with which .* \(BloomForCausalLM does not support"):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import StringIO
@@ -76,6 +77,38 @@ def test_an_engine_that_has_no_room_for_one_sequence_names_its_settings(tmp_path
     assert plan.sequences == 0
 
 
+@pytest.mark.parametrize(("shape", "cards", "caches"), [("7b", 2, 2), ("7b", 4, 4), ("1.5b", 4, 2), ("8b", 8, 8)])
+def test_cards_share_an_engine_s_weights_and_its_cache_by_key_heads(
+    shape: str, cards: int, caches: int, tmp_path: Path
+) -> None:
+    """The 1.5b has two key heads: two of its four cards hold the cache of the same one."""
+    alone, spread = (planned("cluster", shape, tmp_path, f"placement.rollout_gpus={gpus}") for gpus in (1, cards))
+    assert spread.engine["weights"] == alone.engine["weights"] // cards
+    assert spread.sequence == alone.sequence // caches
+    assert spread.engine["KV cache"] == alone.engine["KV cache"] // caches
+    assert spread.engine_room == alone.engine_room
+    assert spread.learner == alone.learner
+
+
+@pytest.mark.parametrize("shape", LARGE)
+@pytest.mark.parametrize("card", [3, 6, 12, 24])
+def test_the_cards_that_are_named_hold_the_engine(shape: str, card: int, tmp_path: Path) -> None:
+    plan = planned("cluster", shape, tmp_path, f"placement.gpu_gib={card}")
+    (complaint,) = [line for line in plan.complaints() if line.startswith("an engine")] or [""]
+    if found := re.search(r"spread it over (\d+) cards \(placement.rollout_gpus=\1\)$", complaint):
+        named = planned("cluster", shape, tmp_path, f"placement.gpu_gib={card}", f"placement.rollout_gpus={found[1]}")
+        assert not any(line.startswith("an engine") for line in named.complaints())
+        assert named.sequences
+    else:
+        assert not complaint or complaint.endswith("or take a smaller policy.model")
+
+
+def test_an_engine_that_a_card_cannot_hold_is_spread_over_two(tmp_path: Path) -> None:
+    complaints = planned("cluster", "7b", tmp_path, "placement.gpu_gib=16").complaints()
+    assert complaints[-1].startswith("an engine does not fit: ")
+    assert complaints[-1].endswith("or spread it over 2 cards (placement.rollout_gpus=2)")
+
+
 def test_a_plan_on_a_cpu_compares_with_no_card(tmp_path: Path) -> None:
     plan = planned("local", "8b", tmp_path)
     assert plan.learner_room is plan.engine_room is plan.sequences is None and plan.complaints() == []
@@ -94,6 +127,12 @@ def test_the_memory_plan_is_printed_where_there_is_no_cluster() -> None:
     printed, ended = shown("policy.model=concerto-tiny")
     assert "Memory plan of concerto-tiny" in printed and "optimiser" in printed and "KV cache" in printed
     assert ended == "no Ray cluster at auto"
+
+
+def test_the_table_tells_over_how_many_gpus_an_engine_is_spread() -> None:
+    printed, _ = shown("policy.model=concerto-tiny", "placement.rollout_gpus=2")
+    assert printed.count("of 2 GPUs of an engine") == 2
+    assert "GPUs of an engine" not in shown("policy.model=concerto-tiny")[0]
 
 
 def test_where_no_hub_is_reached_one_line_says_so() -> None:

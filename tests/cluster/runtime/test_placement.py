@@ -1,6 +1,7 @@
 """The placement plan: pure, never over-books a node, and says what is missing."""
 
 import asyncio
+from collections import Counter
 
 import pytest
 from hypothesis import given
@@ -47,6 +48,27 @@ def test_the_largest_is_placed_first_whatever_the_order_of_the_demands(kind):
     assert sorted((demand.name, node) for demand, node in plan.assigned) == [
         ("d0", "three"), ("d1", "two"), ("d2", "three"),
     ]  # fmt: skip
+
+
+def test_all_gpus_of_an_engine_are_on_one_node():
+    """Four nodes of eight GPUs hold sixteen engines of two; as many GPUs in odd numbers hold fewer."""
+    engines = [Demand(f"rollout-{at}", 4, 2) for at in range(16)]
+    nodes = [Node(f"n{at}", 64, 8) for at in range(4)]
+    plan = plan_placement(engines, nodes)
+    assert plan.feasible
+    assert Counter(node for _, node in plan.assigned) == {node.name: 4 for node in nodes}
+    assert [demand.name for demand in plan_placement([*engines, Demand("more", 4, 1)], nodes).unplaced] == ["more"]
+
+    odd = plan_placement(engines, [Node("seven", 64, 7), Node("nine", 64, 9), *nodes[2:]])
+    assert len(odd.assigned) == 15
+    assert odd.shortfall().startswith("1 of 16 actors fit on no node (4 CPUs and 2 GPUs too few)")
+
+
+@given(st.integers(1, 8), st.lists(st.integers(0, 8), max_size=6))
+def test_as_many_engines_fit_as_each_node_holds_whole(size, gpus):
+    nodes = [Node(f"n{at}", 64, count) for at, count in enumerate(gpus)]
+    plan = plan_placement([Demand(f"d{at}", 0, size) for at in range(50)], nodes)
+    assert len(plan.assigned) == sum(count // size for count in gpus)
 
 
 @pytest.mark.parametrize("shares", [(1 / 3,) * 3, (0.7, 0.2, 0.1), (0.9, 0.1)])

@@ -147,6 +147,32 @@ def test_a_cluster_that_is_not_there_is_named_with_the_fix(ray, monkeypatch):
     assert "left" in ray
 
 
+@pytest.mark.parametrize(
+    ("preset", "overrides", "workers"),
+    [
+        ("local", [], 1),
+        ("gpu", ["placement.rollout_gpus=0.5"], 1),
+        ("cluster", ["placement.rollout_gpus=1"], 1),
+        ("cluster", ["placement.rollout_gpus=4"], 4),
+        ("cluster", ["placement.rollout_gpus=4", "rollout.engine.tensor_parallel=4"], 4),
+        ("local", ["rollout.engine.tensor_parallel=2"], 2),
+    ],
+)
+def test_an_engine_has_a_worker_for_each_of_its_gpus(preset, overrides, workers):
+    config = load_config(preset, None, overrides)
+    assert config.fitted_rollout.engine.tensor_parallel == workers
+    assert {demand.gpus for demand in session.rollout_demands(config.placement) if "rollout" in demand.name} == {
+        config.placement.rollout_gpus
+    }
+
+
+@pytest.mark.parametrize("gpus", [0.5, 1, 4])
+def test_workers_without_a_gpu_of_their_own_are_refused(gpus):
+    overrides = [f"placement.rollout_gpus={gpus}", "rollout.engine.tensor_parallel=2"]
+    with pytest.raises(UserError, match=r"tensor_parallel 2 does not go with .*: leave it out, and set .*gpus=2\.$"):
+        load_config("cluster", None, overrides)
+
+
 def test_engines_play_in_the_precision_and_with_the_adapters_of_the_policy():
     config = load_config("local", overrides=["policy.dtype=bfloat16", "policy.lora.rank=4"])
     engine = config.fitted_rollout.engine
