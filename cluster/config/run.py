@@ -109,6 +109,15 @@ class RunSettings(Settings):
         return self
 
     @model_validator(mode="after")
+    def _a_program_is_not_told(self) -> RunSettings:
+        if self.experience.enabled and self.rollout.program.command:
+            raise ValueError(
+                "rollout.program.command names a program that writes its own prompts, so experience would be told to "
+                "nobody: leave experience.enabled at false"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _gdpo_is_an_advantage_itself(self) -> RunSettings:
         if self.reward.scalariser == "gdpo" and self.grpo.advantage != "grpo":
             raise ValueError(
