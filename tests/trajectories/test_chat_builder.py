@@ -182,7 +182,9 @@ def test_a_question_without_an_answer_leaves_nothing_behind() -> None:
 def test_a_response_whose_turn_stays_open_is_not_trained() -> None:
     program = Program(CHATML)
     said = program.ask([message("user", "room")], CHATML.encode_response("look"))
-    program.ask([message("user", "room"), message("assistant", said), message("user", "?")], CHATML.encode_response("go"))
+    program.ask(
+        [message("user", "room"), message("assistant", said), message("user", "?")], CHATML.encode_response("go")
+    )
     (sequence,) = program.builder.sequences("e", "g", 1.0)
     assert sequence.token_ids[sequence.trained].tolist() == CHATML.encode_response("look")
     assert ChatBuilder(CHATML, PromptSettings()).sequences("e", "g", 1.0) == ()
