@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
 import pytest
 
 from cluster.config.loading import load_config
@@ -13,10 +19,12 @@ from envs import heldout_panel, load_panel, make_environment, training_panel
 from envs.adapters.gymnasium import GymnasiumTasks
 from envs.base import Environment
 from envs.prompts import instructions
+from tests.envs.adapters import words
 from tests.envs.adapters.words import WordGame
 from trajectories.errors import UserError
 from trajectories.prompt_settings import PromptSettings
 
+PAGE = Path(__file__).parents[3] / "docs" / "bring-your-own.md"
 HERE = "tests.envs.adapters.words"
 WORDS = f"{HERE}.WordGame"
 
@@ -99,6 +107,15 @@ def test_without_an_expert_an_sft_stage_is_told_in_one_line(tmp_path) -> None:
     transcriber = Transcriber(load_tokenizer(resolve_model(TINY)), PromptSettings(), 2048)
     with pytest.raises(UserError, match=r"words.five has no expert to learn from: leave out .*schedule.sft_steps=0"):
         load_demonstrations(tmp_path, play, transcriber, lambda *_: None)
+
+
+def test_the_line_of_the_page_makes_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "textgames", ModuleType("textgames"))
+    monkeypatch.setitem(sys.modules, "textgames.words", words)
+    written: dict[str, Any] = {}
+    exec(re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)[0], written)
+    assert len(written["five"].task_ids("train")) == 500
+    assert written["five"].open_environment().reset("dev/500").text.startswith("Say ")
 
 
 @pytest.mark.parametrize(
