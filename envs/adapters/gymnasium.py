@@ -17,6 +17,7 @@ need not be installed.
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -30,6 +31,7 @@ SEEDS: Mapping[str, Sequence[int]] = MappingProxyType(
     {"train": range(1000), "dev": range(1000, 1050), "test": range(1050, 1150)}
 )
 """The tasks of an environment that has none but its seeds."""
+INTERFACE = "the interface of Gymnasium since 0.26"
 
 
 class GymnasiumEnvironment(Protocol):
@@ -110,6 +112,12 @@ class GymnasiumPlay:
     reward_names = ("success", "score")
 
     def __init__(self, environment: Any, seeds: Mapping[str, Sequence[int]], solved_at: float) -> None:
+        try:
+            inspect.signature(environment.reset).bind(seed=0)
+        except TypeError as error:
+            raise UserError(
+                f"{_name(environment)}.reset cannot be called with a seed alone ({error}): it has not {INTERFACE}"
+            ) from None
         self._environment, self._seeds, self._solved_at = environment, seeds, solved_at
         self._score: float | None = None
         """Earned so far; None where no episode is under way."""
@@ -178,7 +186,7 @@ def _parts(answer: Any, count: int, what: str) -> Any:
         return answer
     wanted = {2: "(observation, info)", 5: "(observation, reward, terminated, truncated, info)"}[count]
     got = f"{len(answer)} values" if isinstance(answer, tuple) else f"a {type(answer).__name__}"
-    raise UserError(f"{what} gives {got}, not {wanted}: it has not the interface of Gymnasium since 0.26")
+    raise UserError(f"{what} gives {got}, not {wanted}: it has not {INTERFACE}")
 
 
 def _name(environment: Any) -> str:

@@ -1,4 +1,4 @@
-"""Environments of the `verifiers` package (0.1.10 to 0.3, and what they call legacy in 0.3): rows of prompt and answer,
+"""Environments of the `verifiers` package before 0.4 (tried with 0.1.14 and 0.3.1): rows of prompt and answer,
 `env_response`, a rubric.
 
 One line in a module of your own names one, as in `--set tasks=my_package.games.reverse`:
@@ -103,10 +103,11 @@ class VerifiersPlay:
     def reset(self, task_id: str, seed: int = 0) -> Observation:
         """Start the rollout of a row; `seed` changes nothing."""
         self.close()
-        self._talk = _Talk(self._environment, _row(self._rows, task_id))
-        shown = _wait(self._talk.begin())
+        talk = _Talk(self._environment, _row(self._rows, task_id))
+        shown = _wait(talk.begin())
         if shown is None:
             raise UserError(f"{task_id} of this environment of verifiers ends before anything is asked: leave it out")
+        self._talk = talk
         return Observation(shown)
 
     def step(self, action: str) -> StepResult:

@@ -123,6 +123,11 @@ def test_the_line_of_the_page_makes_tasks(monkeypatch: pytest.MonkeyPatch) -> No
     [
         ("Showing", None, "Showing shows a int, no text: wrap it"),
         ("Old", None, r"Old.step gives 4 values, not \(observation, reward, terminated, truncated, info\)"),
+        (
+            "Shelf",
+            None,
+            r"Shelf.reset cannot be called with a seed alone \(.*'task_id'\): it has not the interface of Gym",
+        ),
         ("NeedsArguments", None, r"NeedsArguments cannot be made \(TypeError: .*length.*name a GymnasiumTasks"),
         ("five", "DIR", "NeedsArguments takes no data, so leave out data"),
         ("Nothing", None, r"words.Nothing cannot be imported \(ModuleNotFoundError"),
