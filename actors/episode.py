@@ -106,8 +106,13 @@ class Rules:
     max_model_len: int
     turn_reward: TurnRewardSettings
 
+    def room(self, prompt_tokens: int, wanted: int) -> int | None:
+        """Tokens that the response to such a prompt may have, of those wanted; None: too few to ask at all."""
+        room = min(wanted, self.max_model_len - prompt_tokens)
+        return None if room < min(wanted, SHORTEST_RESPONSE) else room
 
-class _Clock:
+
+class Clock:
     """Where an episode's seconds go."""
 
     def __init__(self) -> None:
@@ -129,13 +134,48 @@ class _Clock:
             self.environment += time.perf_counter() - started
 
 
+class Tally:
+    """What an episode comes to, action by action.
+
+    Its rewards are sums over the actions, except for `PER_ACTION_REWARDS`.
+    """
+
+    def __init__(self, reward_names: tuple[str, ...]) -> None:
+        self.clock = Clock()
+        self.turns = 0
+        self.versions: set[int] = set()
+        self._totals = dict.fromkeys(reward_names, 0.0)
+
+    def add(self, rewards: Mapping[str, float]) -> None:
+        """One action was played, and earned these."""
+        self.turns += 1
+        self._totals = {name: total + rewards[name] for name, total in self._totals.items()}
+
+    def episode(self, task: EpisodeTask, stop: StopReason, engine: Engine, waiting_seconds: float) -> Episode:
+        return _episode(
+            task,
+            version_min=min(self.versions, default=engine.stats().version),  # without a turn: of what would have played
+            version_max=max(self.versions, default=engine.stats().version),
+            stop_reason=stop,
+            success=self._totals["success"] >= 1.0,
+            rewards={
+                name: total / max(1, self.turns) if name in PER_ACTION_REWARDS else total
+                for name, total in self._totals.items()
+            },
+            turns=self.turns,
+            generation_seconds=self.clock.generation,
+            environment_seconds=self.clock.environment,
+            waiting_seconds=waiting_seconds,
+        )
+
+
 async def play(
     task: EpisodeTask, agent: Agent, session: Session, rules: Rules, waiting_seconds: float = 0.0
 ) -> Trajectory:
     """Play one episode to its end.
 
-    A turn's reward is what the rules say. The episode's rewards are sums over turns, except for `PER_ACTION_REWARDS`.
-    An answer that breaks the format earns `format` 0, whatever the environment makes of the action that is none.
+    A turn's reward is what the rules say. An answer that breaks the format earns `format` 0, whatever the environment
+    makes of the action that is none.
 
     Args:
         waiting_seconds: what the episode spent before it got its environment; only recorded.
@@ -144,28 +184,25 @@ async def play(
         UserError: no environment knows this task.
     """
     engine, builder, sampling = agent.engine, agent.builder, agent.sampling
-    clock = _Clock()
-    totals = dict.fromkeys(session.reward_names, 0.0)
-    versions: set[int] = set()
-    turns, stop = 0, StopReason.TURN_LIMIT
+    tally = Tally(session.reward_names)
+    clock, stop = tally.clock, StopReason.TURN_LIMIT
     builder.begin(await clock.playing(session.reset(task.task_id, task.environment_seed)))
-    while turns < rules.max_turns:
+    while tally.turns < rules.max_turns:
         prompt = builder.prompt()
-        room = min(sampling.max_tokens, rules.max_model_len - len(prompt))
-        if room < min(sampling.max_tokens, SHORTEST_RESPONSE):
+        room = rules.room(len(prompt), sampling.max_tokens)
+        if room is None:
             stop = StopReason.LENGTH_LIMIT
             break
-        seed = _sampling_seed(task.seed, turns)
+        seed = sampling_seed(task.seed, tally.turns)
         response = await clock.generating(engine.generate(prompt, replace(sampling, max_tokens=room), seed))
         if room < sampling.max_tokens and not response.finished:  # half an action may be another action
             stop = StopReason.LENGTH_LIMIT
             break
-        versions.add(response.version)
+        tally.versions.add(response.version)
         answer = builder.add_response(response.token_ids, response.logprobs, response.version, response.finished)
         step = await clock.playing(session.step(answer.action))
-        turns += 1
         rewards = {**step.rewards, "format": 0.0} if answer.violation else step.rewards
-        totals = {name: total + rewards[name] for name, total in totals.items()}
+        tally.add(rewards)
         valid = step.info.get("action_valid", True)
         builder.add_observation(
             step.observation,
@@ -176,22 +213,8 @@ async def play(
         if step.done:
             stop = StopReason.DONE
             break
-    episode = _episode(
-        task,
-        version_min=min(versions, default=engine.stats().version),  # without a turn: of what would have played it
-        version_max=max(versions, default=engine.stats().version),
-        stop_reason=stop,
-        success=totals["success"] >= 1.0,
-        rewards={
-            name: total / max(1, turns) if name in PER_ACTION_REWARDS else total for name, total in totals.items()
-        },
-        turns=turns,
-        generation_seconds=clock.generation,
-        environment_seconds=clock.environment,
-        waiting_seconds=waiting_seconds,
-    )
     sequences = builder.sequences(task.episode_id, task.episode_id, task.group_id, sampling.temperature)
-    return Trajectory(episode, sequences)
+    return Trajectory(tally.episode(task, stop, engine, waiting_seconds), sequences)
 
 
 def failed_episode(
@@ -229,6 +252,6 @@ def _episode(task: EpisodeTask, **outcome: Any) -> Episode:
     )
 
 
-def _sampling_seed(seed: int, turn: int) -> int:
+def sampling_seed(seed: int, turn: int) -> int:
     """A seed of its own for every turn, within the 63 bits that vLLM takes."""
     return (seed * 65_537 + turn) % 2**63

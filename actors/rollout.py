@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -16,13 +16,17 @@ import pyarrow as pa
 import ray
 from ray.actor import ActorHandle
 
-from actors.engine import Engine, EngineDied, EngineStats
+from actors.engine import EngineDied, EngineStats
 from actors.environment_host import EnvironmentPool
-from actors.rollout_group import GroupRequest, RolloutSettings, play_group
+from actors.program import check_program
+from actors.rollout_group import GroupRequest, RolloutParts, RolloutSettings, play_group
 from envs.prompts import instructions
 from learners.policy.weight_update import WeightUpdate
 from trajectories.builder import PromptBuilder, make_builder
 from trajectories.chat import ChatTokenizer
+
+if TYPE_CHECKING:
+    from actors.gateway import Gateway
 
 logger = logging.getLogger(__name__)
 
@@ -37,13 +41,6 @@ class Health:
     pid: int
     version: int
     engine: EngineStats
-
-
-@dataclass(frozen=True, slots=True)
-class _Parts:
-    engine: Engine
-    tokenizer: ChatTokenizer
-    environments: EnvironmentPool
 
 
 class RolloutActor:
@@ -63,7 +60,7 @@ class RolloutActor:
         self._model = model
         self._hosts = hosts
         self._name = name
-        self._starting: asyncio.Task[_Parts] | None = None
+        self._starting: asyncio.Task[RolloutParts] | None = None
 
     async def check_health(self) -> Health:
         """Answers once the engine is ready."""
@@ -84,14 +81,7 @@ class RolloutActor:
             return make_builder(parts.tokenizer, prompt, replace(told, advice=advice))
 
         with self._dying_with_engine():
-            result = await play_group(
-                request,
-                self._settings,
-                parts.engine,
-                parts.environments,
-                parts.tokenizer,
-                builder,
-            )
+            result = await play_group(request, self._settings, parts, builder)
         return result.episodes, result.sequences
 
     async def publish(self, update: WeightUpdate) -> None:
@@ -110,24 +100,34 @@ class RolloutActor:
             return await engine.score_logprobs(sequences, temperature)
 
     async def close(self) -> None:
-        """End the engine; the actor is of no use afterwards."""
+        """End engine and gateway; the actor is of no use afterwards."""
         if self._starting is not None:
-            await (await self._starting).engine.close()
+            parts = await self._starting
+            if parts.gateway is not None:
+                await parts.gateway.close()
+            await parts.engine.close()
 
-    async def _ready(self) -> _Parts:
+    async def _ready(self) -> RolloutParts:
         if self._starting is None:
             self._starting = asyncio.create_task(self._start())
         return await asyncio.shield(self._starting)
 
-    async def _start(self) -> _Parts:
+    async def _start(self) -> RolloutParts:
         from actors.vllm_engine import VllmEngine  # seconds to import, and needed in this process only
 
         tokenizer = ChatTokenizer.from_pretrained(self._model)
         settings = self._settings
         hosts = [ray.get_actor(host) for host in self._hosts]
         environments = await EnvironmentPool.open(hosts, self._name, settings.episodes, settings.environment_timeout_s)
+        gateway = await self._open_gateway() if settings.program.command else None
         engine = await VllmEngine.start(self._model, settings.engine)
-        return _Parts(engine, tokenizer, environments)
+        return RolloutParts(engine, tokenizer, environments, gateway)
+
+    async def _open_gateway(self) -> Gateway:
+        from actors.gateway import Gateway  # a web server, which runs without an agent program do not need
+
+        check_program(self._settings.program)
+        return await Gateway.start()
 
     @contextmanager
     def _dying_with_engine(self) -> Iterator[None]:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import pyarrow as pa
 from pydantic import PositiveFloat, PositiveInt, model_validator
@@ -24,12 +24,17 @@ from actors.episode import (
     failed_episode,
     play,
 )
+from actors.program import ProgramAgent, ProgramFailure, ProgramSettings, play_program
 from experience.advice import Advice, Block, written
 from trajectories.builder import PromptBuilder, PromptSettings
 from trajectories.chat import ChatTokenizer
+from trajectories.chat_builder import ChatBuilder
 from trajectories.schema import to_tables
 from trajectories.settings import Settings
 from trajectories.types import StopReason, Trajectory
+
+if TYPE_CHECKING:
+    from actors.gateway import Gateway
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +44,7 @@ class RolloutSettings(Settings):
 
     engine: EngineSettings = EngineSettings()
     prompt: PromptSettings = PromptSettings()
+    program: ProgramSettings = ProgramSettings()
     episodes: PositiveInt = 48
     """Episodes at once on one actor; others wait. Tuning: more fill the engine's batches better until its KV cache is
     full."""
@@ -110,12 +116,24 @@ class Environments(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class RolloutParts:
+    """What a rollout actor plays with.
+
+    Attributes:
+        gateway: where agent programs find the policy; None: episodes are played by our own loop.
+    """
+
+    engine: Engine
+    tokenizer: ChatTokenizer
+    environments: Environments
+    gateway: Gateway | None = None
+
+
 async def play_group(
     request: GroupRequest,
     settings: RolloutSettings,
-    engine: Engine,
-    environments: Environments,
-    tokenizer: ChatTokenizer,
+    parts: RolloutParts,
     make_builder: Callable[[str], PromptBuilder],
 ) -> GroupResult:
     """Play all members at once; none waits for another, except for a free environment.
@@ -124,8 +142,9 @@ async def play_group(
         make_builder: the builder of an episode whose prompts carry this block of experience; empty: none.
     Raises:
         EngineError: the engine died, or holds weights older than the request allows.
-        UserError: no environment knows the task.
+        UserError: no environment knows the task, or an agent program cannot be started.
     """
+    engine, tokenizer, gateway = parts.engine, parts.tokenizer, parts.gateway
     version = engine.stats().version
     if version < request.weights_version:
         raise EngineError(
@@ -139,8 +158,12 @@ async def play_group(
     block = written(advice, lambda text: len(tokenizer.encode(tokenizer.quote(text)))) if advice else Block()
 
     async def attempt(task: EpisodeTask, started: float) -> Trajectory:
-        async with environments.lease(request.environment) as session:
+        async with parts.environments.lease(request.environment) as session:
             waited = time.perf_counter() - started
+            if gateway is not None:
+                chat = ChatBuilder(tokenizer, settings.prompt)
+                program = ProgramAgent(settings.program, gateway, engine, chat, sampling)
+                return await play_program(task, program, session, rules, waited)
             builder = make_builder(block.text if task.memory_snapshot else "")
             return await play(task, Agent(engine, builder, sampling), session, rules, waited)
 
@@ -165,10 +188,10 @@ async def play_group(
                 return await attempt(task, started)
             except EngineDied:
                 raise
-            except (EnvironmentFailure, EngineError) as failure:
+            except (EnvironmentFailure, ProgramFailure, EngineError) as failure:
                 logger.warning("episode %s failed: %s", task.episode_id, failure)
                 error = failure
-        names = environments.reward_names[request.environment]
+        names = parts.environments.reward_names[request.environment]
         return failed_episode(task, error, names, time.perf_counter() - started)
 
     try:

@@ -8,16 +8,17 @@
 
 An environment lives in a module with two functions: `open_environment(data)` gives an `Environment`, `open_tasks(data)`
 its `TaskSource`. One that has options takes its settings behind the data in both. Its name is a key of `ENVIRONMENTS`,
-or, for one of your own, the module's: `my_package.my_environment`. Modules are imported only when asked for.
+or, for one of your own, the module's: `my_package.my_environment`; or that of an object in a module which has the two
+functions, or is a class with the methods of Gymnasium (`envs.adapters`). Modules are imported only when asked for.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+from envs.adapters.gymnasium import GymnasiumTasks, plays_like_gymnasium
 from envs.base import Environment, Observation, StepResult
 from envs.panels import Panel, TaskSource, make_panel
 from envs.settings import EnvironmentSettings
@@ -57,7 +58,7 @@ def make_environment(name: str, data: Data = None, settings: EnvironmentSettings
     """Open an environment in this process.
 
     Args:
-        name: a key of `ENVIRONMENTS`, or the dotted name of a module.
+        name: a key of `ENVIRONMENTS`, or the dotted name of a module or of an object in one.
         settings: the environment's own options, such as `AlfworldSettings(engine="textworld")`; None: its defaults.
 
     Raises:
@@ -101,11 +102,12 @@ def _arguments(data: Data, settings: EnvironmentSettings | None) -> tuple[Any, .
 
 
 def is_known(name: str) -> bool:
-    """Whether it can be the name of an environment: one of ours, or a module's, whose dot tells it."""
+    """Whether it can be the name of an environment: one of ours, or of something in a module, whose dot tells it."""
     return name in ENVIRONMENTS or "." in name
 
 
-def _module(name: str) -> ModuleType:
+def _module(name: str) -> Any:
+    """What has the two `FUNCTIONS`. Raises UserError."""
     if not is_known(name):
         raise UserError(
             f"unknown environment {name!r}; choose one of {', '.join(sorted(ENVIRONMENTS))}, or name the module of "
@@ -114,12 +116,28 @@ def _module(name: str) -> ModuleType:
     if name in ENVIRONMENTS:
         return import_module(ENVIRONMENTS[name])
     try:
-        module = import_module(name)
+        found = _imported(name)
     except Exception as error:  # whatever the module of a user's own does when it is imported
         raise UserError(
             f"the environment {name} cannot be imported ({type(error).__name__}: {first_line(error)}): install its "
             "package, or add its folder to PYTHONPATH, on every node"
         ) from error
-    if missing := [function for function in FUNCTIONS if not hasattr(module, function)]:
-        raise UserError(f"the module {name} is no environment: it lacks {' and '.join(missing)}")
-    return module
+    if plays_like_gymnasium(found):
+        return GymnasiumTasks(found)
+    if missing := [function for function in FUNCTIONS if not hasattr(found, function)]:
+        raise UserError(
+            f"{name} is no environment: it lacks {' and '.join(missing)}, and is no class with Gymnasium's reset and "
+            "step"
+        )
+    return found
+
+
+def _imported(name: str) -> Any:
+    """The module of this name, or else what the module has that the name stands in."""
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        module, _, attribute = name.rpartition(".")
+        if error.name != name or not hasattr(import_module(module), attribute):
+            raise
+        return getattr(import_module(module), attribute)

@@ -9,6 +9,7 @@ an answer holds is the business of `trajectories/answers.py`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -61,6 +62,15 @@ def _own_template(environment: str, format: str) -> Path:
 
 
 def _folder(environment: str) -> Path:
-    """Where an environment lies: below this package, or, where its name is that of a module, beside that."""
-    spec = find_spec(environment) if "." in environment else None
+    """Where an environment lies: below this package, or, where its name is dotted, beside the module that has it."""
+    spec = _spec(environment) if "." in environment else None
     return Path(spec.origin).parent if spec and spec.origin else Path(__file__).parent / environment
+
+
+def _spec(name: str) -> ModuleSpec | None:
+    """Of the module of this name, or else of that in which the name stands."""
+    module = name.rpartition(".")[0]
+    try:
+        return find_spec(name) or find_spec(module)
+    except ModuleNotFoundError:  # a module is no package, so nothing is looked for in it
+        return find_spec(module)

@@ -113,7 +113,7 @@ def align(tokenizer: ChatTokenizer, prompt: str, response_ids: list[int], render
 
 
 @dataclass(slots=True)
-class _Draft:
+class Draft:
     """A sequence in the making, and its latest prompt as text."""
 
     token_ids: list[int] = field(default_factory=list)
@@ -176,7 +176,7 @@ class _Builder:
         self._config = config
         self._instructions = instructions or Instructions(config.system)
         self._admissible: tuple[str, ...] = ()
-        self._drafts = [_Draft()]
+        self._drafts = [Draft()]
 
     def prompt(self) -> npt.NDArray[np.int32]:
         return np.asarray(self._drafts[-1].token_ids, np.int32)
@@ -272,7 +272,7 @@ class TranscriptBuilder(_Builder):
         response_ids = draft.token_ids[draft.turns[-1].start :]
         alignment = align(self._tokenizer, draft.prompt, response_ids, rendered)
         if alignment.kind is AlignmentKind.FORK:
-            draft = _Draft()
+            draft = Draft()
             self._drafts.append(draft)
         draft.add_prompt(alignment.token_ids)
         draft.prompt = rendered
@@ -303,7 +303,7 @@ class WindowedBuilder(_Builder):
     def add_observation(self, observation: Observed, reward: float, state_hash: int, action_valid: bool) -> None:
         self._drafts[-1].close_turn(reward, state_hash, action_valid)
         self._observations.append(observation)
-        self._drafts.append(_Draft())
+        self._drafts.append(Draft())
         self._drafts[-1].add_prompt(self._window())
 
     def _window(self) -> list[int]:

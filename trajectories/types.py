@@ -19,8 +19,10 @@ class StopReason(StrEnum):
     """The agent used all its turns."""
     LENGTH_LIMIT = "length_limit"
     """The next prompt, or the response to it, does not fit the model's context."""
+    GAVE_UP = "gave_up"
+    """An agent program ended before its environment did."""
     ERROR = "error"
-    """Environment or engine failed; `Episode.error` says how. Such an episode has no training value."""
+    """Environment, engine or agent program failed; `Episode.error` says how. Such an episode has no training value."""
 
     @property
     def truncated(self) -> bool:

@@ -122,6 +122,15 @@ class RunSettings(Settings):
         return self
 
     @model_validator(mode="after")
+    def _a_program_is_not_told(self) -> RunSettings:
+        if self.experience.enabled and self.rollout.program.command:
+            raise ValueError(
+                "rollout.program.command names a program that writes its own prompts, so experience would be told to "
+                "nobody: leave experience.enabled at false"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _each_worker_of_an_engine_has_a_gpu(self) -> RunSettings:
         workers, gpus = self.rollout.engine.tensor_parallel, self.placement.rollout_gpus
         if gpus and workers not in (1, gpus):

@@ -149,6 +149,11 @@ def _of_panel(
     found: list[Demonstrated] = []
     tried = 0
     player: Any = make_environment(panel.environment, *play.opening(panel.environment))
+    if wanted and not hasattr(player, "expert"):
+        raise UserError(
+            f"{panel.environment} has no expert to learn from: leave out the SFT stage (schedule.sft_steps=0), or give "
+            "its environment an expert(seed)"
+        )
     while len(found) < wanted and tried < len(panel.task_ids):
         task_id = panel.task_ids[index_at(len(panel.task_ids), play.seed, tried)]
         tried += 1

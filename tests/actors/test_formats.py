@@ -6,7 +6,7 @@ import pytest
 import pytest_asyncio
 
 from actors.engine import EngineSettings
-from actors.rollout_group import GroupRequest, RolloutSettings, play_group
+from actors.rollout_group import GroupRequest, RolloutParts, RolloutSettings, play_group
 from envs import make_environment, training_panel
 from envs.prompts import instructions
 from learners.tiny import embedded_model_path
@@ -46,9 +46,7 @@ async def play(tmp_path_factory):
         result = await play_group(
             GroupRequest("g", "alfworld", training_panel("alfworld").task_ids[0], (1, 2), 0, 1.0, "train"),
             RolloutSettings(engine=settings, max_turns=TURNS),
-            engine,
-            LocalEnvironments(slots=2, make=lambda lease: HouseholdSession()),
-            chat,
+            RolloutParts(engine, chat, LocalEnvironments(slots=2, make=lambda lease: HouseholdSession())),
             lambda advice: make_builder(chat, prompt, instructions("alfworld", prompt)),
         )
         return from_tables(result.episodes, result.sequences)

@@ -9,7 +9,7 @@ import pytest
 
 from actors.engine import EngineDied, EngineError, EngineSettings, SamplingParameters
 from actors.episode import EnvironmentFailure, TurnRewardSettings
-from actors.rollout_group import GroupRequest, RolloutSettings, play_group
+from actors.rollout_group import GroupRequest, RolloutParts, RolloutSettings, play_group
 from experience.advice import Advice, written
 from experience.records import Experience, Item
 from tests.actors.scripted import Countdown, LocalEnvironments, LocalSession, ScriptedEngine
@@ -32,9 +32,7 @@ def play(chat):
         result = await play_group(
             request,
             settings,
-            engine,
-            environments,
-            chat,
+            RolloutParts(engine, chat, environments),
             lambda advice: make_builder(chat, prompt, Instructions(prompt.system, advice=advice)),
         )
         assert result.episodes.num_rows == len(request.seeds)

@@ -23,7 +23,7 @@ import actors.group_references
 import actors.recorder
 from actors.engine import Generation, SamplingParameters
 from actors.group_references import GroupReferences
-from actors.rollout_group import GroupRequest, play_group
+from actors.rollout_group import GroupRequest, RolloutParts, play_group
 from cluster.config.run import RunSettings
 from cluster.inputs.run_plan import plan_run
 from cluster.loop.ports import FinishedGroup, GroupTask, Scores, finished_group
@@ -176,9 +176,7 @@ class Fleet:
         played = await play_group(
             request,
             settings,
-            self._engine,
-            self,
-            self._tokenizer,
+            RolloutParts(self._engine, self._tokenizer, self),
             lambda advice: make_builder(self._tokenizer, settings.prompt, told),
         )
         tables: Any = (Reference(played.episodes), Reference(played.sequences))
