@@ -96,7 +96,7 @@ class VerifiersPlay:
                 "leave it out of the rubric"
             )
         names = environment.rubric._get_reward_func_names()
-        self.reward_names = (*OURS, *(name for name in dict.fromkeys(names) if name not in OURS))
+        self.reward_names: tuple[str, ...] = (*OURS, *(name for name in dict.fromkeys(names) if name not in OURS))
         self._environment, self._rows, self._solved_at = environment, rows, solved_at
         self._talk: _Talk | None = None
 
@@ -193,8 +193,8 @@ class _Talk:
 
 def _client(ask: Callable[[Any, Any], Coroutine[Any, Any, str]]) -> Any:
     """A client of `verifiers` whose answers come from `ask`."""
-    from verifiers.clients import OpenAIChatCompletionsClient
-    from verifiers.types import Response, ResponseMessage
+    from verifiers.clients import OpenAIChatCompletionsClient  # pyright: ignore[reportMissingImports]
+    from verifiers.types import Response, ResponseMessage  # pyright: ignore[reportMissingImports]
 
     class Asking(OpenAIChatCompletionsClient):
         async def get_response(self, prompt: Any, model: str, sampling_args: Any, tools: Any = None, **_: Any) -> Any:

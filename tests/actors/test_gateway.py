@@ -147,7 +147,7 @@ async def test_requests_at_once_are_answered_one_after_the_other(serve) -> None:
 
 
 async def test_an_answer_that_nobody_waits_for_is_not_recorded(serve) -> None:
-    async with serve("slow", "down", seconds=0.3) as served:
+    async with serve("slow", "down", seconds=1.5) as served:
         impatient = served.client.with_options(timeout=0.1, max_retries=0)
         with pytest.raises(openai.APITimeoutError):
             await impatient.chat.completions.create(model="m", messages=ROOM)  # pyright: ignore[reportArgumentType]
@@ -344,16 +344,16 @@ async def test_a_program_that_hangs_is_ended_with_all_that_it_started(play, tmp_
         f"import subprocess; print(subprocess.Popen(['sleep', '60']).pid, file=open({str(tmp_path / 'pid')!r}, 'w'))"
     )
     started = time.monotonic()
-    (trajectory,) = await play(f"{child}\nimport time; time.sleep(60)", timeout_s=1.0)
-    assert time.monotonic() - started < 20
-    assert trajectory.episode.error == ("the agent program did not end its episode within rollout.program.timeout_s 1")
+    (trajectory,) = await play(f"{child}\nimport time; time.sleep(60)", timeout_s=5.0)
+    assert time.monotonic() - started < 40
+    assert trajectory.episode.error == ("the agent program did not end its episode within rollout.program.timeout_s 5")
     pid = int((tmp_path / "pid").read_text())
     stat = Path(f"/proc/{pid}/stat")
     assert not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"
 
 
 async def test_a_dead_engine_is_no_fault_of_the_program(play, chat) -> None:
-    dead = ScriptedEngine(chat.encode_response, ["down"])
+    dead: Any = ScriptedEngine(chat.encode_response, ["down"])
 
     async def died(*args: Any) -> Any:
         raise EngineDied("generate: the engine died: out of memory")
