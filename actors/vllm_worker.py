@@ -13,7 +13,6 @@ import os
 import signal
 import threading
 from multiprocessing.connection import wait
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, cast
 
@@ -49,6 +48,8 @@ class SoloExecutor(UniProcExecutor):
 class ParallelExecutor(MultiprocExecutor):
     """A process for each worker; together they hold the model once."""
 
+    _closing = False
+
     def _init_executor(self) -> None:
         _follow_actor(_own(self.vllm_config))
         super()._init_executor()
@@ -63,18 +64,17 @@ class ParallelExecutor(MultiprocExecutor):
 
     def _die_with_worker(self) -> None:
         ended = wait([worker.proc.sentinel for worker in self.workers])
-        if not getattr(self, "shutting_down", False):
+        if not self._closing:
             names = ", ".join(worker.proc.name for worker in self.workers if worker.proc.sentinel in ended)
             logger.error("%s ended, and the engine with it", names)
             os.kill(os.getpid(), signal.SIGKILL)
 
-    @staticmethod
-    def _ensure_worker_termination(worker_procs: list[BaseProcess]) -> None:
-        """Workers hold nothing that an orderly end would save, and take seconds for one."""
-        for process in worker_procs:
-            process.kill()
-        for process in worker_procs:
-            process.join()
+    def shutdown(self) -> None:
+        """End all workers at once: they hold nothing that an orderly end would save, and take seconds for one."""
+        self._closing = True
+        for worker in getattr(self, "workers", ()):
+            worker.proc.kill()
+        super().shutdown()
 
 
 def executor(tensor_parallel: int) -> type[Executor]:

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -34,7 +35,6 @@ pytestmark = [pytest.mark.real, pytest.mark.asyncio]
 TWO = SETTINGS.model_copy(update={"tensor_parallel": 2})
 AT_ONCE_S = 20.0
 """Seconds for an end, on a machine that does other work too; a hang lasts for minutes."""
-SHARED_MEMORY = Path("/dev/shm")
 
 
 @asynccontextmanager
@@ -52,6 +52,11 @@ def processes_of(core: psutil.Process) -> list[psutil.Process]:
     return [core, *sorted(workers, key=lambda worker: worker.cmdline()[0])]
 
 
+def shared_memory(process: psutil.Process) -> list[Path]:
+    """Of the workers of an engine, as this process has it open."""
+    return [Path(memory.path) for memory in process.memory_maps() if "vllm_dist_" in memory.path]
+
+
 async def all_end(processes: Sequence[psutil.Process]) -> bool:
     _, alive = await asyncio.to_thread(psutil.wait_procs, processes, AT_ONCE_S)
     return not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
@@ -67,14 +72,14 @@ def four_heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 async def test_two_workers_agree_with_the_model_and_all_end_with_one_of_them(four_heads: Path) -> None:
-    segments = set(SHARED_MEMORY.glob("vllm_dist_*"))
     async with parallel(four_heads) as (under_test, processes):
         await check_parity(under_test, 0)
         for seed in (1, 2):
             await under_test.publish(seed)
             await check_parity(under_test, seed)
-        assert len(processes) == 3
-        assert set(SHARED_MEMORY.glob("vllm_dist_*")) <= segments
+        _, *workers = processes
+        assert [len(shared_memory(worker)) for worker in workers] == [2, 2]
+        assert not any(segment.exists() for segment in shared_memory(workers[0])), "it would outlive them"
 
         sampling = SamplingParameters(max_tokens=180)
         running = [asyncio.create_task(under_test.engine.generate(PROMPT, sampling, seed)) for seed in range(8)]
@@ -106,11 +111,12 @@ async def test_a_worker_that_is_killed_in_the_middle_of_a_publication_takes_the_
 
 
 def actor(folder: Path, link: Connection) -> None:
-    """Tells the ids of its engine's processes, and generates until it is killed."""
+    """Tells its engine's folder and the ids of its processes, and generates until it is killed."""
 
     async def play() -> None:
         under_test = await started(folder, TWO)
-        link.send([process.pid for process in processes_of(core_of(under_test.engine))])
+        engine: Any = under_test.engine
+        link.send((engine._directory, [process.pid for process in processes_of(core_of(engine))]))
         while True:
             await under_test.engine.generate(PROMPT, SamplingParameters(max_tokens=180))
 
@@ -118,19 +124,19 @@ def actor(folder: Path, link: Connection) -> None:
 
 
 async def test_nothing_of_an_engine_outlives_an_actor_that_is_killed(tiny_model_dir: Path) -> None:
-    segments = set(SHARED_MEMORY.glob("vllm_dist_*")) | set(SHARED_MEMORY.glob("concerto-engine-*"))
     ours, theirs = multiprocessing.get_context("spawn").Pipe()
     process = multiprocessing.get_context("spawn").Process(target=actor, args=(tiny_model_dir, theirs))
     process.start()
     theirs.close()  # or nobody would notice an end before it has told them
     try:
-        processes = [psutil.Process(pid) for pid in await asyncio.to_thread(ours.recv)]
-        assert len(processes) == 3
+        folder, pids = await asyncio.to_thread(ours.recv)
+        processes = [psutil.Process(pid) for pid in pids]
+        assert len(processes) == 3 and folder.exists()
         await asyncio.sleep(0.5)  # it generates
     finally:
         process.kill()
     assert await all_end(processes)
-    assert set(SHARED_MEMORY.glob("vllm_dist_*")) | set(SHARED_MEMORY.glob("concerto-engine-*")) <= segments
+    assert not folder.exists()
 
 
 async def test_a_worker_that_cannot_load_the_model_says_why(tiny_model_dir: Path, tmp_path: Path) -> None:
