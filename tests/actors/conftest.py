@@ -68,17 +68,15 @@ async def untied(tiny_model_dir) -> AsyncIterator[EngineUnderTest]:
     await under_test.engine.close()
 
 
-@pytest_asyncio.fixture(scope="package", loop_scope="session", params=[1, 2], ids=["alone", "parallel"])
-async def tied(tied_model_dir, request: pytest.FixtureRequest) -> AsyncIterator[EngineUnderTest]:
-    changes = {"tensor_parallel": request.param, "control_timeout_s": 5.0}
-    under_test = await started(tied_model_dir, SETTINGS.model_copy(update=changes))
+@pytest_asyncio.fixture(scope="package", loop_scope="session")
+async def tied(tied_model_dir) -> AsyncIterator[EngineUnderTest]:
+    under_test = await started(tied_model_dir, SETTINGS.model_copy(update={"control_timeout_s": 5.0}))
     yield under_test
     await under_test.engine.close()
 
 
-@pytest_asyncio.fixture(scope="package", loop_scope="session", params=[1, 2], ids=["alone", "parallel"])
-async def lora(tied_model_dir, request: pytest.FixtureRequest) -> AsyncIterator[EngineUnderTest]:
-    changes = {"tensor_parallel": request.param, "lora": AdapterSettings(max_rank=4)}
-    under_test = await started(tied_model_dir, SETTINGS.model_copy(update=changes))
+@pytest_asyncio.fixture(scope="package", loop_scope="session")
+async def lora(tied_model_dir) -> AsyncIterator[EngineUnderTest]:
+    under_test = await started(tied_model_dir, SETTINGS.model_copy(update={"lora": AdapterSettings(max_rank=4)}))
     yield under_test
     await under_test.engine.close()

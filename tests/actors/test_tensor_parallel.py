@@ -1,7 +1,4 @@
-"""An engine of two worker processes that share every layer, and the end of one of its processes: real vLLM on the CPU.
-
-What `tests/actors/test_vllm_engine.py` asks of the engines `tied` and `lora` it asks of two such workers too.
-"""
+"""An engine of two worker processes that share every layer, and the end of one of its processes: vLLM on the CPU."""
 
 from __future__ import annotations
 
@@ -20,13 +17,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from actors.engine import EngineDied, EngineError, SamplingParameters
+from actors.engine import AdapterSettings, EngineDied, EngineError, SamplingParameters
 from learners.policy.weight_update import WeightOffer
 from learners.tiny.build import Shape, build_model, save_checkpoint, train_tokenizer
 from tests.actors.conftest import SETTINGS, EngineUnderTest, started
 from tests.actors.sending import SENDER
 from tests.actors.test_publication_faults import interrupted, small_buckets
-from tests.actors.test_vllm_engine import PROMPT, check_parity, core_of
+from tests.actors.test_vllm_engine import PROMPT, check_adapters, check_parity, core_of
 
 __all__ = ["small_buckets"]
 
@@ -38,9 +35,11 @@ AT_ONCE_S = 20.0
 
 
 @asynccontextmanager
-async def parallel(folder: Path) -> AsyncIterator[tuple[EngineUnderTest, list[psutil.Process]]]:
+async def parallel(
+    folder: Path, lora: AdapterSettings | None = None
+) -> AsyncIterator[tuple[EngineUnderTest, list[psutil.Process]]]:
     """An engine of two workers, and its processes: its core, and the workers in order."""
-    under_test = await started(folder, TWO)
+    under_test = await started(folder, TWO.model_copy(update={"lora": lora}))
     try:
         yield under_test, processes_of(core_of(under_test.engine))
     finally:
@@ -93,6 +92,11 @@ async def test_two_workers_agree_with_the_model_and_all_end_with_one_of_them(fou
         assert await all_end(processes)
         with pytest.raises(EngineDied, match=r"the engine died: .*VllmWorker-1 ended"):
             await under_test.engine.generate(PROMPT, sampling)
+
+
+async def test_two_workers_take_adapters(four_heads: Path) -> None:
+    async with parallel(four_heads, AdapterSettings(max_rank=4)) as (under_test, _):
+        await check_adapters(under_test, 2)
 
 
 @pytest.mark.usefixtures("small_buckets")

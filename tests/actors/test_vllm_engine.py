@@ -16,6 +16,7 @@ from actors.engine import (
     SamplingParameters,
 )
 from learners.policy.weight_update import AdapterUpdate, WeightOffer, serialize
+from tests.actors.conftest import EngineUnderTest
 
 pytestmark = [pytest.mark.real, pytest.mark.asyncio(loop_scope="session")]
 
@@ -150,12 +151,17 @@ async def test_refusals_carry_the_engines_own_text(untied):
 
 
 async def test_adapters_are_published_and_old_ones_unloaded(lora):
+    await check_adapters(lora, 3)
+
+
+async def check_adapters(lora: EngineUnderTest, versions: int) -> None:
+    """Publish adapters, one after the other, to an engine that has none yet."""
     from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 
     config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj", "down_proj"], init_lora_weights=False)
     await check_parity(lora, 0)
     lora.model = get_peft_model(lora.model, config)
-    for version in (1, 2, 3):
+    for version in range(1, versions + 1):
         for name, parameter in lora.model.named_parameters():
             if "lora_" in name:
                 parameter.data.normal_(std=0.2)
