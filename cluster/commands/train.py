@@ -12,7 +12,7 @@ from rich.console import Console
 from cluster.inputs.run_folder import held, save_config
 from cluster.inputs.run_plan import Plan, plan_run
 from cluster.interruption import SIGNALS, handlers_kept
-from cluster.loop.coordinator import Coordinator
+from cluster.loop.coordinator import Coordinator, Interrupted
 from cluster.reporting.best import ONLY_TEST_PANELS, choosing_panels
 from cluster.reporting.curve import write_learning_curve
 from cluster.reporting.entropy import EntropyWatch
@@ -73,11 +73,15 @@ def _train_through_deaths(plan: Plan, console: Console, say: Callable[[str], Non
 async def _train(plan: Plan, console: Console) -> None:
     say = partial(console.print, markup=False, highlight=False)
     writer = MetricsWriter(plan.run_dir, plan.manifest.step + 1, ray_metrics=True, say=say)
-    with RunObserver(console, writer, EntropyWatch(plan.config.grpo.entropy_floor)) as observer:
-        async with assembled(plan, observer) as assembly:
-            with _stop_on_signal(assembly.coordinator, observer):
-                await assembly.coordinator.run()
-            await assembly.learner.save_pretrained(plan.run_dir / "model")
+    try:
+        with RunObserver(console, writer, EntropyWatch(plan.config.grpo.entropy_floor)) as observer:
+            async with assembled(plan, observer) as assembly:
+                with _stop_on_signal(assembly.coordinator, observer):
+                    await assembly.coordinator.run()
+                await assembly.learner.save_pretrained(plan.run_dir / "model")
+    except Interrupted:
+        write_learning_curve(plan.run_dir)  # of what there is: whoever stops a run wants to see it
+        raise
     write_learning_curve(plan.run_dir)
     records = read_metrics(plan.run_dir)
     for line in filter(None, [*lessons(records), costs(records)]):

@@ -97,6 +97,7 @@ def test_kills_and_an_interruption_change_no_task_and_resume_finishes(tmp_path, 
         assert "Traceback" not in run.log()
         run.assert_nothing_left()
     assert load_manifest(latest_checkpoint(run_dir)).step == read_metrics(run_dir)[-1]["step"]
+    assert (run_dir / "learning_curve.svg").exists()
 
     with RunProcess([*arguments, "--resume"], tmp_path / "log-resumed", GUARDED) as resumed:
         assert resumed.wait() == 0, resumed.log()
