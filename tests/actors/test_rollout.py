@@ -118,8 +118,8 @@ async def test_a_killed_rollout_actor_leaves_no_process_and_comes_back(actor, ti
     outcomes = await asyncio.gather(*(episodes for episodes, _ in groups), return_exceptions=True)
     lost = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
     assert outcomes[-1] in lost and all(isinstance(error, RayActorError) for error in lost)
-    finished = [outcome.num_rows for outcome in outcomes if not isinstance(outcome, BaseException)]
-    assert finished and set(finished) == {8}
+    whole = [outcome.num_rows for outcome in outcomes if not isinstance(outcome, BaseException)]
+    assert whole and set(whole) == {8}
     await gone(below)
     assert (await finished[1]).num_rows == 4
 
