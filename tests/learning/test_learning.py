@@ -27,7 +27,8 @@ def settings(school: School, lr: float, lora: LoraSettings | None = None, **grpo
 
 
 def schedule(**changes: object) -> ScheduleSettings:
-    defaults = {"grpo_steps": 0, "groups_per_step": 8, "group_size": SIZE, "sft_batch": 4}
+    """Steps that teach nothing do not end it: that is how a policy ends that knows everything."""
+    defaults = {"grpo_steps": 0, "groups_per_step": 8, "group_size": SIZE, "sft_batch": 4, "max_idle": 1000}
     return ScheduleSettings.model_validate(defaults | changes)
 
 
