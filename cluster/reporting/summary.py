@@ -146,7 +146,7 @@ def _summarise_arm(arm: str, panel: str, runs: Sequence[RunSummary], base: Seque
         sampled=statistics.fmean(run.sampled[panel].rate for run in runs) if sampled else None,
         seconds=seconds,
         tokens={name: statistics.fmean(run.tokens[name] for run in runs) for name in runs[0].tokens},
-        response_tokens=None if None in responses else statistics.fmean(filter(None, responses)),
+        response_tokens=None if None in responses else statistics.fmean(one for one in responses if one is not None),
         speedup=speedup,
     )
 

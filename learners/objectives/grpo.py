@@ -50,8 +50,10 @@ class GRPOObjective(Objective):
         clip = (config.clip_low, config.clip_high)
         loss = stale * losses.policy_loss(ratio, tokens.advantages, *clip, config.ratio_cap)
         by_token = losses.token_ratio(tokens.logprobs, tokens.behaviour)
-        by_sequence = losses.sequence_ratio(tokens.logprobs, tokens.behaviour, tokens.sequence)
-        kept = losses.inside(by_token, config.icepop_band) & losses.inside(by_sequence, config.sequence_band)
+        kept = losses.inside(by_token, config.icepop_band)
+        if config.sequence_band:  # to tell sequences apart the host would wait for an accelerator
+            by_sequence = losses.sequence_ratio(tokens.logprobs, tokens.behaviour, tokens.sequence)
+            kept = kept & losses.inside(by_sequence, config.sequence_band)
         loss = loss * kept
         reference_kl = loss.new_zeros(len(loss))
         if tokens.reference is not None:
