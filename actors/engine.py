@@ -62,6 +62,9 @@ class EngineSettings(Settings):
     """Worker processes that share every layer between them, each on a GPU of its own; without GPUs, on cores of its
     own. Tuning: leave it at 1: a run sets it to placement.rollout_gpus where that is above 1. On a CPU for trials of
     such a run only."""
+    structured_outputs: bool = False
+    """Responses can be bound to a JSON schema: the engine loads the tokenizer too. Tuning: leave it at false: a run
+    sets it where experience.base_url is policy."""
     lora: AdapterSettings | None = None
     cpu_threads: PositiveInt = 1
     """Threads of a forward pass on a CPU. Tuning: raise it only when so many cores are idle: threads that have to share
@@ -79,7 +82,7 @@ class EngineSettings(Settings):
 
 @dataclass(frozen=True, slots=True)
 class SamplingParameters:
-    """How a response is sampled: always from the whole distribution (top_p 1, no top_k, no min_p), so that behaviour
+    """How a response is sampled: from the whole distribution (top_p 1, no top_k, no min_p), so that behaviour
     log-probabilities are those of the policy.
 
     Attributes:
@@ -87,6 +90,8 @@ class SamplingParameters:
             `HIGHEST_TEMPERATURE`.
         max_tokens: longest response.
         stop_token_ids: end a response; the stop token is its last token.
+        schema: JSON schema that binds the response, as text; empty: none. What it binds is no sample of the policy, and
+            nothing is trained on it.
     Raises:
         EngineError: the engine would sample at another temperature than is asked.
     """
@@ -94,6 +99,7 @@ class SamplingParameters:
     temperature: float = 1.0
     max_tokens: int = 24
     stop_token_ids: tuple[int, ...] = ()
+    schema: str = ""
 
     def __post_init__(self) -> None:
         if self.temperature and not LOWEST_TEMPERATURE <= self.temperature <= HIGHEST_TEMPERATURE:

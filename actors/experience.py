@@ -12,11 +12,13 @@ import pyarrow as pa
 import ray
 from ray.actor import ActorHandle
 
+from actors.policy_chat import PolicyChat, ServedPolicy
 from experience.advice import Advice, Book
 from experience.asking import Prompter, Spending, StepFailed
 from experience.experience_settings import ExperienceSettings
 from experience.keeper import Keeper, PlayedGroup
 from experience.memory import Memory
+from experience.protocols import ChatModel
 from experience.records import Example, TaskType
 from trajectories.chat import ChatTokenizer
 from trajectories.errors import ConcertoError, last_line
@@ -53,7 +55,7 @@ class ExperienceActor:
     Args:
         memory: path or URI.
         types: of the run's tasks.
-        model: the policy's directory or name, whose tokenizer reads episodes.
+        policy: its tokenizer reads episodes; its engines make advice of them, where the settings say so.
         snapshot: that the memory returns to before the first call, where a run goes on from a checkpoint.
     """
 
@@ -62,10 +64,10 @@ class ExperienceActor:
         memory: str,
         types: Sequence[TaskType],
         settings: ExperienceSettings,
-        model: str,
+        policy: ServedPolicy,
         snapshot: int | None = None,
     ) -> None:
-        self._path, self._types, self._settings, self._model = memory, types, settings, model
+        self._path, self._types, self._settings, self._policy = memory, types, settings, policy
         self._snapshot = snapshot
         self._keeper: Keeper | None = None
         self._prompter: Prompter | None = None
@@ -100,21 +102,25 @@ class ExperienceActor:
         if self._keeper is None:
             settings = self._settings
             if settings.learns:
-                from experience.openai_chat import OpenAIChat, OptionNames  # this and the embedder take seconds
-                from experience.sentence_embedder import MINILM, SentenceEmbedder
+                from experience.sentence_embedder import MINILM, SentenceEmbedder  # takes seconds
 
                 memory = Memory.open(self._path, SentenceEmbedder.load(settings.embedder or MINILM))
-                chat = OpenAIChat(
-                    settings.base_url or "", settings.model or "", names=OptionNames.of_section("experience")
-                )
-                self._prompter = Prompter(chat, Spending(settings.token_budget))
-                self._tokenizer = ChatTokenizer.from_pretrained(self._model)
+                self._prompter = Prompter(self._chat(), Spending(settings.token_budget))
+                self._tokenizer = ChatTokenizer.from_pretrained(self._policy.model)
             else:
                 memory = Memory.inspect(self._path)
             if self._snapshot is not None and self._snapshot != memory.snapshot and not settings.read_only:
                 memory.restore(self._snapshot)
             self._keeper = Keeper(memory, self._types, settings.half_life, settings.read_only, self._prompter)
         return self._keeper
+
+    def _chat(self) -> ChatModel:
+        settings = self._settings
+        if settings.by_policy:
+            return PolicyChat(self._policy.engines)
+        from experience.openai_chat import OpenAIChat, OptionNames  # takes seconds
+
+        return OpenAIChat(settings.base_url or "", settings.model or "", names=OptionNames.of_section("experience"))
 
     async def _learn(self, keeper: Keeper, type_id: str) -> None:
         try:
@@ -162,7 +168,7 @@ def start_experience(
     memory: str,
     types: Sequence[TaskType],
     settings: ExperienceSettings,
-    model: str,
+    policy: ServedPolicy,
     snapshot: int | None,
     options: Mapping[str, Any],
 ) -> ActorHandle:
@@ -172,4 +178,4 @@ def start_experience(
         options: Ray's actor options: name, scheduling_strategy, …
     """
     actor = ray.remote(ExperienceActor).options(num_cpus=0, **options)
-    return cast(ActorHandle, actor.remote(memory, types, settings, model, snapshot))
+    return cast(ActorHandle, actor.remote(memory, types, settings, policy, snapshot))

@@ -16,14 +16,15 @@ import pyarrow as pa
 import ray
 from ray.actor import ActorHandle
 
-from actors.engine import EngineDied, EngineStats
+from actors.engine import EngineDied, EngineStats, SamplingParameters
 from actors.environment_host import EnvironmentPool
 from actors.program import check_program
 from actors.rollout_group import GroupRequest, RolloutParts, RolloutSettings, play_group
 from envs.prompts import instructions
+from experience.protocols import Completion, RefusedRequest
 from learners.policy.weight_update import WeightUpdate
 from trajectories.builder import PromptBuilder, make_builder
-from trajectories.chat import ChatTokenizer
+from trajectories.chat import ChatTokenizer, Message
 
 if TYPE_CHECKING:
     from actors.gateway import Gateway
@@ -32,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 CALLS_AT_ONCE = 1000
 """Groups, publications and health checks at the same time; the bound on episodes is `RolloutSettings.episodes`."""
+SHORTEST_REPLY = 64
+"""Tokens that a completion must have room for; a shorter one could hold no JSON that says something."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,28 @@ class RolloutActor:
         engine = (await self._ready()).engine
         with self._dying_with_engine():
             return await engine.score_logprobs(sequences, temperature)
+
+    async def complete(
+        self, messages: Sequence[Message], schema: str, max_tokens: int, temperature: float
+    ) -> Completion:
+        """One completion that fits a JSON schema; see `actors.policy_chat`. Rollouts go on beside it.
+
+        Raises:
+            RefusedRequest: the context has no room for a reply.
+            EngineError: the engine failed.
+        """
+        parts, context = await self._ready(), self._settings.engine.max_model_len
+        text = parts.tokenizer.render(list(messages), options=self._settings.prompt.template_options)
+        prompt = np.asarray(parts.tokenizer.encode(text), np.int32)
+        if (room := context - len(prompt)) < SHORTEST_REPLY:
+            raise RefusedRequest(
+                f"its {len(prompt)} tokens leave no room for a reply in rollout.engine.max_model_len {context}: raise "
+                "that"
+            )
+        limits = min(max_tokens, room), parts.tokenizer.stop_token_ids
+        with self._dying_with_engine():
+            reply = await parts.engine.generate(prompt, SamplingParameters(temperature, *limits, schema))
+        return Completion(parts.tokenizer.action(reply.token_ids.tolist()), len(prompt), len(reply.token_ids))
 
     async def close(self) -> None:
         """End engine and gateway; the actor is of no use afterwards."""

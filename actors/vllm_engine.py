@@ -19,12 +19,13 @@ from typing import IO, Any, TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 from vllm import SamplingParams
+from vllm.config import StructuredOutputsConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.logprobs import Logprob
 from vllm.lora.request import LoRARequest
 from vllm.outputs import RequestOutput
 from vllm.platforms import current_platform
-from vllm.sampling_params import RequestOutputKind
+from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -99,10 +100,11 @@ class VllmEngine:
             seed=seed,
             max_tokens=sampling.max_tokens,
             stop_token_ids=list(sampling.stop_token_ids),
-            ignore_eos=True,  # stop tokens are given, and without a tokenizer vLLM knows no other
+            ignore_eos=True,  # all stop tokens are given
             logprobs=0,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
+            structured_outputs=StructuredOutputsParams(json=sampling.schema) if sampling.schema else None,
         )
         async with self._admission.admitted(), self._adapted() as adapter:
             version = self._version
@@ -271,6 +273,8 @@ class VllmEngine:
 def _engine_args(model: str, settings: EngineSettings, directory: Path) -> AsyncEngineArgs:
     on_cpu = current_platform.is_cpu()
     options: dict[str, Any] = {}
+    if settings.structured_outputs:  # small models write blanks without end where a schema lets them
+        options["structured_outputs_config"] = StructuredOutputsConfig(backend="xgrammar", disable_any_whitespace=True)
     if settings.lora:
         options |= {
             "enable_lora": True,
@@ -298,7 +302,7 @@ def _engine_args(model: str, settings: EngineSettings, directory: Path) -> Async
         gpu_memory_utilization=settings.gpu_memory_utilization,
         enforce_eager=settings.enforce_eager or on_cpu,
         enable_prefix_caching=settings.enable_prefix_caching,
-        skip_tokenizer_init=True,  # token in, token out
+        skip_tokenizer_init=not settings.structured_outputs,  # token in, token out: only a schema needs its text
         generation_config="vllm",  # none of the checkpoint's own sampling defaults
         logprobs_mode="processed_logprobs",
         max_logprobs=-1,

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 from numpy.typing import NDArray
 
 from experience.sentence_embedder import SentenceEmbedder
@@ -51,6 +52,7 @@ def main() -> None:
     parser.add_argument("--types", type=int, default=10_000)
     parser.add_argument("--queries", type=int, default=200)
     arguments = parser.parse_args()
+    torch.set_num_threads(1)  # as in `concerto learn`
     rng, embedder = np.random.default_rng(0), SentenceEmbedder.load()
     vectors = unit(rng.standard_normal((arguments.types, embedder.dimension)))
     with tempfile.TemporaryDirectory() as folder:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from typing import Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from trajectories.settings import Address, Settings
+
+POLICY = "policy"
+"""In place of an endpoint: the policy that is trained."""
 
 
 class ExperienceSettings(Settings):
@@ -31,17 +35,23 @@ class ExperienceSettings(Settings):
     half_life: PositiveFloat = 200.0
     """Pairs of a kind of task after which the evidence of an older one counts half. Tuning: fewer where the policy
     changes fast, so that old evidence says little."""
-    base_url: Address | None = None
-    """OpenAI-compatible endpoint whose model makes advice of episodes; its key is OPENAI_API_KEY. Null: nothing new is
-    learned, what there is is ranked and dropped. Tuning: a server of its own, or the policy would wait for it."""
+    base_url: Address | Literal["policy"] | None = None
+    """OpenAI-compatible endpoint whose model makes advice of episodes; its key is OPENAI_API_KEY. `policy`: the run's
+    own engines, whose rollouts and publications then wait for its replies. Null: nothing new is learned, what there is
+    is ranked and dropped. Tuning: a server of its own where there is a machine for it."""
     model: str | None = None
-    """Name of that model, as the endpoint knows it. Tuning: larger than the policy."""
+    """Name of that model, as the endpoint knows it; none with `policy`. Tuning: larger than the policy."""
     token_budget: PositiveInt | None = None
     """Tokens, read and written together, after which the chat model is asked nothing more; null: no end. Tuning: some
     30,000 a round of learning, which takes five groups of a kind."""
     embedder: str | None = None
     """Folder or hub name of the sentence-embedding model that finds related kinds of tasks; null: the packaged
     MiniLM. Tuning: the one that made the memory, since vectors of two do not compare."""
+
+    @property
+    def by_policy(self) -> bool:
+        """New advice is made by the run's own engines."""
+        return self.learns and self.base_url == POLICY
 
     @property
     def learns(self) -> bool:
@@ -64,7 +74,10 @@ class ExperienceSettings(Settings):
 
     @model_validator(mode="after")
     def _an_endpoint_has_a_model(self) -> ExperienceSettings:
-        if (self.base_url is None) != (self.model is None):
+        if self.base_url == POLICY:
+            if self.model is not None:
+                raise ValueError("base_url=policy asks the policy itself, which needs no name: leave out model")
+        elif (self.base_url is None) != (self.model is None):
             missing = "model" if self.model is None else "base_url"
             raise ValueError(f"base_url and model belong together: set experience.{missing} too")
         return self

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trajectories.answers import Answer, FormatName, as_admissible, read_answer, write_answer
-from trajectories.chat import CLOCK, ChatTokenizer, Message
+from trajectories.chat import ChatTokenizer, Message
 from trajectories.prompt_settings import Instructions, PromptSettings
 from trajectories.types import Sequence, Turn, VersionSpan
 
@@ -211,8 +211,7 @@ class _Builder:
         return replace(answer, action=as_admissible(answer.action, self._admissible, self._instructions.aliases))
 
     def _render(self, messages: list[Message]) -> str:
-        options = {CLOCK: self._config.date.strftime, **self._config.chat_template_kwargs}
-        return self._tokenizer.render(messages, options=options)
+        return self._tokenizer.render(messages, options=self._config.template_options)
 
     def _system(self) -> list[Message]:
         return [{"role": "system", "content": self._instructions.system}] if self._instructions.system else []

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trajectories.builder import Alignment, AlignmentKind, Draft, align
-from trajectories.chat import CLOCK, ChatTokenizer, Message
+from trajectories.chat import ChatTokenizer, Message
 from trajectories.prompt_settings import PromptSettings
 from trajectories.types import Sequence
 
@@ -44,7 +44,7 @@ class ChatBuilder:
     def __init__(self, tokenizer: ChatTokenizer, config: PromptSettings) -> None:
         """Of `config`, the template's options and date are used."""
         self._tokenizer = tokenizer
-        self._options = {CLOCK: config.date.strftime, **config.chat_template_kwargs}
+        self._options = config.template_options
         self._drafts: list[Draft] = []
         self._spoken: dict[str, str] = {}
         """What the model said → the same as `ChatTokenizer.encode` takes it."""

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from trajectories.answers import FormatName
-from trajectories.chat import DATE
+from trajectories.chat import CLOCK, DATE
 from trajectories.settings import Settings
 
 
@@ -53,6 +53,11 @@ class PromptSettings(Settings):
     """The day (at midnight) that a chat template with a clock (`strftime_now`) is told, in every turn of every run, so
     that the same conversation is always the same prompt. Tuning: set it where tasks ask for the day, and for every run
     that is compared."""
+
+    @property
+    def template_options(self) -> dict[str, Any]:
+        """What the chat template reads besides the messages: these arguments, and the clock."""
+        return {CLOCK: self.date.strftime, **self.chat_template_kwargs}
 
     @model_validator(mode="after")
     def _one_system_message(self) -> PromptSettings:

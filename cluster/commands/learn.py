@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -75,6 +76,7 @@ def run_learn(job: LearnJob, base_url: str, budget: int | None, out: Path, conso
     questions = _questions(Path(job.tasks))
     texts = _references(Path(job.references)) if job.references else None
     model = OpenAIChat(base_url, job.model)
+    torch.set_num_threads(1)  # a sentence is soon read, unless two threads wait for each other on a busy core
     embedder = SentenceEmbedder.load(job.embedder)
     memory = Memory.open(job.memory, embedder)
     journal = Journal.open(out, asdict(job))

@@ -61,8 +61,8 @@ class RunSettings(Settings):
 
     @property
     def fitted_rollout(self) -> RolloutSettings:
-        """`rollout`, with what follows from the policy, precision and room for its adapters, and from the GPUs of an
-        engine."""
+        """`rollout`, with what follows from the policy, precision and room for its adapters, from the GPUs of an
+        engine, and from who makes experience."""
         engine, lora = self.rollout.engine, self.policy.lora
         changes: dict[str, Any] = {}
         if engine.dtype == "auto":
@@ -71,6 +71,8 @@ class RunSettings(Settings):
             changes["lora"] = AdapterSettings(max_rank=lora.rank, target_modules=lora.target_modules)
         if self.placement.rollout_gpus > 1:
             changes["tensor_parallel"] = int(self.placement.rollout_gpus)
+        if self.experience.by_policy:
+            changes["structured_outputs"] = True
         return self.rollout.model_copy(update={"engine": engine.model_copy(update=changes)})
 
     def learner_settings(self, model: str) -> LearnerSettings:

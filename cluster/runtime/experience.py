@@ -12,10 +12,11 @@ from typing import Any
 import ray
 
 from actors.experience import Told, start_experience
+from actors.policy_chat import ServedPolicy
 from cluster.inputs.experience_plan import memory_path, planned_types
 from cluster.inputs.run_plan import Plan
 from cluster.loop.ports import FinishedGroup, GroupTask, Rollouts
-from cluster.runtime.session import beside_rollouts
+from cluster.runtime.session import beside_rollouts, rollout_names
 from experience.advice import Advice, Book, half_of
 from experience.experience_settings import ExperienceSettings
 from experience.records import digest
@@ -145,7 +146,8 @@ async def open_experience(
     path = memory_path(settings, plan.run_dir)
     types = planned_types((*plan.tasks.panels, *plan.eval_panels))
     snapshot = plan.manifest.memory if settings.memory is None else None  # what has a name others may have changed
-    actor = start_experience(path, types, settings, plan.model, snapshot, options)
+    policy = ServedPolicy(plan.model, rollout_names(plan.config.placement, run))
+    actor = start_experience(path, types, settings, policy, snapshot, options)
     told = ExperiencedRollouts(rollouts, actor, settings, run_name(plan.run_dir), say)
     try:
         await told.start()

@@ -181,6 +181,11 @@ def _bundle(demand: Demand) -> dict[str, float]:
     return {"CPU": max(demand.cpus, 0.001)} | ({"GPU": demand.gpus} if demand.gpus else {})
 
 
+def rollout_names(placement: PlacementSettings, run: str) -> tuple[str, ...]:
+    """The names of a run's rollout actors."""
+    return tuple(_name(run, demand) for demand in rollout_demands(placement) if demand.name.startswith("rollout-"))
+
+
 def _name(run: str, demand: Demand) -> str:
     return f"concerto:{run}:{demand.name}"
 

@@ -32,6 +32,16 @@ def test_what_does_not_fit_is_refused_with_its_fix(override: str, told: str) -> 
         load_config("local", overrides=[f"experience.{override}"])
 
 
+def test_the_policy_needs_no_name_and_its_engines_can_be_bound_to_a_schema() -> None:
+    asked = ["experience.base_url=policy", "experience.enabled=true"]
+    config = load_config("local", overrides=asked)
+    assert config.experience.learns and config.experience.by_policy
+    assert config.fitted_rollout.engine.structured_outputs
+    assert not load_config("local", overrides=asked[:1]).fitted_rollout.engine.structured_outputs
+    with pytest.raises(UserError, match="which needs no name: leave out model"):
+        load_config("local", overrides=[*asked, "experience.model=m"])
+
+
 def test_a_memory_that_is_only_read_is_not_added_to() -> None:
     endpoint = ["experience.base_url=http://h/v1", "experience.model=m"]
     assert load_config("local", overrides=[*endpoint, "experience.enabled=true"]).experience.learns

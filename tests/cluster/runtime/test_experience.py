@@ -13,6 +13,7 @@ import pytest
 from ray.exceptions import RayActorError
 
 from actors.experience import ExperienceActor, transcript
+from actors.policy_chat import ServedPolicy
 from cluster.inputs.experience_plan import check_experience
 from cluster.loop.ports import FinishedGroup, GroupTask, finished_group
 from cluster.reporting.metric_table import defined
@@ -53,7 +54,7 @@ class InProcess:
         model: str = "no-model",
         snapshot: int | None = None,
     ) -> None:
-        self._actor = ExperienceActor(str(memory), [TYPE], settings, model, snapshot)
+        self._actor = ExperienceActor(str(memory), [TYPE], settings, ServedPolicy(model, ()), snapshot)
         self.dead = self.stuck = False
         self.told, self.observe = (Remote(self._call(name)) for name in ("told", "observe"))
 
