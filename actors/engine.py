@@ -65,6 +65,9 @@ class EngineSettings(Settings):
     structured_outputs: bool = False
     """Responses can be bound to a JSON schema: the engine loads the tokenizer too. Tuning: leave it at false: a run
     sets it where experience.base_url is policy."""
+    metrics: bool = False
+    """vLLM's own metrics (requests that run and wait, use of the KV cache, tokens) go to Ray's Prometheus endpoint.
+    Tuning: leave it at false: a run that joins a cluster sets it."""
     lora: AdapterSettings | None = None
     cpu_threads: PositiveInt = 1
     """Threads of a forward pass on a CPU. Tuning: raise it only when so many cores are idle: threads that have to share

@@ -80,7 +80,8 @@ class VllmEngine:
         directory, lock = private_directory()
         try:
             with environment(_process_environment(settings, directory)):
-                llm = AsyncLLM.from_engine_args(_engine_args(model, settings, directory))
+                args = _engine_args(model, settings, directory)
+                llm = AsyncLLM.from_engine_args(args, stat_loggers=_stat_loggers(settings))
         except Exception as error:
             reason = failed_start(directory) or one_line(error)
             lock.close()
@@ -306,13 +307,21 @@ def _engine_args(model: str, settings: EngineSettings, directory: Path) -> Async
         generation_config="vllm",  # none of the checkpoint's own sampling defaults
         logprobs_mode="processed_logprobs",
         max_logprobs=-1,
-        disable_log_stats=True,
+        disable_log_stats=not settings.metrics,
         tensor_parallel_size=settings.tensor_parallel,
         distributed_executor_backend=executor(settings.tensor_parallel),
         worker_extension_cls=EXTENSION,
         additional_config={"concerto": {"directory": str(directory), "cpu_threads": settings.cpu_threads}},
         **options,
     )
+
+
+def _stat_loggers(settings: EngineSettings) -> list[Any] | None:
+    if not settings.metrics:
+        return None
+    from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger  # imports Ray Serve, which takes seconds
+
+    return [RayPrometheusStatLogger]
 
 
 def _process_environment(settings: EngineSettings, directory: Path) -> dict[str, str]:

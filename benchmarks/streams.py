@@ -118,7 +118,7 @@ def main() -> None:
         summaries[arm] = learned(options.out / arm)
     with written_aside(options.out / "streams.json") as aside:
         aside.write_text(json.dumps(summaries, indent=1) + "\n")
-    Console().print(table(summaries, len(questions)))
+    Console(width=110).print(table(summaries, len(questions)))
 
 
 if __name__ == "__main__":

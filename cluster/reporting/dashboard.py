@@ -113,6 +113,51 @@ ROWS = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class EnginePanel:
+    """A chart of what vLLM itself measures; of all engines of the cluster, since it knows no runs.
+
+    Attributes:
+        series: legend and PromQL expression of each line.
+    """
+
+    title: str
+    unit: str
+    series: tuple[tuple[str, str], ...]
+
+
+ENGINES_SAY = (
+    "By vLLM, for all engines of the cluster. Requests that wait: more engines, or a larger "
+    "rollout.engine.max_num_seqs. A full KV cache: fewer sequences, or more memory. Few hits: prompts share little."
+)
+ENGINES = (
+    EnginePanel(
+        "Requests",
+        "short",
+        (("running", "sum(ray_vllm_num_requests_running)"), ("waiting", "sum(ray_vllm_num_requests_waiting)")),
+    ),
+    EnginePanel("Use of the KV cache", "percentunit", (("{{WorkerId}}", "ray_vllm_kv_cache_usage_perc"),)),
+    EnginePanel(
+        "Tokens per second",
+        "short",
+        (
+            ("sampled", "sum(rate(ray_vllm_generation_tokens_total[1m]))"),
+            ("prompts", "sum(rate(ray_vllm_prompt_tokens_total[1m]))"),
+        ),
+    ),
+    EnginePanel(
+        "Prompt tokens found in the cache",
+        "percentunit",
+        (
+            (
+                "hits",
+                "sum(rate(ray_vllm_prefix_cache_hits_total[1m])) / sum(rate(ray_vllm_prefix_cache_queries_total[1m]))",
+            ),
+        ),
+    ),
+)
+
+
 def dashboard() -> dict[str, Any]:
     """The dashboard as Grafana imports it.
 
@@ -129,7 +174,7 @@ def dashboard() -> dict[str, Any]:
         "refresh": "30s",
         "time": {"from": "now-6h", "to": "now"},
         "templating": {"list": [_datasource(), _run_choice()]},
-        "panels": [{"id": number, **panel} for number, panel in enumerate(_panels(ROWS), start=1)],
+        "panels": [{"id": number, **panel} for number, panel in enumerate(_panels(), start=1)],
     }
 
 
@@ -151,16 +196,38 @@ def _run_choice() -> dict[str, Any]:
     }
 
 
-def _panels(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
+def _panels() -> Iterator[dict[str, Any]]:
     top = 0
-    for row in rows:
+    rows = [(row.title, row.says, list(map(_chart, row.panels))) for row in ROWS]
+    for title, says, charts in (*rows, ("Engines", ENGINES_SAY, list(map(_engine_chart, ENGINES)))):
         place = {"x": 0, "y": top, "w": COLUMNS, "h": 1}
-        yield {"type": "row", "title": row.title, "collapsed": False, "panels": [], "gridPos": place}
-        for at, panel in enumerate(row.panels):
+        yield {"type": "row", "title": title, "collapsed": False, "panels": [], "gridPos": place}
+        for at, chart in enumerate(charts):
             line, left = divmod(at * WIDTH, COLUMNS)
             place = {"x": left, "y": top + 1 + line * HEIGHT, "w": WIDTH, "h": HEIGHT}
-            yield {**_chart(panel), "description": row.says, "gridPos": place}
-        top += 1 + HEIGHT * -(-len(row.panels) * WIDTH // COLUMNS)
+            yield {**chart, "description": says, "gridPos": place}
+        top += 1 + HEIGHT * -(-len(charts) * WIDTH // COLUMNS)
+
+
+def _engine_chart(panel: EnginePanel) -> dict[str, Any]:
+    targets = [
+        {"refId": chr(ord("A") + at), "datasource": DATASOURCE, "expr": expression, "legendFormat": legend}
+        for at, (legend, expression) in enumerate(panel.series)
+    ]
+    return _timeseries(panel.title, panel.unit, {"drawStyle": "line", "spanNulls": False}, targets)
+
+
+def _timeseries(
+    title: str, unit: str, drawn: Mapping[str, Any], targets: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    return {
+        "type": "timeseries",
+        "title": title,
+        "datasource": DATASOURCE,
+        "fieldConfig": {"defaults": {"unit": unit, "custom": drawn}, "overrides": []},
+        "options": {"legend": {"displayMode": "list", "placement": "bottom"}, "tooltip": {"mode": "multi"}},
+        "targets": targets,
+    }
 
 
 def _chart(panel: Panel) -> dict[str, Any]:
@@ -170,14 +237,8 @@ def _chart(panel: Panel) -> dict[str, Any]:
         raise ValueError(f"the panel {panel.title!r} has metrics of the units {sorted(units)}")
     unit, summed = units.pop(), all(metric.kind is Kind.SUM for metric in metrics)
     drawn = {"drawStyle": "bars" if summed and panel.per is None else "line", "spanNulls": False}
-    return {
-        "type": "timeseries",
-        "title": panel.title,
-        "datasource": DATASOURCE,
-        "fieldConfig": {"defaults": {"unit": UNITS.get(unit, "short"), "custom": drawn}, "overrides": []},
-        "options": {"legend": {"displayMode": "list", "placement": "bottom"}, "tooltip": {"mode": "multi"}},
-        "targets": [_target(metric, panel.per, chr(ord("A") + at)) for at, metric in enumerate(metrics)],
-    }
+    targets = [_target(metric, panel.per, chr(ord("A") + at)) for at, metric in enumerate(metrics)]
+    return _timeseries(panel.title, UNITS.get(unit, "short"), drawn, targets)
 
 
 def _target(metric: Metric, per: str | None, reference: str) -> Mapping[str, Any]:

@@ -70,7 +70,7 @@ def ray_cluster(placement: PlacementSettings) -> Iterator[None]:
 
     Raises UserError when there is no such cluster.
     """
-    address = placement.address or os.environ.get("RAY_ADDRESS")
+    address = joined_address(placement)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING", "0")
     with none_left(), ExitStack() as leaving:
@@ -83,6 +83,11 @@ def ray_cluster(placement: PlacementSettings) -> Iterator[None]:
                 "--head`, or leave out placement.address."
             ) from error
         yield
+
+
+def joined_address(placement: PlacementSettings) -> str | None:
+    """The address of the cluster that a run joins; None where it starts a private one."""
+    return placement.address or os.environ.get("RAY_ADDRESS")
 
 
 def _join(address: str | None) -> None:
@@ -146,6 +151,8 @@ async def open_fleet(
             if demand.name.startswith("env-"):
                 hosts[_name(run, demand)] = start_environment_host(openers, _options(run, group, bundle, demand))
         settings = config.fitted_rollout
+        if joined_address(placement):  # a private cluster has no endpoint for metrics
+            settings = settings.model_copy(update={"engine": settings.engine.model_copy(update={"metrics": True})})
         for bundle, demand in enumerate(demands):
             if demand.name.startswith("rollout-"):
                 options = _options(run, group, bundle, demand)

@@ -21,7 +21,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cluster.reporting.dashboard import ROWS
+from cluster.reporting.dashboard import ENGINES, ROWS
 from cluster.reporting.metric_table import METRICS, defined
 from cluster.reporting.metrics import read_metrics
 from tests.cluster.runs import REPO, train_arguments
@@ -143,7 +143,7 @@ def scraped(environment: dict[str, str], wanted: str) -> dict[str, str]:
     while time.monotonic() < deadline:
         with urllib.request.urlopen(request, timeout=10) as answer:
             lines = answer.read().decode().splitlines()
-        series = dict(line.rsplit(" ", 1) for line in lines if line.startswith("ray_concerto_"))
+        series = dict(line.rsplit(" ", 1) for line in lines if line.startswith(("ray_concerto_", "ray_vllm_")))
         if any(name.startswith(f"{wanted}{{") for name in series):
             return series
         time.sleep(1)
@@ -165,7 +165,10 @@ def test_a_job_is_followed_scraped_and_stopped_with_its_checkpoint_and_no_proces
             time.sleep(0.5)
 
         series = scraped(environment, METRICS["success"].series)
-        names = {name.partition("{")[0] for name in series}
+        every = {name.partition("{")[0] for name in series}
+        asked = set(re.findall(r"ray_vllm_\w+", " ".join(sought for panel in ENGINES for _, sought in panel.series)))
+        assert asked and asked <= every
+        names = {name for name in every if name.startswith("ray_concerto_")}
         assert {defined(name)[0].series for name in read_metrics(run_dir)[-1] if name != "stage"} == names
         drawn = {METRICS[name].series for row in ROWS for panel in row.panels for name in panel.metrics}
         assert len(drawn & names) >= 20 and not any('"sft"' in name for name in series)  # of the last record alone
