@@ -19,8 +19,7 @@ from trajectories.files import written_aside
 
 FOLDER, FILE = "best", "best.json"
 ONLY_TEST_PANELS = (
-    "every evaluated panel is a test panel, by which nothing may be chosen: this run keeps no best/ weights; "
-    "evaluation.panels names others"
+    "no best/ weights are kept, since nothing may be chosen by a test panel; evaluation.panels names others"
 )
 
 
