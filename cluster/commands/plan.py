@@ -10,7 +10,7 @@ from cluster.inputs.model_check import check_model
 from cluster.inputs.models import resolve_model
 from cluster.runtime.memory_plan import GIB, MemoryPlan, plan_memory
 from cluster.runtime.placement import plan_placement
-from cluster.runtime.session import cluster_nodes, ray_cluster, run_demands
+from cluster.runtime.session import cluster_nodes, companions, ray_cluster, run_demands
 from learners.policy.memory import shape_of
 from learners.policy.outline import outline
 from trajectories.errors import UserError
@@ -31,6 +31,8 @@ def show_plan(config: RunSettings, console: Console) -> None:
         table.add_column(heading)
     for row in plan.rows():
         table.add_row(*row)
+    for actor, where in companions(config):
+        table.add_row(actor, "0", "0", where)
     console.print(table)
     if not plan.feasible:
         raise UserError(plan.shortfall())

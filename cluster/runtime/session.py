@@ -64,6 +64,20 @@ def run_demands(config: RunSettings) -> list[Demand]:
     return rollout_demands(placement) + learner_demands(placement) + preference_demands(config)
 
 
+def companions(config: RunSettings) -> list[tuple[str, str]]:
+    """(actor, where it goes) of those that take no resources, and so fit everywhere."""
+    here = "beside rollout-0"
+    wanted = {
+        "recorder": (True, here),
+        "router": (True, "any"),
+        "conductor": (config.reward.scalariser == "conductor", "any"),
+        "experience": (config.experience.enabled, here),
+        "judge": (config.reward.judge.active, "any"),
+        "evaluator": (config.evaluation.judge.active, "any"),
+    }
+    return [(name, where) for name, (there, where) in wanted.items() if there]
+
+
 @contextmanager
 def ray_cluster(placement: PlacementSettings) -> Iterator[None]:
     """Join the cluster of `placement.address` (or of a submitted job), else start a private one; always leave it.

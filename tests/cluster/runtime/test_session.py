@@ -46,6 +46,13 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return calls
 
 
+def test_actors_without_demands_are_told_with_their_places():
+    assert session.companions(load_config("local")) == [("recorder", "beside rollout-0"), ("router", "any")]
+    more = ["experience.enabled=true", "reward.scalariser=conductor"]
+    names = [name for name, _ in session.companions(load_config("local", overrides=more))]
+    assert names == ["recorder", "router", "conductor", "experience"]
+
+
 def test_every_actor_has_a_demand_and_the_rollout_actors_come_first():
     """The recorder goes where the first bundle is: `beside_rollouts`."""
     assert [(demand.name, demand.cpus, demand.gpus) for demand in session.rollout_demands(PLACEMENT)] == [
