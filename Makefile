@@ -8,7 +8,7 @@ DATA ?= ../shared/data
 MODEL ?= runs/demo/model
 ENVIRONMENT := $(wildcard requirements/*) pyproject.toml
 
-.PHONY: help install demo test test-quick test-real mutate lint format docs bench gpu-check
+.PHONY: help install demo test test-quick test-real mutate lint format docs site bench gpu-check
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -46,6 +46,9 @@ docs: $(VENV)/.installed  ## write what is made of the code: the pages of settin
 	$(BIN)/python -m cluster.reporting.dashboard > docker/grafana/concerto.json
 	$(BIN)/python -m cluster.reporting.alerts > docker/prometheus/alerts.yml
 
+site: $(VENV)/.installed-docs  ## build the documentation site into build/site, strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 bench: export OMP_NUM_THREADS := 1
 bench: $(VENV)/.installed-reference  ## run the benchmarks on the data under DATA and the model of `make demo`; each prints its ratio
 	$(BIN)/python -m benchmarks.alfworld_engine $(DATA)/alfworld/alfworld_mini_36games.tar.xz
@@ -62,6 +65,10 @@ $(VENV)/.installed: $(ENVIRONMENT)
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip --disable-pip-version-check install --no-deps -r requirements/dev.txt
+	@touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/python -m pip --disable-pip-version-check install --no-deps -r requirements/docs.txt
 	@touch $@
 
 $(VENV)/.installed-reference: $(VENV)/.installed
