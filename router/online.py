@@ -93,6 +93,7 @@ class OnlineRouter:
             kinds=tuple(OWN if by_itself else EXPERT for by_itself in own),
             step=self.steps,
             norms=known.norms if known else None,
+            entries=known.entries if known else None,
             losses=known.losses if known else None,
             pass_rates=torch.tensor([_pass_rate(table) for table in episodes], dtype=torch.float64),
         )

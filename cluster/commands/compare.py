@@ -109,8 +109,9 @@ def run_process(command: Sequence[str], log: Path) -> int:
 
 
 def _finished(run_dir: Path) -> bool:
-    """Whether a run has ended: the model is the last that it writes, and the learning curve follows it."""
-    return (run_dir / "learning_curve.svg").exists()
+    """Whether a run has ended: the model is the last that it writes, and the learning curve follows it. One that was
+    stopped has a curve too, but no model."""
+    return all((run_dir / name).exists() for name in ("model", "learning_curve.svg"))
 
 
 def _check_same(run_dir: Path, config: RunSettings, matrix_file: Path) -> None:

@@ -224,7 +224,10 @@ def group_metrics(groups: Sequence[FinishedGroup], frontier: GroupFrontier, vers
     members = sum(group.members for group in groups)
     informative = sum(group.is_informative(frontier.compared) for group in groups)
     skipped = frontier.batch_skipped_play
-    played = {name: _played(name, groups, skipped) for name in sorted({group.environment for group in groups})}
+    played = {
+        name: _played(name, groups, skipped)
+        for name in sorted({group.environment for group in groups} | skipped.keys())
+    }
     return {
         "groups": float(len(groups)),
         "episodes": float(members),

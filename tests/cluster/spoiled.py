@@ -47,8 +47,13 @@ BINARY = bytes(range(256)) * 8
 
 
 def torn(good: Path, place: Path) -> None:
+    """Cut within the first word of a line, where it has lines: cut behind a value, YAML would still be whole."""
     content = good.read_bytes()
-    place.write_bytes(content[: len(content) * 2 // 3 - 2])
+    end = len(content) * 2 // 3 - 2
+    if (line := content.rfind(b"\n", 0, end)) >= 0:
+        rest = content[line + 1 :]
+        end = line + 1 + len(rest) - len(rest.lstrip(b" -")) + 2
+    place.write_bytes(content[:end])
 
 
 def written(content: str | bytes) -> Fault:

@@ -71,7 +71,7 @@ def _read_run(folder: Path, name: str) -> Run:
         config=_read_config(folder),
         records=records,
         evaluations=run_evaluations(folder),
-        finished=(folder / "learning_curve.svg").exists(),
+        finished=all((folder / name).exists() for name in ("model", "learning_curve.svg")),
     )
 
 
