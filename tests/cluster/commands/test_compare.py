@@ -85,6 +85,7 @@ def finish(run_dir: Path, wins: int, rl_seconds: float) -> None:
         file = evaluation_file(run_dir, name)
         write_evaluations(file, (evaluation(solved, sampled, samples=4, seconds=2.5),))
         os.utime(file, (at, at))
+    (run_dir / "model").mkdir()
     (run_dir / "learning_curve.svg").write_text("<svg/>")
 
 

@@ -46,6 +46,7 @@ def write_run(
         write_evaluations(evaluation_file(folder, name), (evaluation(solved, version=version),))
     if finished:
         TOKENIZER.save_pretrained(folder / "model")
+        (folder / "model").mkdir(exist_ok=True)
         (folder / "learning_curve.svg").write_text("<svg/>")
     return folder
 
