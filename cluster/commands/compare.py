@@ -25,6 +25,7 @@ from cluster.inputs.run_folder import saved_config
 from cluster.interruption import handled_by
 from cluster.loop.checkpoint import has_checkpoint
 from cluster.reporting.charts import write_charts
+from cluster.reporting.curve import is_finished
 from cluster.reporting.summary import Comparison, RunSummary, compare_runs, markdown, summarise_run
 from trajectories.errors import ConcertoError, RunError, UserError
 from trajectories.files import storing
@@ -54,7 +55,7 @@ def run_compare(matrix_file: Path, out: Path, console: Console) -> Comparison:
     summaries: dict[str, RunSummary] = {}
     for number, (name, config) in enumerate(runs.items(), start=1):
         run_dir = out / "runs" / name
-        if not _finished(run_dir):
+        if not is_finished(run_dir):
             console.print(f"{number} of {len(runs)}: {name}", highlight=False)
             started = time.monotonic()
             _train(run_dir, config)
@@ -81,7 +82,7 @@ def _train(run_dir: Path, config: RunSettings) -> None:
     code = run_process(command, log)
     if code == INTERRUPTED:
         raise ComparisonInterrupted(f"stopped in {run_dir.name}")
-    if code or not _finished(run_dir):
+    if code or not is_finished(run_dir):
         raise RunError(f"the run {run_dir.name} ended with exit code {code}: see {log}, then give the command again")
 
 
@@ -108,13 +109,7 @@ def run_process(command: Sequence[str], log: Path) -> int:
     return INTERRUPTED if interrupted else code
 
 
-def _finished(run_dir: Path) -> bool:
-    """Whether a run has ended: the model is the last that it writes, and the learning curve follows it. One that was
-    stopped has a curve too, but no model."""
-    return all((run_dir / name).exists() for name in ("model", "learning_curve.svg"))
-
-
 def _check_same(run_dir: Path, config: RunSettings, matrix_file: Path) -> None:
-    learned = has_checkpoint(run_dir) or _finished(run_dir)  # else it is begun anew
+    learned = has_checkpoint(run_dir) or is_finished(run_dir)  # else it is begun anew
     if learned and saved_config(run_dir) != config:
         raise UserError(f"{run_dir} was trained by other settings than those of {matrix_file}: name another --out.")

@@ -16,6 +16,12 @@ ROLLING = 10
 COLOURS_OF_PANELS = ("#e15759", "#59a14f", "#f28e2b", "#76b7b2")
 
 
+def is_finished(run_dir: Path) -> bool:
+    """Whether a run has ended: the model is the last that it writes, and the learning curve follows it. One that was
+    stopped has a curve too, but no model."""
+    return all((run_dir / name).exists() for name in ("model", "learning_curve.svg"))
+
+
 def write_learning_curve(run_dir: Path) -> Path:
     """Draw `RUN/learning_curve.svg` over minutes of training: stages as bands, rollout success (rolling mean) as
     a line, evaluations as points with bars."""

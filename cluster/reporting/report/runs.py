@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from cluster.reporting.curve import is_finished
 from cluster.reporting.evaluation import Evaluations, run_evaluations
 from cluster.reporting.metrics import read_metrics
 from trajectories.errors import UserError, first_line
@@ -71,7 +72,7 @@ def _read_run(folder: Path, name: str) -> Run:
         config=_read_config(folder),
         records=records,
         evaluations=run_evaluations(folder),
-        finished=all((folder / name).exists() for name in ("model", "learning_curve.svg")),
+        finished=is_finished(folder),
     )
 
 

@@ -235,6 +235,6 @@ def test_a_start_that_failed_does_not_hold_its_folder_against_a_corrected_matrix
 
 def test_a_run_that_was_stopped_has_a_curve_and_is_not_finished(tmp_path):
     (tmp_path / "learning_curve.svg").touch()
-    assert not compare._finished(tmp_path)
+    assert not compare.is_finished(tmp_path)
     (tmp_path / "model").mkdir()
-    assert compare._finished(tmp_path)
+    assert compare.is_finished(tmp_path)
