@@ -22,7 +22,7 @@ ALARM_SHARE = 0.95
 ALARM_UPDATES = 20
 """The alarm rings when one channel holds more than this share of the weight for so many updates in a row."""
 
-Experience = tuple[Tensor, Tensor, Tensor]
+Earned = tuple[Tensor, Tensor, Tensor]
 """Contexts float32 [n, H], choices int64 [n] and meta-rewards float64 [n] of a step's rollouts."""
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class ConductorActor:
         self._network = conductor_module
         self._channels, self._hidden, self._config = channels, hidden, config
         self._learner = conductor_module.build_learner(hidden, len(channels), config)
-        self._buffer: list[Experience] = []
+        self._buffer: list[Earned] = []
         self._version = 0
         self._held = 0
 

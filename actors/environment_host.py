@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -36,19 +35,16 @@ class EnvironmentHost:
     def __init__(self, openers: Openers) -> None:
         self._openers = openers
         self._environments: dict[Place, Environment] = {}
+        self._reward_names: dict[str, tuple[str, ...]] = {}
 
     def reward_names(self) -> dict[str, tuple[str, ...]]:
         """The rewards of each environment, opened once, so that missing data are told before anything is played."""
-        names = {}
         for name, opener in self._openers.items():
-            environment = opener()
-            names[name] = tuple(environment.reward_names)
-            environment.close()
-        return names
-
-    def check_health(self) -> int:
-        """A sign of life: the process id."""
-        return os.getpid()
+            if name not in self._reward_names:
+                environment = opener()
+                self._reward_names[name] = tuple(environment.reward_names)
+                environment.close()
+        return self._reward_names
 
     def reset(self, place: Place, task_id: str, seed: int) -> Observation:
         """Start an episode in a slot. Raises UserError, or whatever the environment raises."""
@@ -159,14 +155,19 @@ class EnvironmentPool:
 
     @classmethod
     async def open(cls, hosts: Sequence[ActorHandle], owner: str, slots: int, timeout_s: float) -> EnvironmentPool:
-        """
+        """Make the slots, once every host has opened each environment. How long that may take is the caller's to bound:
+        other actors' episodes are on those hosts, and to read a large catalogue is not to hang.
+
         Args:
             owner: name of the rollout actor; hosts are shared, slots are not.
+            timeout_s: of every reset and step.
         Raises:
             UserError: the environment's data are missing or damaged.
-            EnvironmentFailure: a host does not answer.
+            EnvironmentFailure: an environment does not open, or its host keeps dying.
         """
-        names = await _bounded("open", hosts[0], hosts[0].reward_names.options(max_task_retries=2).remote(), timeout_s)
+        with _in_words("open"):
+            opened = (host.reward_names.options(max_task_retries=2).remote() for host in hosts)
+            names, *_ = await asyncio.gather(*opened)
         return cls(hosts, owner, slots, timeout_s, names)
 
     @asynccontextmanager
@@ -194,11 +195,18 @@ class _HostedSession:
 
 
 async def _bounded(what: str, host: ActorHandle, call: Awaitable[Any], timeout_s: float) -> Any:
+    with _in_words(what):
+        try:
+            return await asyncio.wait_for(call, timeout_s)
+        except TimeoutError:
+            ray.kill(host, no_restart=False)  # nothing else stops a hanging environment
+            raise EnvironmentFailure(f"{what}: no answer within {timeout_s:g} s; its process is restarted") from None
+
+
+@contextmanager
+def _in_words(what: str) -> Iterator[None]:
     try:
-        return await asyncio.wait_for(call, timeout_s)
-    except TimeoutError:
-        ray.kill(host, no_restart=False)  # nothing else stops a hanging environment
-        raise EnvironmentFailure(f"{what}: no answer within {timeout_s:g} s; its process is restarted") from None
+        yield
     except RayActorError as error:
         raise EnvironmentFailure(f"{what}: the environment's process died") from error
     except (UserError, EnvironmentFailure):

@@ -146,7 +146,11 @@ class ProgramEpisode:
         """Play an action; what the environment shows then. Raises Refusal."""
         async with self._one_at_a_time:
             self._check_running()
-            step = await self.tally.clock.playing(self._session.step(action))
+            try:
+                step = await self.tally.clock.playing(self._session.step(action))
+            except Exception as error:
+                self.fail(error)  # here, since nobody hears of it where the program has hung up
+                raise
             self.tally.add(step.rewards)
             self._state = step.info.get("state_hash", 0)
             valid = step.info.get("action_valid", True)
@@ -165,9 +169,14 @@ class ProgramEpisode:
         self.over.set()
 
     async def trajectory(self, waiting_seconds: float) -> Trajectory:
-        """The episode as it was played. An answer after which nothing was done is not trained."""
+        """The episode as it was played. An answer after which nothing was done is not trained.
+
+        Raises what ended the episode where that was an error.
+        """
         self.over.set()
         async with self._one_at_a_time:
+            if self.failure is not None:
+                raise self.failure
             if self._open is not None and self._open.acted:
                 self._close_turn()
             task, agent = self._task, self._agent

@@ -20,7 +20,8 @@ from ray.util import ActorPool
 from learners.rewards.answers import AnswerReader, Answers, Rating
 from learners.rewards.judge import Judge, Judged, filled
 from learners.rewards.reward_settings import JudgeSettings
-from trajectories.errors import ConcertoError, RunError, last_line
+from learners.workers.losses import own_words
+from trajectories.errors import RunError, last_line
 
 RESTARTS = {"max_restarts": -1, "max_task_retries": 2}
 """Ray's options of an actor that remembers nothing: it is started again, and a call is repeated twice."""
@@ -91,10 +92,9 @@ def _score(actor: Any, rows: list[int], answers: Answers) -> Any:
 def preference_in_words() -> Iterator[None]:
     """What ends the run for the preference model's sake, in one line."""
     try:
-        yield
+        with own_words():
+            yield
     except RayTaskError as error:
-        if isinstance(error.cause, ConcertoError):
-            raise error.cause from None
         raise RunError(
             f"the preference model failed: {last_line(error)}; lower reward.preference_batch, or give it more with "
             "placement.preference_gpus or placement.preference_cpus"
@@ -181,11 +181,8 @@ class RemoteJudge:
 def judge_in_words() -> Iterator[None]:
     """What ends the run for the judge's sake, in one line."""
     try:
-        yield
-    except RayTaskError as error:
-        if isinstance(error.cause, ConcertoError):
-            raise error.cause from None
-        raise
+        with own_words():
+            yield
     except RayActorError as error:
         raise RunError(
             f"the judge's actor died each time it was started ({last_line(error)}): go on with --resume"

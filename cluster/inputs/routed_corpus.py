@@ -7,7 +7,6 @@ What was probed lies in a cache (`probe_cache`), so that no trajectory is probed
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -19,10 +18,10 @@ import torch
 
 from cluster.config.sections import ScheduleSettings
 from cluster.inputs.probe_cache import ProbeCache, trajectory_key
-from cluster.loop.ports import GroupTask, Rollouts
+from cluster.loop.ports import FinishedGroup, GroupTask, Rollouts
 from cluster.loop.programme import Programme
-from cluster.loop.stream import RunError
 from cluster.loop.tasks import TaskMixture, member_seeds
+from cluster.loop.together import play_all
 from router import tables
 from router.arbitration import make_arbiter
 from router.probe import ProbeResult, by_trajectory, check, whole_batches
@@ -176,7 +175,6 @@ class CorpusRouter:
 
     async def _pass_rates(self, tasks: Sequence[tuple[str, str]]) -> torch.Tensor:
         """float64 [n], the share of its episodes in which each task is solved. One that cannot be played counts 0."""
-        free, done = asyncio.Semaphore(self.rollouts.room(self.router.gate_episodes)), 0
         splits = {
             (panel.environment, task): panel.split for panel in self.programme.tasks.panels for task in panel.task_ids
         }
@@ -186,23 +184,25 @@ class CorpusRouter:
                 "panel of this run: name its panel in tasks, or leave it out of schedule.demonstrations_file."
             )
 
-        async def rate(position: int, environment: str, task_id: str) -> float:
+        done, temperature = 0, self.programme.schedule.temperature.at(0)
+
+        def rate(task: GroupTask, finished: FinishedGroup) -> float:
             nonlocal done
-            seeds = member_seeds(self.programme.seed, position, self.router.gate_episodes)
-            split, temperature = splits[environment, task_id], self.programme.schedule.temperature.at(0)
-            async with free:
-                task = GroupTask(f"pass-rate-{position}", environment, task_id, seeds, temperature, split)
-                finished = await self.rollouts.run_group(task)
             done += 1
             self.progress("pass rates", done, len(tasks))
             return finished.successes / max(finished.members, 1)
 
-        try:
-            async with asyncio.TaskGroup() as group:
-                running = [group.create_task(rate(position, *task)) for position, task in enumerate(tasks)]
-        except* RunError as errors:
-            raise errors.exceptions[0] from None
-        return torch.tensor([task.result() for task in running], dtype=torch.float64)
+        groups = [
+            GroupTask(
+                f"pass-rate-{position}",
+                *task,
+                member_seeds(self.programme.seed, position, self.router.gate_episodes),
+                temperature,
+                splits[task],
+            )
+            for position, task in enumerate(tasks)
+        ]
+        return torch.tensor(await play_all(self.rollouts, groups, rate), dtype=torch.float64)
 
 
 def read_routes(path: Path) -> pa.Table:

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import torch
 
@@ -21,8 +19,6 @@ from experience.advice import Advice
 from learners.objectives.advantages import zero_variance
 from trajectories.schema import episodes_from_table, reward_names
 from trajectories.types import StopReason
-
-Scores = list[npt.NDArray[np.float32]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,17 +127,6 @@ class Rollouts(Protocol):
         """Plays a whole group; survives dying actors and environments up to its budgets."""
         ...
 
-    async def publish(self, weights: Any, version: int) -> None:
-        """Loads new weights everywhere. `weights` is the handle that `Learner.export` gave."""
-        ...
-
-    async def score(self, token_ids: Any, temperature: float) -> list[Scores]:
-        """What every engine says: for each engine, the log-probabilities [T] of each sequence.
-
-        `token_ids` is the handle of a list of int32 [T].
-        """
-        ...
-
 
 class Recorder(Protocol):
     """What writes token data to disk, past the loop. Every method may raise RunError, with the recorder's own words."""
@@ -168,17 +153,6 @@ class Learner(Protocol):
 
     async def train(self, stage: str, groups: Sequence[Any], demonstrations: Sequence[int]) -> Trained:
         """One learner step on the groups behind these handles and on demonstrations, given by row."""
-        ...
-
-    async def score(self, sequences: Any) -> Scores:
-        """Log-probabilities [T] of every token of each sequence, at the sequence's temperature; 0 at the first.
-
-        `sequences` is the handle of a sequences table.
-        """
-        ...
-
-    async def export(self, version: int) -> Any:
-        """A handle of the present weights, for `Rollouts.publish`."""
         ...
 
     async def save(self, folder: Path) -> None: ...

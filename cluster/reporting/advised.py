@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 from cluster.loop.ports import FinishedGroup, GroupTask, Rollouts
 from cluster.reporting.evaluation import Evaluation
@@ -25,12 +24,6 @@ class AdvisedRollouts:
     async def run_group(self, task: GroupTask) -> FinishedGroup:
         advice = self.book.advice(task.environment, task.task_id, self.max_tokens)
         return await self.rollouts.run_group(replace(task, advice=advice))
-
-    async def publish(self, weights: Any, version: int) -> None:
-        await self.rollouts.publish(weights, version)
-
-    async def score(self, token_ids: Any, temperature: float) -> Any:
-        return await self.rollouts.score(token_ids, temperature)
 
 
 async def evaluate_both(advised: AdvisedRollouts, evaluate: Callable[[Rollouts], Awaitable[Evaluation]]) -> Evaluation:

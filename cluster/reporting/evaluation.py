@@ -6,7 +6,6 @@ beside it.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -17,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from cluster.loop.tasks import member_seeds
+from cluster.loop.together import play_all
 from cluster.reporting.estimators import Frozen, Rate, clustered_rate, pass_at_k, powers_of_two
 from envs.kinds import task_type
 from envs.panels import Panel
-from trajectories.errors import ConcertoError
 from trajectories.files import reading, written_aside
 
 if TYPE_CHECKING:
-    from cluster.loop.ports import FinishedGroup, Rollouts
+    from cluster.loop.ports import FinishedGroup, GroupTask, Rollouts
 
 
 class TaskResult(Frozen):
@@ -158,27 +157,20 @@ async def evaluate_panel(
     started, task_ids = time.monotonic(), panel.task_ids[:limit]
     done, total = 0, len(task_ids) * (1 + sampling.samples)
 
+    def task(temperature: float, episodes: int, position: int) -> GroupTask:
+        group_id = f"eval-{panel.name}-{temperature:g}-{sampling.seed}-{subject.version}-{position}"
+        seeds, turns = member_seeds(sampling.seed, position, episodes), sampling.max_turns
+        return GroupTask(group_id, panel.environment, task_ids[position], seeds, temperature, panel.split, turns)
+
+    def result(task: GroupTask, finished: FinishedGroup) -> TaskResult:
+        nonlocal done
+        done += len(task.seeds)
+        progress(done, total)
+        return _task_result(task.task_id, finished)
+
     async def play(temperature: float, episodes: int) -> Outcome:
-        free = asyncio.Semaphore(rollouts.room(episodes))
-
-        async def play_task(position: int, task_id: str) -> TaskResult:
-            nonlocal done
-            group_id = f"eval-{panel.name}-{temperature:g}-{sampling.seed}-{subject.version}-{position}"
-            seeds = member_seeds(sampling.seed, position, episodes)
-            async with free:
-                finished = await rollouts.run_group(
-                    GroupTask(group_id, panel.environment, task_id, seeds, temperature, panel.split, sampling.max_turns)
-                )
-            done += episodes
-            progress(done, total)
-            return _task_result(task_id, finished)
-
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(play_task(*task)) for task in enumerate(task_ids)]
-        except* ConcertoError as errors:
-            raise errors.exceptions[0] from None
-        return outcome(temperature, [task.result() for task in tasks])
+        tasks = [task(temperature, episodes, position) for position in range(len(task_ids))]
+        return outcome(temperature, await play_all(rollouts, tasks, result))
 
     greedy = await play(0.0, 1)
     sampled = await play(sampling.temperature, sampling.samples) if sampling.samples else None

@@ -39,9 +39,3 @@ class JudgedRollouts:
         judged = await self.evaluator.of_group(group.data)
         await self.look(judged)
         return replace(group, rewards={**group.rewards, **judged})
-
-    async def publish(self, weights: Any, version: int) -> None:
-        await self.rollouts.publish(weights, version)
-
-    async def score(self, token_ids: Any, temperature: float) -> Any:
-        return await self.rollouts.score(token_ids, temperature)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cluster.loop.ports import FinishedGroup, GroupTask, Rollouts
 from trajectories.files import storing
@@ -40,9 +39,3 @@ class KeptRollouts:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
         return group
-
-    async def publish(self, weights: Any, version: int) -> None:
-        await self.rollouts.publish(weights, version)
-
-    async def score(self, token_ids: Any, temperature: float) -> Any:
-        return await self.rollouts.score(token_ids, temperature)

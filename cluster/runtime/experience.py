@@ -72,12 +72,6 @@ class ExperiencedRollouts:
             self._pass_on(task, advice, finished)
         return finished
 
-    async def publish(self, weights: Any, version: int) -> None:
-        await self._rollouts.publish(weights, version)
-
-    async def score(self, token_ids: Any, temperature: float) -> Any:
-        return await self._rollouts.score(token_ids, temperature)
-
     def gauges(self) -> dict[str, float]:
         """Metrics of a step, as `experience/…`: what the actor told last, whether it is off, and groups unheard."""
         told = self._told.gauges if self._told else {}

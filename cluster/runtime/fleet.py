@@ -16,10 +16,12 @@ import ray
 from ray.exceptions import ObjectLostError, RayActorError
 
 from actors.engine import EngineError
+from actors.episode import EnvironmentFailure
 from actors.group_references import GroupReferences
 from actors.rollout_group import GroupRequest
-from cluster.loop.ports import FinishedGroup, GroupTask, Scores, finished_group
+from cluster.loop.ports import FinishedGroup, GroupTask, finished_group
 from cluster.runtime.weights import Superseded, Weights
+from learners.policy.parity import Scores
 from trajectories.errors import RunError, WorkersLost, last_line
 
 logger = logging.getLogger(__name__)
@@ -32,11 +34,15 @@ IN_HAND = 2
 soon as a single one ends: a group with one long member would else keep the places of all, two thirds of an engine
 where lengths differ as those of reasoning do (`benchmarks.asynchrony`)."""
 REVIVALS = 3
-"""Times that an engine which ran before may fail to start again, before its actor is given up."""
+"""Times that an actor which ran before may fail to start again, before it is given up."""
 
 
-class EngineNotStarted(RunError):
-    """The engine of an actor does not start; the message has its own words."""
+ENDED = RayActorError, EngineError, EnvironmentFailure
+"""What a call to an actor raises when the actor ended, or when what it is made of does not start again after an end."""
+
+
+class NotStarted(RunError):
+    """An actor's engine or environments do not start; the message has their own words."""
 
 
 @dataclass(slots=True, eq=False)
@@ -46,12 +52,14 @@ class Member:
     Attributes:
         load: episodes that it has in hand, running or waiting.
         healthy: set while it answers and holds the latest weights.
+        given_up: it died, and did not start again.
     """
 
     name: str
     actor: Any
     load: int = 0
     healthy: asyncio.Event = field(default_factory=asyncio.Event)
+    given_up: bool = False
 
 
 class RolloutFleet:
@@ -78,7 +86,7 @@ class RolloutFleet:
         self._start_timeout_s, self._health_check_s = start_timeout_s, health_check_s
         self._weights: Weights | None = None
         self._version = self._published = 0
-        self._turn = asyncio.Condition()
+        self._changed = asyncio.Condition()
         self._failure: RunError | None = None
         self._background: set[asyncio.Task[None]] = set()
 
@@ -102,7 +110,7 @@ class RolloutFleet:
             try:
                 episodes, sequences = member.actor.run_group.remote(self._request(task))
                 return finished_group(await episodes, GroupReferences(episodes, sequences))
-            except (RayActorError, ObjectLostError, EngineError) as error:
+            except (*ENDED, ObjectLostError) as error:
                 logger.warning("group %s is played again: %s", task.group_id, last_line(error))
                 self._lost(member)
             finally:
@@ -110,9 +118,10 @@ class RolloutFleet:
         raise RunError(f"{GROUP_ATTEMPTS} rollout actors died under group {task.group_id}: look at their logs")
 
     async def publish(self, weights: Weights, version: int) -> None:
-        async with self._turn:
+        """Load new weights into every actor that lives; those that come back later load them then."""
+        async with self._changed:
             self._weights, self._version = weights, version
-            self._turn.notify_all()  # revived engines may be waiting for weights
+            self._changed.notify_all()  # revived engines may be waiting for weights
         healthy = self._healthy()
         try:
             self._sort_out("publish", healthy, await self._load(weights, healthy))
@@ -121,9 +130,14 @@ class RolloutFleet:
         self._published = version
 
     async def score(self, token_ids: Any, temperature: float) -> list[Scores]:
+        """What every engine says of each sequence.
+
+        Args:
+            token_ids: reference to a list of int32 [T].
+        """
         for _ in range(GROUP_ATTEMPTS):
-            async with self._turn:
-                await self._turn.wait_for(lambda: self._failure or self._healthy())
+            async with self._changed:
+                await self._changed.wait_for(lambda: self._failure or self._healthy())
             if self._failure:
                 raise self._failure
             if scores := await self._from_all("score_logprobs", token_ids, temperature):
@@ -148,7 +162,7 @@ class RolloutFleet:
     def _sort_out(self, method: str, members: list[Member], answers: list[Any]) -> list[Any]:
         """The answers of those that live; the others are revived. Raises whatever is no death."""
         for member, answer in zip(members, answers, strict=True):
-            if isinstance(answer, (RayActorError, EngineError)):
+            if isinstance(answer, ENDED):
                 logger.warning("%s did not %s: %s", member.name, method, last_line(answer))
                 self._lost(member)
             elif isinstance(answer, BaseException):
@@ -170,8 +184,8 @@ class RolloutFleet:
 
     async def _reserve(self, members: int) -> Member:
         """The least loaded healthy actor that may take so many. Raises RunError when the fleet is beyond repair."""
-        async with self._turn:
-            await self._turn.wait_for(lambda: self._failure or self._free(members))
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._failure or self._free(members))
             if self._failure:
                 raise self._failure
             member = min(self._free(members), key=lambda member: member.load)
@@ -186,9 +200,9 @@ class RolloutFleet:
         return [member for member in self._healthy() if not member.load or member.load + members <= most]
 
     async def _release(self, member: Member, members: int) -> None:
-        async with self._turn:
+        async with self._changed:
             member.load -= members
-            self._turn.notify_all()
+            self._changed.notify_all()
 
     def _lost(self, member: Member) -> None:
         """An actor has died: send it no groups until it is back with the latest weights."""
@@ -203,10 +217,11 @@ class RolloutFleet:
             logger.warning("%s is back with weights of version %d", member.name, self._version)
         except Exception as error:  # nobody awaits this task: whoever waits for an actor must learn that none comes
             logger.error("%s is given up: %s", member.name, last_line(error))
-            if not self._healthy():
+            member.given_up = True
+            if all(other.given_up for other in self._members):
                 self._failure = error if isinstance(error, RunError) else RunError(f"{member.name}: {last_line(error)}")
-        async with self._turn:
-            self._turn.notify_all()
+        async with self._changed:
+            self._changed.notify_all()
 
     async def _start_again(self, member: Member) -> None:
         """Start an actor that died.
@@ -216,7 +231,7 @@ class RolloutFleet:
         for attempt in range(1, REVIVALS + 1):
             try:
                 return await self._make_ready(member)
-            except EngineNotStarted as error:
+            except NotStarted as error:
                 if attempt == REVIVALS:
                     raise
                 logger.warning("%s; trying again", error)
@@ -240,8 +255,8 @@ class RolloutFleet:
                     "or look at its log"
                 ) from None
             except Superseded:
-                async with self._turn:
-                    await self._turn.wait_for(lambda known=weights: self._weights is not known)
+                async with self._changed:
+                    await self._changed.wait_for(lambda known=weights: self._weights is not known)
                 continue
             member.healthy.set()
 
@@ -260,8 +275,8 @@ class RolloutFleet:
         except RayActorError:
             await asyncio.sleep(RETRY_S)
             return None
-        except EngineError as error:
-            raise EngineNotStarted(f"{member.name} does not start: {last_line(error)}") from error
+        except (EngineError, EnvironmentFailure) as error:
+            raise NotStarted(f"{member.name} does not start: {last_line(error)}") from error
         except ObjectLostError as error:
             raise self._weights_lost() from error
 
@@ -283,7 +298,8 @@ class RolloutFleet:
                 logger.warning("%s gave no sign of life for %g s and is restarted", member.name, self._health_check_s)
                 ray.kill(member.actor, no_restart=False)
                 self._lost(member)
-            except RayActorError:
+            except Exception as error:  # whatever it answers but its health, groups are not for it
+                logger.warning("%s is not well: %s", member.name, last_line(error))
                 self._lost(member)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
-from ray.exceptions import RayTaskError
 
 from actors.group_references import GroupReferences, StepGroups
-from cluster.loop.ports import Scores, Trained
+from cluster.loop.ports import Trained
 from cluster.runtime.steps import Routing, Training
 from cluster.runtime.weights import Lives, LiveWeights, Publication, StoredWeights, Weights
-from learners.workers.losses import told_as_lost
+from learners.policy.parity import Scores
+from learners.workers.losses import own_words, told_as_lost
 from learners.workers.pool import LearnerPool
 from router.probe import ProbeResult
 from router.probing import Probing
-from trajectories.errors import ConcertoError
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +43,7 @@ class RayLearner:
         self._pool, self._routing, self._training = pool, routing, training
         self._publication, self._look = publication, look
         self._starting: asyncio.Future[None] | None = None
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
         self._live: LiveWeights | None = None
 
     def start(self, timeout_s: float) -> None:
@@ -70,14 +68,14 @@ class RayLearner:
             UserError: an episode lacks a reward channel, or a channel never changes.
             WorkersLost: learner workers or the Conductor died, or a group was lost with its node.
         """
-        with _own_words():
+        with own_words(), told_as_lost("a group of the step"):
             played = StepGroups(tuple(groups))
             step = await self._routing.prepare(stage, played, demonstrations)
             if self._look is not None:
                 await self._look(step.metrics)
             if self._live is not None:
                 self._live.superseded = True
-            async with self._turn:
+            async with self._lock:
                 return await self._training.train(step)
 
     async def probe(self, sequences: pa.Table, probing: Probing) -> ProbeResult:
@@ -89,6 +87,7 @@ class RayLearner:
         return (await self._pool.call("fingerprint", probing))[0]
 
     async def score(self, sequences: pa.Table) -> Scores:
+        """See `LearnerWorker.score`; a reference to the table does as well."""
         return (await self._pool.call("score", sequences))[0]
 
     async def export(self, version: int) -> Weights:
@@ -97,7 +96,7 @@ class RayLearner:
         if how.adapters:
             return StoredWeights((await self._pool.call_refs("export", version))[0])
         address = (await self._pool.call("address"))[0]
-        self._live = LiveWeights(version, address, self._send, self._turn, how.processes)
+        self._live = LiveWeights(version, address, self._send, self._lock, how.processes)
         return self._live
 
     async def _send(self, lives: Lives) -> None:
@@ -119,18 +118,3 @@ class RayLearner:
     async def save_pretrained(self, folder: Path) -> None:
         """A Hugging Face model directory, for `concerto eval` and for users."""
         await self._pool.call("save_pretrained", str(folder.resolve()))
-
-
-@contextmanager
-def _own_words() -> Iterator[None]:
-    """An error of ours that an actor raised, as it was raised there: one line, not Ray's report.
-
-    Raises WorkersLost where groups that wait to be trained lay on a node that is gone.
-    """
-    try:
-        with told_as_lost("a group of the step"):
-            yield
-    except RayTaskError as error:
-        if isinstance(error.cause, ConcertoError):
-            raise error.cause from None
-        raise

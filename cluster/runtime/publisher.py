@@ -10,10 +10,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import ray
 
-from cluster.loop.ports import Scores
 from cluster.runtime.fleet import RolloutFleet
 from cluster.runtime.learner import RayLearner
-from learners.policy.parity import check_parity, check_unchanged, parity_error
+from learners.policy.parity import Scores, check_parity, check_unchanged, parity_error
 from trajectories.schema import sequences_from_table
 
 

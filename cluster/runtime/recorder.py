@@ -12,9 +12,8 @@ from ray.exceptions import RayTaskError
 
 from actors.group_references import GroupReferences
 from cluster.loop.ports import FinishedGroup, finished_group
-from cluster.loop.stream import RunError
-from learners.workers.losses import told_as_lost
-from trajectories.errors import StorageError, last_line
+from learners.workers.losses import own_words, told_as_lost
+from trajectories.errors import RunError, last_line
 
 TIMEOUT_S = 600.0
 """Seconds that a call may take, those before it included: a disk that is slower has stopped."""
@@ -49,11 +48,9 @@ class RayRecorder:
 
     async def _answer(self, what: str, reference: Awaitable[Any]) -> Any:
         try:
-            with told_as_lost(f"what is needed to {what}"):
+            with own_words(), told_as_lost(f"what is needed to {what}"):
                 return await asyncio.wait_for(reference, self._timeout_s)
         except RayTaskError as error:
-            if isinstance(cause := getattr(error, "cause", None), StorageError):
-                raise cause from None
             raise RunError(f"the recorder could not {what}: {last_line(error)}") from error
         except TimeoutError:
             raise RunError(

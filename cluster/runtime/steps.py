@@ -6,8 +6,9 @@ run chooses one of each. They pass references on; token data never comes here.
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,9 +27,12 @@ from learners.rewards.scalarisers import Advantage, reward_weight_metrics
 from learners.workers.pool import LearnerPool
 from router.online import OnlineRouter
 from router.probing import Probing
+from trajectories.errors import RunError
 from trajectories.state_files import read_state, write_state
 
 ROUTER_FILE, CONDUCTOR_FILE = "router.safetensors", "conductor.safetensors"
+ROUTER_S = 1800.0
+"""Seconds that the router actor may take over what a step needs of it, its raters and what it waits for included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +55,8 @@ class PreparedStep:
     metrics: dict[str, float]
 
 
-class Part(Protocol):
-    """A part of the learner that may remember something from one step to the next."""
+class Stateful(Protocol):
+    """What may remember something from one step to the next."""
 
     async def save(self, folder: Path) -> None:
         """Write what it remembers, if anything, beside the workers' checkpoint."""
@@ -63,7 +67,7 @@ class Part(Protocol):
         ...
 
 
-class Routing(Part, Protocol):
+class Routing(Stateful, Protocol):
     """Prepares steps."""
 
     async def prepare(self, stage: str, groups: StepGroups, demonstrations: Sequence[int]) -> PreparedStep:
@@ -77,7 +81,7 @@ class Routing(Part, Protocol):
         ...
 
 
-class Training(Part, Protocol):
+class Training(Stateful, Protocol):
     """Has steps trained."""
 
     async def train(self, step: PreparedStep) -> Trained:
@@ -85,8 +89,8 @@ class Training(Part, Protocol):
         ...
 
 
-class Forgetful:
-    """A part that has nothing to remember."""
+class Stateless:
+    """What has nothing to remember."""
 
     async def save(self, folder: Path) -> None: ...
 
@@ -117,7 +121,7 @@ class PolicyReader:
         return reading, {"read_s": time.monotonic() - started}
 
 
-class PlainRouting(Forgetful):
+class PlainRouting(Stateless):
     """Groups go to GRPO and demonstrations to SFT, as they come.
 
     Args:
@@ -136,7 +140,7 @@ class PlainRouting(Forgetful):
         shown = [self._row_ids[row] for row in demonstrations]
         assignments, rewards, metrics = self.router.assign.remote(shown, reading, groups)
         sequences = [group.sequences for group in groups.groups] + [self._rows[row] for row in demonstrations]
-        return PreparedStep(stage, groups, sequences, assignments, rewards, await metrics | seconds)
+        return PreparedStep(stage, groups, sequences, assignments, rewards, await made(metrics) | seconds)
 
 
 class OnlineRouting:
@@ -170,9 +174,9 @@ class OnlineRouting:
         reading, read_s = await self._plain.reader.read(groups)
         routed = router.route.remote(self.memory, probed, experts, own, reading, groups)
         assignments, rewards, metrics, memory = routed
-        self.memory = await memory
+        self.memory = await made(memory)
         sequences = [*(group.sequences for group in groups.groups), experts]
-        return PreparedStep(stage, groups, sequences, assignments, rewards, await metrics | probe_s | read_s)
+        return PreparedStep(stage, groups, sequences, assignments, rewards, await made(metrics) | probe_s | read_s)
 
     async def save(self, folder: Path) -> None:
         write_state(folder / ROUTER_FILE, self.memory.state())
@@ -183,13 +187,13 @@ class OnlineRouting:
     async def _probe(self, experts: Any, own: Any, count: Any) -> tuple[Any, dict[str, float]]:
         """Reference to what the probe makes of the reference trajectories, where there are any, and its seconds."""
         started = time.monotonic()
-        if self._probing is None or not await count:
+        if self._probing is None or not await made(count):
             return None, {}
         (probed, *_) = await self._pool.call_refs("probe", [experts, own], self._probing)
         return probed, {"probe_s": time.monotonic() - started}
 
 
-class PlainTraining(Forgetful):
+class PlainTraining(Stateless):
     """The advantages are those that the router actor gave.
 
     Args:
@@ -201,7 +205,7 @@ class PlainTraining(Forgetful):
 
     async def train(self, step: PreparedStep) -> Trained:
         if self._watch is not None and step.groups.groups:
-            self._watch.observe(await step.rewards)
+            self._watch.observe(await made(step.rewards))
         return await train_as_assigned(self._pool, step)
 
 
@@ -230,7 +234,7 @@ class ConductedTraining:
     async def train(self, step: PreparedStep) -> Trained:
         if not step.groups.groups:
             return await train_as_assigned(self._pool, step)
-        rewards: RewardBatch = await step.rewards
+        rewards: RewardBatch = await made(step.rewards)
         self._watch.observe(rewards)
         head = await self._conductor.head()
         scalarise = ConductorScalariser(head, self._config, self._advantage, self._seed)
@@ -239,13 +243,13 @@ class ConductedTraining:
         )
         trained, weighed = answers[0]
         if weighed is None:
-            return Trained(trained | step.metrics, await step.assignments)
+            return Trained(trained | step.metrics, await made(step.assignments))
         explored = rewards.take(weighed.rows)
         earned = scalarise.meta_rewards(explored, weighed.scalarised.advantages)
         metrics = step.metrics | reward_weight_metrics(rewards.names, weighed.scalarised)
         metrics |= kind_metrics(explored, weighed.scalarised.probabilities)
         metrics |= await self._conductor.observe(weighed.contexts, weighed.scalarised.choices, earned)
-        complete = completed_assignments(await step.assignments, weighed.advantages, head.version)
+        complete = completed_assignments(await made(step.assignments), weighed.advantages, head.version)
         return Trained(trained | metrics, complete)
 
     async def save(self, folder: Path) -> None:
@@ -258,4 +262,15 @@ class ConductedTraining:
 async def train_as_assigned(pool: LearnerPool, step: PreparedStep) -> Trained:
     """A step whose assignments are complete. What became of demonstrations alone is of no interest to anybody."""
     (trained, *_) = await pool.call("train", step.stage, step.sequences, step.assignments)
-    return Trained(trained | step.metrics, await step.assignments if step.groups.groups else None)
+    return Trained(trained | step.metrics, await made(step.assignments) if step.groups.groups else None)
+
+
+async def made(reference: Awaitable[Any]) -> Any:
+    """What the router actor made. Raises RunError when it does not come in time."""
+    try:
+        return await asyncio.wait_for(reference, ROUTER_S)
+    except TimeoutError:
+        raise RunError(
+            f"the router actor did not give what a step needs within {ROUTER_S:g} s: look at its log, and at those of "
+            "the preference model and the judge if the run has them"
+        ) from None

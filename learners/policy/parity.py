@@ -10,6 +10,8 @@ import numpy.typing as npt
 from trajectories.errors import RunError
 
 Logprobs = npt.NDArray[np.float32]
+Scores = list[Logprobs]
+"""Log-probabilities [T] of every token of each sequence, in nats; 0 at the first."""
 
 UNCHANGED = 1e-5
 """Nats by which log-probabilities may move when the weights that an engine holds are published to it again."""

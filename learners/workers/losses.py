@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 
-from trajectories.errors import WorkersLost, first_line
+from trajectories.errors import ConcertoError, WorkersLost, first_line
 
 LOST = (RayActorError, ObjectLostError)
 """An actor died, is being restarted or cannot be reached; or the only copy of an object went with its node."""
@@ -29,3 +29,14 @@ def told_as_lost(what: str) -> Iterator[None]:
         raise
     except LOST as error:
         raise WorkersLost(f"{what} cannot be had: {first_line(error)}") from error
+
+
+@contextmanager
+def own_words() -> Iterator[None]:
+    """An error of ours that an actor raised within the block, as it was raised there: one line, not Ray's report."""
+    try:
+        yield
+    except RayTaskError as error:
+        if isinstance(error.cause, ConcertoError):
+            raise error.cause from None
+        raise

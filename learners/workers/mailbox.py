@@ -44,7 +44,7 @@ class Mailbox:
         self._ended: str | ConcertoError | None = None
         self._stopping = False
         self._changed = asyncio.Condition()
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
 
     async def join(self, rank: int) -> None:
         """A rank has built its worker."""
@@ -88,7 +88,7 @@ class Mailbox:
 
     async def call(self, method: str, arguments: tuple[Any, ...], timeout_s: float) -> Outcome:
         """Run a method on every rank; the results in order of rank. The first error ends the call."""
-        async with self._turn:
+        async with self._lock:
             async with self._changed:
                 number = self._command.number + 1 if self._command else 1
                 self._command = Command(number, method, arguments)

@@ -3,6 +3,8 @@
 import asyncio
 import os
 import signal
+import time
+from functools import partial
 from typing import Any
 
 import pytest
@@ -46,8 +48,9 @@ async def open_pool(host, slots: int = 2, timeout_s: float = 60.0) -> Environmen
     return await EnvironmentPool.open([host], "test", slots, timeout_s)
 
 
-async def restarted(host) -> int:
-    return await host.check_health.options(max_task_retries=-1).remote()
+async def process_of(host) -> int:
+    """The process id, once there is a process."""
+    return await host.__ray_call__.options(max_task_retries=-1).remote(lambda _: os.getpid())
 
 
 async def test_environments_play_in_another_process(host):
@@ -57,7 +60,7 @@ async def test_environments_play_in_another_process(host):
         assert (await session.reset("2", 0)).text == "Count down from 2."
         assert not (await session.step("down")).done
         assert (await session.step("down")).rewards["success"] == 1.0
-    assert await host.check_health.remote() != os.getpid()
+    assert await process_of(host) != os.getpid()
 
 
 async def test_slots_do_not_disturb_each_other(host):
@@ -98,6 +101,18 @@ async def test_one_slot_plays_every_kind_of_environment(host):
             assert (await session.step("down")).observation.text == "1 left."
 
 
+async def test_opening_may_take_longer_than_a_step_and_its_own_words_are_told(host):
+    pool = await EnvironmentPool.open([host], "first", 1, 60.0)
+    slow = start_environment_host({"slow": partial(time.sleep, 0.5)}, {"num_cpus": 0.1})
+    try:
+        with pytest.raises(EnvironmentFailure, match=r"open: .*'NoneType'"):
+            await EnvironmentPool.open([host, slow], "second", 1, timeout_s=0.01)
+    finally:
+        ray.kill(slow)
+    async with pool.lease("countdown") as session:
+        assert (await session.reset("2", 0)).text == "Count down from 2."
+
+
 async def test_a_lease_waits_until_a_slot_is_free(host):
     pool = await open_pool(host, slots=1)
     async with pool.lease("countdown"):
@@ -127,13 +142,13 @@ async def test_an_environment_that_raises_is_replaced(host):
 async def test_a_killed_process_fails_the_episode_and_comes_back(host):
     async with (await open_pool(host)).lease("countdown") as session:
         await session.reset("2", 0)
-        pid = await host.check_health.remote()
+        pid = await process_of(host)
         os.kill(pid, signal.SIGKILL)
         with pytest.raises(EnvironmentFailure):
             while True:
                 await session.step("wait")
         assert (await session.reset("2", 0)).text == "Count down from 2."
-        assert await restarted(host) != pid
+        assert await process_of(host) != pid
 
 
 async def test_a_process_that_kills_itself_is_a_failure_of_this_episode(host):
@@ -145,14 +160,14 @@ async def test_a_process_that_kills_itself_is_a_failure_of_this_episode(host):
 
 
 async def test_a_hanging_environment_is_restarted_after_the_time_out(host):
-    await restarted(host)
+    await process_of(host)
     pool = await open_pool(host, timeout_s=3.0)
     async with pool.lease("countdown") as session, pool.lease("countdown") as neighbour:
         await neighbour.reset("5", 0)
         await session.reset("2", 0)
         with pytest.raises(EnvironmentFailure, match="no answer within 3 s"):
             await session.step("hang")
-        await restarted(host)
+        await process_of(host)
         with pytest.raises(EnvironmentFailure):
             await neighbour.step("down")
         assert (await neighbour.reset("5", 0)).text == "Count down from 5."

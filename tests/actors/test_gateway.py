@@ -373,6 +373,18 @@ async def test_an_environment_that_dies_is_begun_again(play) -> None:
     assert trajectory.episode.success and environments.leases == 2
 
 
+async def test_an_environment_that_dies_after_the_program_has_hung_up_is_begun_again(play) -> None:
+    class Failing(LocalSession):
+        async def step(self, action: str) -> Any:
+            await asyncio.sleep(0.5)
+            raise EnvironmentFailure("the process died")
+
+    environments = LocalEnvironments(4, lambda lease: Failing() if lease == 1 else LocalSession())
+    hanging_up = ACTS.replace("body)", "body, timeout=0.1)") + "try: act('down')\nexcept OSError: pass"
+    (trajectory,) = await play(hanging_up, environments=environments)
+    assert environments.leases == 2 and trajectory.episode.error is None
+
+
 async def test_a_program_that_is_not_there_stops_the_run_in_one_line(play) -> None:
     with pytest.raises(UserError, match=r"there is no program 'no-such-agent': check rollout.program.command"):
         check_program(ProgramSettings(command=("no-such-agent",)))

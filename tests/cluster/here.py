@@ -26,7 +26,7 @@ from actors.group_references import GroupReferences
 from actors.rollout_group import GroupRequest, RolloutParts, play_group
 from cluster.config.run import RunSettings
 from cluster.inputs.run_plan import plan_run
-from cluster.loop.ports import FinishedGroup, GroupTask, Scores, finished_group
+from cluster.loop.ports import FinishedGroup, GroupTask, finished_group
 from cluster.reporting.entropy import EntropyWatch
 from cluster.reporting.metrics import MetricsWriter, read_metrics
 from cluster.reporting.progress import RunObserver
@@ -35,6 +35,7 @@ from envs import make_environment
 from envs.base import Observation, StepResult
 from envs.prompts import instructions
 from learners.learner_settings import LearnerSettings
+from learners.policy.parity import Scores
 from learners.workers.worker import LearnerWorker
 from tests.actors.scripted import ScriptedEngine
 from trajectories.builder import make_builder

@@ -16,7 +16,7 @@ import pyarrow as pa
 from cluster.config.sections import CheckpointSettings, EvaluationSettings, ScheduleSettings, Stage
 from cluster.loop.checkpoint import Manifest
 from cluster.loop.coordinator import Coordinator
-from cluster.loop.ports import FinishedGroup, GroupTask, Parts, Scores, Trained, finished_group
+from cluster.loop.ports import FinishedGroup, GroupTask, Parts, Trained, finished_group
 from cluster.loop.programme import Programme
 from cluster.loop.stream import RunError
 from cluster.loop.tasks import TaskMixture
@@ -105,12 +105,6 @@ class SimulatedRollouts:
         episodes, sequences = to_tables(members)
         return finished_group(episodes, Held(episodes, sequences))
 
-    async def publish(self, weights: Any, version: int) -> None:
-        self.version = version
-
-    async def score(self, token_ids: Any, temperature: float) -> list[Scores]:
-        return [[np.zeros(len(ids), np.float32) for ids in token_ids]]
-
 
 @dataclass
 class SimulatedLearner:
@@ -133,12 +127,6 @@ class SimulatedLearner:
         self.rows.extend(demonstrations)
         self.steps += 1
         return Trained({"loss": 1.0 / self.steps, "trained_tokens": self.tokens})
-
-    async def score(self, sequences: Any) -> Scores:
-        return [np.zeros(len(ids), np.float32) for ids in sequences["token_ids"]]
-
-    async def export(self, version: int) -> Any:
-        return self.steps
 
     async def save(self, folder: Path) -> None:
         folder.mkdir()
@@ -218,7 +206,7 @@ class World:
     async def keep_best(self, name: str) -> None: ...
 
     async def publish(self, version: int) -> float:
-        await self.rollouts.publish(await self.learner.export(version), version)
+        self.rollouts.version = self.learner.steps
         return 0.0
 
     async def evaluate(self, name: str) -> None:

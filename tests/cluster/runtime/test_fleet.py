@@ -13,6 +13,7 @@ import pytest
 from ray.exceptions import ObjectLostError, RayActorError
 
 from actors.engine import EngineError
+from actors.episode import EnvironmentFailure
 from actors.rollout_group import GroupRequest
 from cluster.loop.ports import GroupTask
 from cluster.loop.stream import RunError
@@ -41,7 +42,7 @@ class FakeActor:
 
     def __init__(self, deaths: int = 0) -> None:
         self.deaths, self.version, self.stuck = deaths, 0, False
-        self.errors: list[EngineError] = []
+        self.errors: list[Exception] = []
         self.played: list[GroupRequest] = []
         self.published: list[Any] = []
         self.health_checks = 0
@@ -217,6 +218,45 @@ async def test_the_run_goes_on_with_the_actors_that_are_left(killed):
         finished = await asyncio.gather(*(fleet.run_group(group(f"{at}")) for at in range(6)))
     assert [one.members for one in finished] == [2] * 6
     assert len(lost.played) <= 2, "what ran on it when it died"
+
+
+async def test_the_run_waits_for_an_actor_that_is_still_starting_when_the_last_other_is_given_up(killed):
+    back = asyncio.Event()
+    back.set()
+
+    class SlowActor(FakeActor):
+        async def _check_health(self) -> Any:
+            await back.wait()
+            return await super()._check_health()
+
+    lost, slow = FakeActor(), SlowActor()
+    async with started(lost, slow) as fleet:
+        lost.deaths, lost.errors = 1, [EngineError("no memory")] * REVIVALS
+        slow.deaths = 1
+        back.clear()
+        playing = [asyncio.create_task(fleet.run_group(group(f"{at}"))) for at in range(2)]
+        await until(lambda: not lost.errors)
+        await asyncio.sleep(0.05)
+        assert not any(one.done() for one in playing)
+        back.set()
+        assert [(await one).members for one in playing] == [2, 2]
+
+
+@pytest.mark.parametrize("error", [EnvironmentFailure("open: no disk"), RayActorError(), UserError("no data")])
+async def test_an_actor_that_is_not_well_is_sent_no_groups_until_it_is(killed, error):
+    actor = FakeActor()
+    async with started(actor, health_check_s=0.02) as fleet:
+        actor.errors = [error]
+        await until(lambda: fleet.restarts == 1)
+        assert (await fleet.run_group(group())).members == 2
+
+
+async def test_environments_that_do_not_open_are_told_as_an_engine_that_does_not_start(killed):
+    actor = FakeActor()
+    actor.errors.append(EnvironmentFailure("open: no disk"))
+    with pytest.raises(RunError, match="rollout-0 does not start: open: no disk"):
+        async with started(actor):
+            pass
 
 
 async def test_an_engine_that_never_started_is_not_tried_again(killed):

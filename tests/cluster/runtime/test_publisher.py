@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cluster.loop.ports import Scores
 from cluster.runtime.publisher import ParitySequences, Publisher
+from learners.policy.parity import Scores
 from trajectories.errors import RunError
 
 SEQUENCES = ParitySequences(None, None, (np.array([False, True, True]),))
