@@ -132,22 +132,17 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """Counters since the start.
+    """How an engine is.
 
     Attributes:
         version: version of the weights in use.
         running: requests inside the engine now.
-        generated_tokens: sampled tokens; prompt_tokens: sent as prompts, cached or not.
-        publish_seconds: time of the last publication, of which `drain_seconds` went into waiting for running requests.
+        generated_tokens: tokens sampled since the start.
     """
 
     version: int
     running: int
-    requests: int
     generated_tokens: int
-    prompt_tokens: int
-    publish_seconds: float
-    drain_seconds: float
 
 
 class Engine(Protocol):
@@ -156,7 +151,7 @@ class Engine(Protocol):
     async def generate(
         self, prompt_ids: npt.NDArray[np.int32], sampling: SamplingParameters, seed: int | None = None
     ) -> Generation:
-        """Sample one response. Waits while the engine is paused."""
+        """Sample one response. Waits while weights are published."""
         ...
 
     async def score_logprobs(
@@ -172,12 +167,6 @@ class Engine(Protocol):
         The same version may come again; an older one is refused.
         """
         ...
-
-    async def pause(self) -> None:
-        """Let running responses finish, hold back new ones."""
-        ...
-
-    async def resume(self) -> None: ...
 
     def stats(self) -> EngineStats: ...
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import ray
 from ray.actor import ActorHandle
 
-from actors.engine import EngineDied, EngineStats, SamplingParameters
+from actors.engine import EngineDied, SamplingParameters
 from actors.environment_host import EnvironmentPool
 from actors.program import check_program
 from actors.rollout_group import GroupRequest, RolloutParts, RolloutSettings, play_group
@@ -25,6 +25,7 @@ from experience.protocols import Completion, RefusedRequest
 from learners.policy.weight_update import WeightUpdate
 from trajectories.builder import PromptBuilder, make_builder
 from trajectories.chat import ChatTokenizer, Message
+from trajectories.schema import to_tables
 
 if TYPE_CHECKING:
     from actors.gateway import Gateway
@@ -43,7 +44,6 @@ class Health:
 
     pid: int
     version: int
-    engine: EngineStats
 
 
 class RolloutActor:
@@ -67,8 +67,7 @@ class RolloutActor:
 
     async def check_health(self) -> Health:
         """Answers once the engine is ready."""
-        stats = (await self._ready()).engine.stats()
-        return Health(os.getpid(), stats.version, stats)
+        return Health(os.getpid(), (await self._ready()).engine.stats().version)
 
     @ray.method(num_returns=2)
     async def run_group(self, request: GroupRequest) -> tuple[pa.Table, pa.Table]:
@@ -84,8 +83,7 @@ class RolloutActor:
             return make_builder(parts.tokenizer, prompt, replace(told, advice=advice))
 
         with self._dying_with_engine():
-            result = await play_group(request, self._settings, parts, builder)
-        return result.episodes, result.sequences
+            return to_tables(await play_group(request, self._settings, parts, builder))
 
     async def publish(self, update: WeightUpdate) -> None:
         """See `actors.engine.Engine.publish`. Pass adapters as an object reference: Ray hands them over in shared

@@ -10,7 +10,6 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-import pyarrow as pa
 from pydantic import PositiveFloat, PositiveInt, model_validator
 
 from actors.engine import Engine, EngineDied, EngineError, EngineSettings, SamplingParameters
@@ -29,9 +28,8 @@ from experience.advice import Advice, Block, written
 from trajectories.builder import PromptBuilder, PromptSettings
 from trajectories.chat import ChatTokenizer
 from trajectories.chat_builder import ChatBuilder
-from trajectories.schema import to_tables
 from trajectories.settings import Settings
-from trajectories.types import StopReason, Trajectory
+from trajectories.types import Trajectory
 
 if TYPE_CHECKING:
     from actors.gateway import Gateway
@@ -92,17 +90,6 @@ class GroupRequest:
     advice: Advice | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class GroupResult:
-    """The group's episodes (one row a member, in order) and their training sequences; `failed` members have none."""
-
-    group_id: str
-    task_id: str
-    episodes: pa.Table
-    sequences: pa.Table
-    failed: int
-
-
 class Environments(Protocol):
     """A stock of environments that episodes borrow."""
 
@@ -135,71 +122,94 @@ async def play_group(
     settings: RolloutSettings,
     parts: RolloutParts,
     make_builder: Callable[[str], PromptBuilder],
-) -> GroupResult:
+) -> list[Trajectory]:
     """Play all members at once; none waits for another, except for a free environment.
 
     Args:
         make_builder: the builder of an episode whose prompts carry this block of experience; empty: none.
+    Returns:
+        Trajectories of the members, in order. One that failed has no sequences.
     Raises:
         EngineError: the engine died, or holds weights older than the request allows.
         UserError: no environment knows the task, or an agent program cannot be started.
     """
-    engine, tokenizer, gateway = parts.engine, parts.tokenizer, parts.gateway
-    version = engine.stats().version
+    version = parts.engine.stats().version
     if version < request.weights_version:
         raise EngineError(
             f"group {request.group_id} asks for weights of version {request.weights_version}, but this actor holds "
             f"version {version} (it may have been restarted): publish to it first"
         )
-    sampling = SamplingParameters(request.temperature, settings.max_response_tokens, tokenizer.stop_token_ids)
-    rules = Rules(request.max_turns or settings.max_turns, settings.engine.max_model_len, settings.turn_reward)
+    play = _GroupPlay(request, settings, parts, make_builder, _block(request.advice, parts.tokenizer))
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            members = [tasks.create_task(play.member(index)) for index in range(len(request.seeds))]
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None  # one reason is enough; the other members were cancelled for it
+    return [task.result() for task in members]
 
-    advice, size = request.advice, len(request.seeds)
-    block = written(advice, lambda text: len(tokenizer.encode(tokenizer.quote(text)))) if advice else Block()
 
-    async def attempt(task: EpisodeTask, started: float) -> Trajectory:
-        async with parts.environments.lease(request.environment) as session:
-            waited = time.perf_counter() - started
-            if gateway is not None:
-                chat = ChatBuilder(tokenizer, settings.prompt)
-                program = ProgramAgent(settings.program, gateway, engine, chat, sampling)
-                return await play_program(task, program, session, rules, waited)
-            builder = make_builder(block.text if task.memory_snapshot else "")
-            return await play(task, Agent(engine, builder, sampling), session, rules, waited)
+def _block(advice: Advice | None, tokenizer: ChatTokenizer) -> Block:
+    if advice is None:
+        return Block()
+    return written(advice, lambda text: len(tokenizer.encode(tokenizer.quote(text))))
 
-    async def member(index: int, seed: int) -> Trajectory:
-        told = advice is not None and index < size - advice.without
-        task = EpisodeTask(
+
+@dataclass(frozen=True, slots=True)
+class _GroupPlay:
+    """How the members of one group are played.
+
+    Attributes:
+        block: of experience, for the members that are told some.
+    """
+
+    request: GroupRequest
+    settings: RolloutSettings
+    parts: RolloutParts
+    make_builder: Callable[[str], PromptBuilder]
+    block: Block
+
+    async def member(self, index: int) -> Trajectory:
+        """An episode, begun again in a fresh environment when it breaks, up to its attempts."""
+        task, started = self._task(index), time.perf_counter()
+        error: Exception = EnvironmentFailure("never attempted")
+        for _ in range(self.settings.episode_attempts):
+            try:
+                return await self._attempt(task, started)
+            except EngineDied:
+                raise
+            except (EnvironmentFailure, ProgramFailure, EngineError) as failure:
+                logger.warning("episode %s failed: %s", task.episode_id, failure)
+                error = failure
+        names = self.parts.environments.reward_names[task.environment]
+        return failed_episode(task, error, names, time.perf_counter() - started)
+
+    def _task(self, index: int) -> EpisodeTask:
+        request, advice = self.request, self.request.advice
+        told = advice is not None and index < len(request.seeds) - advice.without
+        return EpisodeTask(
             episode_id=f"{request.group_id}-{index}",
             group_id=request.group_id,
             member=index,
             environment=request.environment,
             split=request.split,
             task_id=request.task_id,
-            seed=seed,
+            seed=request.seeds[index],
             environment_seed=request.seeds[0],
             memory_snapshot=str(advice.snapshot) if advice and told else None,
-            memory_ids=block.item_ids if told else (),
+            memory_ids=self.block.item_ids if told else (),
         )
-        started = time.perf_counter()
-        error: Exception = EnvironmentFailure("never attempted")
-        for _ in range(settings.episode_attempts):
-            try:
-                return await attempt(task, started)
-            except EngineDied:
-                raise
-            except (EnvironmentFailure, ProgramFailure, EngineError) as failure:
-                logger.warning("episode %s failed: %s", task.episode_id, failure)
-                error = failure
-        names = parts.environments.reward_names[request.environment]
-        return failed_episode(task, error, names, time.perf_counter() - started)
 
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            members = [tasks.create_task(member(index, seed)) for index, seed in enumerate(request.seeds)]
-    except ExceptionGroup as failures:
-        raise failures.exceptions[0] from None  # one reason is enough; the other members were cancelled for it
-    trajectories = [task.result() for task in members]
-    failed = sum(trajectory.episode.stop_reason is StopReason.ERROR for trajectory in trajectories)
-    episodes, sequences = to_tables(trajectories)
-    return GroupResult(request.group_id, request.task_id, episodes, sequences, failed)
+    async def _attempt(self, task: EpisodeTask, started: float) -> Trajectory:
+        settings, parts, prompt = self.settings, self.parts, self.settings.prompt
+        stops = parts.tokenizer.stop_token_ids
+        sampling = SamplingParameters(self.request.temperature, settings.max_response_tokens, stops)
+        max_turns = self.request.max_turns or settings.max_turns
+        rules = Rules(max_turns, settings.engine.max_model_len, settings.turn_reward)
+        async with parts.environments.lease(task.environment) as session:
+            waited = time.perf_counter() - started
+            if parts.gateway is not None:
+                chat = ChatBuilder(parts.tokenizer, prompt)
+                program = ProgramAgent(settings.program, parts.gateway, parts.engine, chat, sampling)
+                return await play_program(task, program, session, rules, waited)
+            builder = self.make_builder(self.block.text if task.memory_snapshot else "")
+            return await play(task, Agent(parts.engine, builder, sampling), session, rules, waited)

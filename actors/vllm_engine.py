@@ -9,7 +9,6 @@ import asyncio
 import json
 import os
 import shutil
-import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -66,9 +65,6 @@ class VllmEngine:
         self._failure = ""
         self._requests = 0
         self._generated_tokens = 0
-        self._prompt_tokens = 0
-        self._publish_seconds = 0.0
-        self._drain_seconds = 0.0
 
     @classmethod
     async def start(cls, model: str, settings: EngineSettings) -> VllmEngine:
@@ -147,27 +143,10 @@ class VllmEngine:
         async with self._publication:
             if update.version < self._version:
                 raise EngineError(f"weights of version {update.version} are older than version {self._version} in use")
-            started = time.perf_counter()
             await (self._publish_lora(update) if isinstance(update, AdapterUpdate) else self._publish_full(update))
-            self._publish_seconds = time.perf_counter() - started
-
-    async def pause(self) -> None:
-        """See `actors.engine.Engine.pause`."""
-        await self._control("pause", self._admission.close(self._settings.control_timeout_s))
-
-    async def resume(self) -> None:
-        await self._admission.open()
 
     def stats(self) -> EngineStats:
-        return EngineStats(
-            version=self._version,
-            running=self._admission.inside,
-            requests=self._requests,
-            generated_tokens=self._generated_tokens,
-            prompt_tokens=self._prompt_tokens,
-            publish_seconds=self._publish_seconds,
-            drain_seconds=self._drain_seconds,
-        )
+        return EngineStats(self._version, self._admission.inside, self._generated_tokens)
 
     async def close(self) -> None:
         """End the engine's process and remove its files."""
@@ -184,7 +163,6 @@ class VllmEngine:
         if self._failure:
             raise EngineDied(self._failure)
         self._requests += 1
-        self._prompt_tokens += len(prompt_ids)
         request_id = f"{what}-{self._requests}"
 
         async def last_output() -> RequestOutput:
@@ -195,12 +173,10 @@ class VllmEngine:
         return await self._bounded(what, last_output(), self._settings.request_timeout_s)
 
     async def _publish_full(self, offer: WeightOffer) -> None:
-        started = time.perf_counter()
         await self._control(
             "publish: wait for running requests", self._admission.close(self._settings.control_timeout_s)
         )
         try:
-            self._drain_seconds = time.perf_counter() - started
             # A little sooner than ours, so that the worker can say whom it waited for.
             patience = 0.9 * self._settings.control_timeout_s
             taking = self._llm.collective_rpc("take_weights", args=(offer.host, offer.port, offer.life, patience))

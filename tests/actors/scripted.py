@@ -123,12 +123,8 @@ class ScriptedEngine:
     async def publish(self, update: object) -> None:
         raise NotImplementedError
 
-    async def pause(self) -> None: ...
-
-    async def resume(self) -> None: ...
-
     def stats(self) -> EngineStats:
-        return EngineStats(self.version, 0, len(self.seeds), 0, 0, 0.0, 0.0)
+        return EngineStats(self.version, running=0, generated_tokens=0)
 
     async def close(self) -> None: ...
 

@@ -13,7 +13,6 @@ from learners.tiny import embedded_model_path
 from tests.actors.scripted import LocalEnvironments
 from trajectories.builder import PromptSettings, make_builder
 from trajectories.chat import ChatTokenizer
-from trajectories.schema import from_tables
 
 pytestmark = [pytest.mark.real, pytest.mark.asyncio(loop_scope="session")]
 TURNS = 6
@@ -43,13 +42,12 @@ async def play(tmp_path_factory):
 
     async def run(format: str):
         prompt = PromptSettings.model_validate({"format": format, "template": str(nothing) if format else None})
-        result = await play_group(
+        return await play_group(
             GroupRequest("g", "alfworld", training_panel("alfworld").task_ids[0], (1, 2), 0, 1.0, "train"),
             RolloutSettings(engine=settings, max_turns=TURNS),
             RolloutParts(engine, chat, LocalEnvironments(slots=2, make=lambda lease: HouseholdSession())),
             lambda advice: make_builder(chat, prompt, instructions("alfworld", prompt)),
         )
-        return from_tables(result.episodes, result.sequences)
 
     yield run
     await engine.close()

@@ -35,7 +35,6 @@ from tests.experience.endpoint import completion, endpoint
 from trajectories.chat_builder import ChatBuilder
 from trajectories.errors import UserError
 from trajectories.prompt_settings import PromptSettings
-from trajectories.schema import from_tables
 from trajectories.types import StopReason, Trajectory
 
 TASK = EpisodeTask("g-0", "g", 0, "countdown", "train", "3", seed=5, environment_seed=5)
@@ -277,8 +276,7 @@ def play(gateway, chat, tmp_path):
         engine = engine or ScriptedEngine(chat.encode_response, ["down"])
         parts = RolloutParts(engine, chat, environments or LocalEnvironments(slots=4), gateway)
         request = GroupRequest("g", "countdown", "3", seeds, weights_version=0, temperature=1.0, split="train")
-        result = await play_group(request, config, parts, lambda advice: pytest.fail("nobody builds our prompts"))
-        return from_tables(result.episodes, result.sequences)
+        return await play_group(request, config, parts, lambda advice: pytest.fail("nobody builds our prompts"))
 
     return run
 

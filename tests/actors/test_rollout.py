@@ -99,7 +99,7 @@ async def test_weights_that_were_sent_are_used_and_recorded(actor, tiny_model_di
 async def test_killed_environments_cost_no_episode(actor, hosts):
     groups = [actor.run_group.remote(request(f"env-kill-{index}", members=8)) for index in range(8)]
     await groups[0][0]
-    os.kill(await hosts[0].check_health.remote(), signal.SIGKILL)
+    os.kill(await hosts[0].__ray_call__.remote(lambda _: os.getpid()), signal.SIGKILL)
     for episodes_ref, _ in groups:
         episodes = await episodes_ref
         assert StopReason.ERROR not in episodes["stop_reason"].to_pylist() and episodes.num_rows == 8

@@ -126,16 +126,6 @@ async def test_a_response_in_progress_is_finished_by_the_weights_that_began_it(u
     assert [(await generation).version for generation in running] == [before] * 4
     await publication
     assert (await late).version == before + 1
-    assert untied.engine.stats().drain_seconds > 0
-
-
-async def test_paused_holds_back_and_resumed_goes_on(untied):
-    await untied.engine.pause()
-    waiting = asyncio.create_task(untied.engine.generate(PROMPT, SamplingParameters(max_tokens=2)))
-    await asyncio.sleep(0.1)
-    assert not waiting.done()
-    await untied.engine.resume()
-    assert len((await waiting).token_ids) == 2
 
 
 async def test_older_weights_and_the_wrong_kind_are_refused(untied):

@@ -40,6 +40,7 @@ from learners.workers.worker import LearnerWorker
 from tests.actors.scripted import ScriptedEngine
 from trajectories.builder import make_builder
 from trajectories.chat import ChatTokenizer
+from trajectories.schema import to_tables
 
 
 class Reference:
@@ -180,8 +181,9 @@ class Fleet:
             RolloutParts(self._engine, self._tokenizer, self),
             lambda advice: make_builder(self._tokenizer, settings.prompt, told),
         )
-        tables: Any = (Reference(played.episodes), Reference(played.sequences))
-        return finished_group(played.episodes, GroupReferences(*tables))
+        episodes, sequences = to_tables(played)
+        tables: Any = (Reference(episodes), Reference(sequences))
+        return finished_group(episodes, GroupReferences(*tables))
 
     async def publish(self, weights: Any, version: int) -> None:
         self._engine.version = version
