@@ -11,6 +11,8 @@ from trajectories.settings import Settings
 _Rate = Annotated[float, Field(ge=0, lt=1)]
 Betas = tuple[_Rate, _Rate]
 """Decay rates of Adam's two moments, per step."""
+TINY = "concerto-tiny"
+"""Name of the model that Concerto ships."""
 
 
 class LoraSettings(Settings):

@@ -15,7 +15,7 @@ from cluster.inputs.experience_plan import frozen_book
 from cluster.inputs.model_check import check_model
 from cluster.inputs.models import resolve_model
 from cluster.inputs.reward_channels import check_evaluator
-from cluster.reporting.advised import AdvisedRollouts, evaluate_both
+from cluster.reporting.advised import evaluate_advised
 from cluster.reporting.evaluation import Evaluation, Sampling, Subject, evaluate_panel, write_evaluations
 from cluster.reporting.kept_rollouts import KeptRollouts
 from cluster.runtime.raters import JudgeWatch, judged_rollouts, open_evaluator
@@ -41,25 +41,26 @@ def run_evaluation(
     instructions(panel.environment, config.rollout.prompt)
     book = frozen_book(config.experience, panel, out.parent)
     sampling = Sampling(samples, config.schedule.temperature.end, config.seed, config.eval_turns)
-    asked = {"panel": panel, "sampling": sampling, "subject": Subject(config.policy.model), "limit": limit}
+    evaluate = partial(
+        evaluate_panel, panel=panel, sampling=sampling, subject=Subject(config.policy.model), limit=limit
+    )
     played = out.with_name(f"{out.name}.played.jsonl")
     remove(played)
     with ray_cluster(config.placement):
-        result = asyncio.run(_evaluate(config, book, partial(evaluate_panel, **asked), played, console))
+        result = asyncio.run(_evaluate(config, panel.environment, book, evaluate, played, console))
     write_evaluations(out, (result,))
     remove(played)
     return result
 
 
 async def _evaluate(
-    config: RunSettings, book: Book | None, evaluate: partial[Any], played: Path, console: Console
+    config: RunSettings, environment: str, book: Book | None, evaluate: partial[Any], played: Path, console: Console
 ) -> Evaluation:
     await check_resources(config, trains=False, say=console.print)
     console.print("starting the engine")
-    environments = [evaluate.keywords["panel"].environment]
     model = resolve_model(config.policy.model)
     async with (
-        open_fleet(config, model, environments, "eval") as fleet,
+        open_fleet(config, model, [environment], "eval") as fleet,
         open_evaluator(config, model, "eval") as evaluator,
     ):
         say = partial(console.print, markup=False, highlight=False)
@@ -70,7 +71,5 @@ async def _evaluate(
                 progress.update(bar, completed=done, total=total)
 
             rollouts = KeptRollouts(judged_rollouts(fleet, evaluator, JudgeWatch(evaluator, say).look), played)
-            if book is None:
-                return await evaluate(rollouts, progress=tell)
-            told = AdvisedRollouts(rollouts, book, config.experience.max_tokens)
-            return await evaluate_both(told, partial(evaluate, progress=tell))
+            told = config.experience.max_tokens
+            return await evaluate_advised(rollouts, book, told, partial(evaluate, progress=tell))

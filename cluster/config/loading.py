@@ -14,7 +14,7 @@ import yaml
 from pydantic import ValidationError
 
 from cluster.config.run import RunSettings
-from cluster.inputs.models import TINY
+from learners.learner_settings import TINY
 from router.router_settings import RouterSettings
 from trajectories.errors import UserError, did_you_mean
 from trajectories.settings import Settings

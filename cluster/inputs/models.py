@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
 
+from learners.learner_settings import TINY
 from trajectories.errors import UserError, first_line
 from trajectories.files import reading
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from trajectories.builder import PromptSettings
     from trajectories.chat import ChatTokenizer
 
-TINY = "concerto-tiny"
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 HUB_PATIENCE_S = 10
 SAVE_AGAIN = "save the model again with save_pretrained, or fetch it again."

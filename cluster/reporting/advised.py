@@ -26,10 +26,13 @@ class AdvisedRollouts:
         return await self.rollouts.run_group(replace(task, advice=advice))
 
 
-async def evaluate_both(advised: AdvisedRollouts, evaluate: Callable[[Rollouts], Awaitable[Evaluation]]) -> Evaluation:
-    """What `evaluate` finds with experience, and beside it what it finds without."""
-    told, plain = await evaluate(advised), await evaluate(advised.rollouts)
+async def evaluate_advised(
+    rollouts: Rollouts, book: Book | None, max_tokens: int, evaluate: Callable[[Rollouts], Awaitable[Evaluation]]
+) -> Evaluation:
+    """What `evaluate` finds. Where there is a book, with its advice, and beside it what is found without."""
+    plain = await evaluate(rollouts)
+    if book is None:
+        return plain
+    told = await evaluate(AdvisedRollouts(rollouts, book, max_tokens))
     beside = {"greedy_without": plain.greedy, "sampled_without": plain.sampled}
-    return told.model_copy(
-        update={**beside, "memory_snapshot": advised.book.snapshot, "seconds": told.seconds + plain.seconds}
-    )
+    return told.model_copy(update={**beside, "memory_snapshot": book.snapshot, "seconds": told.seconds + plain.seconds})

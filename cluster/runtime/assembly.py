@@ -24,13 +24,13 @@ from cluster.loop.ports import Parts
 from cluster.loop.programme import Programme
 from cluster.reporting.best import BestKeeper
 from cluster.reporting.progress import RunObserver
-from cluster.reporting.run_evaluation import RunEvaluation
 from cluster.runtime.experience import ExperiencedRollouts, open_experience
 from cluster.runtime.fleet import RolloutFleet
 from cluster.runtime.learner import RayLearner
 from cluster.runtime.publisher import ParitySequences, Publisher
 from cluster.runtime.raters import JudgeWatch, Raters, judged_rollouts, open_evaluator, open_raters
 from cluster.runtime.recorder import RayRecorder
+from cluster.runtime.run_evaluation import RunEvaluation
 from cluster.runtime.session import beside_rollouts, open_fleet
 from cluster.runtime.steps import (
     ConductedTraining,

@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 import time
-from functools import partial
 from typing import Any
 
 import pytest
@@ -32,6 +31,11 @@ class Echo:
 
     def close(self) -> None:
         pass
+
+
+def slow_and_broken() -> Echo:
+    time.sleep(0.5)
+    raise OSError("no disk")
 
 
 ENVIRONMENTS = {"countdown": Countdown, "echo": Echo}
@@ -103,9 +107,9 @@ async def test_one_slot_plays_every_kind_of_environment(host):
 
 async def test_opening_may_take_longer_than_a_step_and_its_own_words_are_told(host):
     pool = await EnvironmentPool.open([host], "first", 1, 60.0)
-    slow = start_environment_host({"slow": partial(time.sleep, 0.5)}, {"num_cpus": 0.1})
+    slow = start_environment_host({"slow": slow_and_broken}, {"num_cpus": 0.1})
     try:
-        with pytest.raises(EnvironmentFailure, match=r"open: .*'NoneType'"):
+        with pytest.raises(EnvironmentFailure, match=r"open: .*no disk"):
             await EnvironmentPool.open([host, slow], "second", 1, timeout_s=0.01)
     finally:
         ray.kill(slow)

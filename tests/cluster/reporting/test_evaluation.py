@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 
 from cluster.loop.tasks import member_seeds
-from cluster.reporting.advised import AdvisedRollouts, evaluate_both
+from cluster.reporting.advised import evaluate_advised
 from cluster.reporting.estimators import pass_at_k
 from cluster.reporting.evaluation import (
     Sampling,
@@ -158,9 +158,8 @@ def test_experience_is_an_arm_of_the_table_paired_with_the_same_weights_without(
             told = task.advice is not None and int(task.task_id[-1]) % 2 == 0
             return replace(played, successes=played.members if told else 0)
 
-    advised = AdvisedRollouts(Following(), Book(7), 100)
     evaluate = partial(evaluate_panel, panel=PANEL, sampling=Sampling(samples=2), subject=Subject("m"))
-    result = asyncio.run(evaluate_both(advised, evaluate))
+    result = asyncio.run(evaluate_advised(Following(), Book(7), 100, evaluate))
     assert result.memory_snapshot == 7 and result.greedy.success.wins == 5
     assert {way: outcome.success.wins for way, outcome in result.arms.items()} == {
         "greedy": 5,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from types import SimpleNamespace
@@ -42,7 +42,7 @@ class FakeActor:
 
     def __init__(self, deaths: int = 0) -> None:
         self.deaths, self.version, self.stuck = deaths, 0, False
-        self.errors: list[Exception] = []
+        self.errors: Sequence[Exception] = ()
         self.played: list[GroupRequest] = []
         self.published: list[Any] = []
         self.health_checks = 0
@@ -56,7 +56,8 @@ class FakeActor:
         if self.stuck:
             await asyncio.Event().wait()
         if self.errors:
-            raise self.errors.pop(0)
+            error, *self.errors = self.errors
+            raise error
         return SimpleNamespace(version=self.version)
 
     async def _publish(self, update: Any) -> None:
@@ -253,7 +254,7 @@ async def test_an_actor_that_is_not_well_is_sent_no_groups_until_it_is(killed, e
 
 async def test_environments_that_do_not_open_are_told_as_an_engine_that_does_not_start(killed):
     actor = FakeActor()
-    actor.errors.append(EnvironmentFailure("open: no disk"))
+    actor.errors = [EnvironmentFailure("open: no disk")]
     with pytest.raises(RunError, match="rollout-0 does not start: open: no disk"):
         async with started(actor):
             pass
@@ -261,7 +262,7 @@ async def test_environments_that_do_not_open_are_told_as_an_engine_that_does_not
 
 async def test_an_engine_that_never_started_is_not_tried_again(killed):
     actor = FakeActor()
-    actor.errors.append(EngineError("unknown model"))
+    actor.errors = [EngineError("unknown model")]
     with pytest.raises(RunError, match="rollout-0 does not start: unknown model"):
         async with started(actor):
             pass

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cluster.config.run import RunSettings
 from cluster.loop.ports import Rollouts
-from cluster.reporting.advised import AdvisedRollouts, evaluate_both
+from cluster.reporting.advised import evaluate_advised
 from cluster.reporting.evaluation import (
     Evaluation,
     Sampling,
@@ -57,12 +57,7 @@ class RunEvaluation:
             limit=settings.limit,
             progress=lambda done, total: self.observer.activity(f"eval {title}", done, total),
         )
-        rollouts = self.judged(self.fleet)
-        if book is None:
-            result = await evaluate(rollouts)
-        else:
-            told = AdvisedRollouts(rollouts, book, self.config.experience.max_tokens)
-            result = await evaluate_both(told, evaluate)
+        result = await evaluate_advised(self.judged(self.fleet), book, self.config.experience.max_tokens, evaluate)
         for play, outcome in result.arms.items():
             rate, way = outcome.success, "" if play == "greedy" else f", {play}"
             self.observer.say(
