@@ -353,7 +353,7 @@ def _with_data(overrides: list[str] | None, environment: str, data: Path | None)
 
 def main() -> None:
     """Run the command. Exit codes: 0 done, 1 the run failed, 2 wrong input or too small a cluster, 130 interrupted, 143
-    by SIGTERM."""
+    by SIGTERM, 129 by a terminal that closed."""
     with interruptible() as interruption:
         try:
             code, said = _end()

@@ -87,8 +87,9 @@ def _train(run_dir: Path, config: RunSettings) -> None:
 
 
 def run_process(command: Sequence[str], log: Path) -> int:
-    """Exit code of a command that writes to `log`. It does not outlive this process: SIGINT and SIGTERM are passed on,
-    the first to let it end its step, a second to end it at once; then the code is that of an interruption."""
+    """Exit code of a command that writes to `log`. It does not outlive this process: the signals that end a command are
+    passed on, the first to let it end its step, a second to end it at once; then the code is that of an interruption.
+    """
     process: subprocess.Popen[bytes] | None = None
     interrupted = False
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import urlsplit
 
-from cluster.interruption import SIGNALS, handlers_kept
+from cluster.interruption import handled_in_loop
 from trajectories.errors import ConcertoError, RunError, UserError, first_line
 
 if TYPE_CHECKING:
@@ -165,19 +165,13 @@ def stop(client: JobSubmissionClient, job: str, say: Callable[[str], None]) -> s
 
 async def _follow_through_signals(client: JobSubmissionClient, job: str, write: Callable[[str], None]) -> None:
     following = asyncio.ensure_future(_follow(client, job, write))
-    loop = asyncio.get_running_loop()
-    with handlers_kept():
-        for number in SIGNALS:
-            loop.add_signal_handler(number, following.cancel)
+    with handled_in_loop(following.cancel):
         try:
             await following
         except asyncio.CancelledError:
             at = f"{job} --address {client.get_address()}"
             line = f"job {job} goes on: `concerto jobs logs {at}` follows, `concerto jobs stop {at}` ends it"
             raise Detached(line) from None
-        finally:
-            for number in SIGNALS:
-                loop.remove_signal_handler(number)
 
 
 async def _follow(client: JobSubmissionClient, job: str, write: Callable[[str], None]) -> None:

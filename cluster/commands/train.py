@@ -11,7 +11,7 @@ from rich.console import Console
 
 from cluster.inputs.run_folder import held, save_config
 from cluster.inputs.run_plan import Plan, plan_run
-from cluster.interruption import SIGNALS, handlers_kept
+from cluster.interruption import handled_in_loop
 from cluster.loop.coordinator import Coordinator, Interrupted
 from cluster.reporting.best import ONLY_TEST_PANELS, choosing_panels
 from cluster.reporting.curve import write_learning_curve
@@ -32,7 +32,7 @@ def run_training(plan: Plan, console: Console) -> None:
     """Train to the end of the schedule; when learner workers die, go on from the last checkpoint.
 
     Raises:
-        Interrupted: after a stop by SIGINT or SIGTERM, checkpoint written.
+        Interrupted: after a stop by Ctrl-C, SIGTERM or a terminal that closed, checkpoint written.
         StorageError: the disk of the run directory is full or read-only; the last checkpoint is good.
         WorkersLost: workers died `MAX_DEATHS` times without a new checkpoint in between.
     """
@@ -90,9 +90,9 @@ async def _train(plan: Plan, console: Console) -> None:
 
 @contextmanager
 def _stop_on_signal(coordinator: Coordinator, observer: RunObserver) -> Iterator[None]:
-    """The first SIGINT or SIGTERM asks for a clean stop, the second ends the run at once. Before and after that
+    """The first signal asks for a clean stop, the second ends the run at once. Before and after that
     `cluster.interruption` has them."""
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    task = asyncio.current_task()
     assert task is not None
     asked = False
 
@@ -105,11 +105,5 @@ def _stop_on_signal(coordinator: Coordinator, observer: RunObserver) -> Iterator
         observer.say("stopping after this step; once more stops at once")
         coordinator.stop()
 
-    with handlers_kept():
-        for number in SIGNALS:
-            loop.add_signal_handler(number, stop)
-        try:
-            yield
-        finally:
-            for number in SIGNALS:
-                loop.remove_signal_handler(number)
+    with handled_in_loop(stop):
+        yield

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import secrets
+import signal
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from functools import partial
@@ -108,6 +109,8 @@ def _join(address: str | None) -> None:
     namespace = f"concerto-{uuid4().hex}"  # names of actors are free in it, whatever else runs on a shared cluster
     common: dict[str, Any] = {"namespace": namespace, "logging_level": logging.ERROR, "log_to_driver": False}
     with handlers_kept():  # Ray's own for SIGTERM prints a stack of C++
+        # Its processes take that over. Else they would end with a terminal, before the run could end its step.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         if address:
             ray.init(address=address, **common)
         else:

@@ -94,7 +94,7 @@ class Objective(ABC):
 
     @abstractmethod
     def aggregation(self, tokens: int) -> tuple[float, float]:
-        """(factor of every token's loss, count) of a sequence with that many trained tokens; see `losses.aggregation`."""
+        """(factor of each token's loss, count) of a sequence with so many trained tokens; see `losses.aggregation`."""
 
     @abstractmethod
     def token_losses(self, tokens: Tokens) -> TokenLosses:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import subprocess
 import sys
+import termios
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -40,9 +42,10 @@ def train_arguments(run_dir: Path, model: Path, **changes: object) -> list[str]:
 
 class RunProcess:
     """`concerto train` as a child process; remembers every process that it ever had below it. Leaving its `with` block
-    ends what is left. With `module="tests.cluster.guard"` its own process must not see a token."""
+    ends what is left. With `module="tests.cluster.guard"` its own process must not see a token. `terminal` is the end
+    of a pseudo-terminal from which it is started."""
 
-    def __init__(self, arguments: list[str], log: Path, module: str = "cluster") -> None:
+    def __init__(self, arguments: list[str], log: Path, module: str = "cluster", terminal: int | None = None) -> None:
         self._log = log
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         with log.open("ab") as file:
@@ -50,9 +53,11 @@ class RunProcess:
                 [sys.executable, "-m", module, *arguments],
                 cwd=REPO,
                 env=environment,
+                stdin=terminal,
                 stdout=file,
-                stderr=subprocess.STDOUT,
+                stderr=subprocess.STDOUT if terminal is None else terminal,
                 start_new_session=True,
+                preexec_fn=None if terminal is None else lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
             )
         self._seen: set[psutil.Process] = set()
 

@@ -1,7 +1,9 @@
-"""Ctrl-C and SIGTERM outside the training loop: one line within two seconds, all ended within ten, 130 or 143."""
+"""Signals outside the training loop: one line within two seconds, all ended within ten, exit code 128 and the number."""
 
 from __future__ import annotations
 
+import os
+import pty
 import signal
 import subprocess
 import sys
@@ -10,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from cluster.loop.checkpoint import has_checkpoint
+from cluster.reporting.metrics import read_metrics
 from tests.cluster.runs import REPO, RunProcess, title, train_arguments
 
 SAID = "concerto: interrupted, ending what was started\n"
-CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 WAITING = """
 import sys, time
 import envs
@@ -48,6 +52,15 @@ def interrupted(finally_: str, *signals: signal.Signals) -> tuple[int, str, floa
 def test_a_signal_ends_a_command_in_order_with_one_line(number):
     code, said, _ = interrupted("print('tidied up', file=sys.stderr)", number)
     assert (code, said) == (CODES[number], f"{SAID}tidied up\n")
+
+
+def test_a_command_under_nohup_outlives_its_terminal():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        code, said, _ = interrupted("pass", signal.SIGHUP, signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    assert (code, said) == (143, SAID)
 
 
 def test_what_fails_on_the_way_out_is_not_told():
@@ -89,6 +102,7 @@ def commands(tmp_path: Path, tiny_model_dir: Path) -> dict[str, list[str]]:
         ("train", "RolloutActor", signal.SIGINT),
         ("train", "RolloutActor", signal.SIGTERM),
         ("eval", "RolloutActor", signal.SIGTERM),
+        ("eval", "RolloutActor", signal.SIGHUP),
         ("probe", "ProbeActor", signal.SIGTERM),
     ],
 )
@@ -104,3 +118,19 @@ def test_a_start_can_be_interrupted(commands, tmp_path, command, process, number
         assert run.wait(10) == CODES[number], run.log()
         run.assert_nothing_left()
     assert run.log().count("concerto: ") == 1 and "Traceback" not in run.log() and "***" not in run.log(), run.log()
+
+
+@pytest.mark.real
+@pytest.mark.timeout(900)
+def test_a_run_whose_terminal_closes_ends_its_step_and_writes_a_checkpoint(tmp_path: Path, tiny_model_dir: Path):
+    run_dir = tmp_path / "run"
+    arguments = train_arguments(run_dir, tiny_model_dir, schedule__sft_steps=500, checkpoint__every=1000)
+    ours, theirs = pty.openpty()
+    with RunProcess(arguments, tmp_path / "log", terminal=theirs) as run:
+        os.close(theirs)
+        run.wait_until("its second step", lambda: len(read_metrics(run_dir)) > 1)
+        assert not has_checkpoint(run_dir)
+        os.close(ours)  # its process group, which Ray's processes are in, gets SIGHUP
+        assert run.wait(120) == 130, run.log()
+        run.assert_nothing_left()
+    assert has_checkpoint(run_dir) and "Traceback" not in run.log()
