@@ -1,4 +1,4 @@
-"""Signals outside the training loop: one line within two seconds, all ended within ten, exit code 128 and the number."""
+"""Signals outside the training loop: one line within two seconds, the end within ten, exit code 128 and the number."""
 
 from __future__ import annotations
 
