@@ -24,7 +24,7 @@ from router.arbitration import (
     ScheduledMix,
 )
 from router.online import Group, OnlineRouter, one_each, reference_id, routed_assignments, sequences_of
-from router.scores import Loss, Random
+from router.scores import Concentration, Loss, Random
 from tests.cluster.simulation import trajectory
 from tests.router.samples import make_sequence
 from trajectories.ids import demonstration_id
@@ -55,10 +55,8 @@ def demonstration(name: str) -> pa.Table:
 
 
 def measured(losses: dict[str, float], norm: float = 1.0) -> pa.Table:
-    rows = [
-        {"trajectory": name, "tokens": 5, "trained_tokens": 2, "loss": loss, "norms": [norm, 2 * norm]}
-        for name, loss in losses.items()
-    ]
+    common = {"tokens": 5, "trained_tokens": 2, "norms": [norm, 2 * norm], "entries": [1, 4]}
+    rows = [{"trajectory": name, "loss": loss, **common} for name, loss in losses.items()]
     return pa.Table.from_pylist(rows, schema=tables.MEASURED)
 
 
@@ -108,6 +106,12 @@ def test_groups_are_compared_with_those_of_the_steps_before() -> None:
     assert router.decide(groups[:1], names[:1], measured({"a/1": 2.5})) == [IMITATE], "the median is 2.5 now"
     assert router.decide(groups[:1], names[:1], measured({"a/1": 2.6})) == [EXPLORE]
     assert router.steps == 3
+
+
+def test_norms_per_entry_are_compared_in_a_run_too() -> None:
+    router = OnlineRouter(RunningQuantile(Concentration.named("gini_per_entry"), fill=1))
+    (decision,) = router.decide([group("a")], ["a/1"], measured({"a/1": 1.0}))
+    assert decision is not None and decision.score == pytest.approx(0.0), "2 / sqrt(4) is as much as 1 / sqrt(1)"
 
 
 def test_own_successes_are_not_compared_with_experts() -> None:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.loop.checkpoint import PendingGroup, Played
+from cluster.loop.coordinator import group_metrics
 from cluster.loop.frontier import GroupFrontier
 from cluster.loop.ports import FinishedGroup
 from cluster.loop.staleness import StalenessGate
@@ -47,6 +48,17 @@ FLAT = finished(varied=())
 def played(groups: int) -> dict[str, Played]:
     """What so many of them are together."""
     return {"mock": Played(episodes=4 * groups, turns=20 * groups)} if groups else {}
+
+
+def test_success_counts_an_environment_whose_groups_were_all_skipped():
+    groups = frontier()
+    groups.batch_skipped_play = {"other": Played(episodes=4, successes=3, turns=20)}
+    metrics = group_metrics([finished()], groups, version=0)
+    assert {name: metrics[name] for name in ("success", "success/mock", "success/other")} == {
+        "success": 3 / 8,
+        "success/mock": 0.0,
+        "success/other": 0.75,
+    }
 
 
 def test_a_group_with_exactly_min_group_members_is_ready():
