@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
-import ray
 import torch
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 from torch import Tensor
 
+from actors import runtime
 from learners.rewards import conductor_head, maths
 from learners.rewards.conductor_head import ConductorHead
 from learners.rewards.reward_settings import ConductorSettings
@@ -132,7 +132,7 @@ def start_conductor(
     Args:
         options: Ray's actor options: name, num_cpus, scheduling_strategy, …
     """
-    return cast(ActorHandle, ray.remote(ConductorActor).options(**options).remote(channels, hidden, config))
+    return runtime.start(ConductorActor, options, channels, hidden, config)
 
 
 class RemoteConductor:
@@ -162,7 +162,7 @@ class RemoteConductor:
 
     def stop(self) -> None:
         """End its process."""
-        ray.kill(self._handle)
+        runtime.kill(self._handle)
 
     async def _answer(self, method: str, *arguments: Any) -> Any:
         try:

@@ -7,12 +7,12 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
-import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 
+from actors import runtime
 from actors.episode import EnvironmentFailure, Session
 from envs.base import Environment, Observation, StepResult
 from trajectories.errors import UserError
@@ -81,7 +81,7 @@ def start_environment_host(openers: Openers, options: Mapping[str, Any]) -> Acto
         openers: by name, what makes one environment, e.g. `partial(make_environment, "alfworld", data=path)`.
         options: Ray's actor options: name, num_cpus, scheduling_strategy, …
     """
-    return cast(ActorHandle, ray.remote(EnvironmentHost).options(max_restarts=-1, **options).remote(openers))
+    return runtime.start(EnvironmentHost, {"max_restarts": -1, **options}, openers)
 
 
 class _HostLine:
@@ -199,7 +199,7 @@ async def _bounded(what: str, host: ActorHandle, call: Awaitable[Any], timeout_s
         try:
             return await asyncio.wait_for(call, timeout_s)
         except TimeoutError:
-            ray.kill(host, no_restart=False)  # nothing else stops a hanging environment
+            runtime.kill(host, restart=True)  # nothing else stops a hanging environment
             raise EnvironmentFailure(f"{what}: no answer within {timeout_s:g} s; its process is restarted") from None
 
 

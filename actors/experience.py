@@ -6,12 +6,12 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import pyarrow as pa
-import ray
 from ray.actor import ActorHandle
 
+from actors import runtime
 from actors.policy_chat import PolicyChat, ServedPolicy
 from experience.advice import Advice, Book
 from experience.asking import Prompter, Spending, StepFailed
@@ -177,5 +177,4 @@ def start_experience(
     Args:
         options: Ray's actor options: name, scheduling_strategy, …
     """
-    actor = ray.remote(ExperienceActor).options(num_cpus=0, **options)
-    return cast(ActorHandle, actor.remote(memory, types, settings, policy, snapshot))
+    return runtime.start(ExperienceActor, {"num_cpus": 0, **options}, memory, types, settings, policy, snapshot)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
-import ray
+
+from actors import runtime
 
 
 class GroupTables(NamedTuple):
@@ -17,10 +18,10 @@ class GroupTables(NamedTuple):
 
 
 class GroupReferences(NamedTuple):
-    """The tables of a group where they lie in the object store."""
+    """References to the tables of a group, which lie in the object store."""
 
-    episodes: ray.ObjectRef
-    sequences: ray.ObjectRef
+    episodes: Any
+    sequences: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,5 +33,5 @@ class StepGroups:
     def fetch(self) -> list[GroupTables]:
         """Their tables, in order, as views of shared memory. For the actor that got them: Ray resolves a reference
         only where it is an argument of its own, not inside one."""
-        tables = ray.get([reference for group in self.groups for reference in group])
+        tables = runtime.get([reference for group in self.groups for reference in group])
         return [GroupTables(*pair) for pair in zip(tables[::2], tables[1::2], strict=True)]

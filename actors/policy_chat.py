@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
 
-import ray
 from ray.exceptions import RayActorError
 
+from actors import runtime
 from actors.engine import EngineError
 from experience.protocols import Completion, EndpointDown, Message, RefusedRequest
 from trajectories.errors import last_line
@@ -54,7 +54,7 @@ class PolicyChat:
                 await asyncio.sleep(WAIT_S)
             name = next(self._engines)
             try:
-                actor: Any = ray.get_actor(name)
+                actor: Any = runtime.find(name)
                 return await actor.complete.remote(list(messages), json.dumps(schema), max_tokens, temperature)
             except RefusedRequest as error:
                 raise RefusedRequest(last_line(error)) from None

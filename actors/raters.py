@@ -9,14 +9,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import pyarrow as pa
-import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayTaskError
 from ray.util import ActorPool
 
+from actors import runtime
 from learners.rewards.answers import AnswerReader, Answers, Rating
 from learners.rewards.judge import Judge, Judged, filled
 from learners.rewards.reward_settings import JudgeSettings
@@ -158,7 +158,7 @@ class RemoteJudge:
         """Raises ConcertoError where the endpoint lets nobody in, or the actor keeps dying."""
         started = time.monotonic()
         with judge_in_words():
-            judged: Judged = ray.get(self.handle.judge.remote(answers))
+            judged: Judged = runtime.get(self.handle.judge.remote(answers))
         metrics = {
             "judge_s": time.monotonic() - started,
             "judge/tokens": float(judged.tokens),
@@ -192,11 +192,9 @@ def judge_in_words() -> Iterator[None]:
 def start_preference(model: str, gpus: float, options: Any) -> ActorHandle:
     """A `PreferenceActor` as a Ray actor, on a GPU where it has a share of one."""
     device = "cuda" if gpus else "cpu"
-    actor = ray.remote(PreferenceActor).options(**RESTARTS, **options)
-    return cast(ActorHandle, actor.remote(model, device))
+    return runtime.start(PreferenceActor, {**RESTARTS, **options}, model, device)
 
 
 def start_judge(settings: JudgeSettings, section: str, reader: Callable[[], AnswerReader], options: Any) -> RemoteJudge:
     """A `JudgeActor` as a Ray actor, on no CPU: it only waits."""
-    actor = ray.remote(JudgeActor).options(num_cpus=0, **RESTARTS, **options)
-    return RemoteJudge(actor.remote(settings, section, reader))
+    return RemoteJudge(runtime.start(JudgeActor, {"num_cpus": 0, **RESTARTS, **options}, settings, section, reader))

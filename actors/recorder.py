@@ -10,6 +10,7 @@ import pyarrow as pa
 import ray
 from ray.actor import ActorHandle
 
+from actors import runtime
 from actors.group_references import GroupReferences
 from trajectories.schema import concat_tables
 from trajectories.store import TrajectoryStore, read_group, write_group
@@ -34,14 +35,14 @@ class RecorderActor:
 
     def write(self, part: int, groups: Sequence[GroupReferences], assignments: pa.Table | None) -> None:
         """Write the groups of one learner step, and what it made of them, as one part of the store."""
-        tables = [ray.get(list(group)) for group in groups]
+        tables = [runtime.get(list(group)) for group in groups]
         episodes, sequences = (concat_tables(column) for column in zip(*tables, strict=True))
         self._store.write(part, episodes, sequences, assignments)
 
     def keep(self, folder: Path, ready: Mapping[int, GroupReferences]) -> None:
         """Write finished groups that are not trained yet to `folder`, by position."""
         for position, group in ready.items():
-            write_group(folder, position, *ray.get(list(group)))
+            write_group(folder, position, *runtime.get(list(group)))
 
     @ray.method(num_returns=2)
     def read(self, folder: Path, position: int) -> tuple[pa.Table, pa.Table]:
@@ -55,5 +56,5 @@ def start_recorder(directory: Path, options: Mapping[str, Any]) -> ActorHandle:
     Args:
         options: Ray's actor options: name, scheduling_strategy, …
     """
-    actor: Any = ray.remote(RecorderActor).options(num_cpus=0, max_restarts=-1, max_task_retries=2, **options)
-    return actor.remote(directory.resolve())  # actors run in directories of their own
+    lives = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": 2}
+    return runtime.start(RecorderActor, {**lives, **options}, directory.resolve())  # actors have their own directories

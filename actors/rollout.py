@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ import pyarrow as pa
 import ray
 from ray.actor import ActorHandle
 
+from actors import runtime
 from actors.engine import EngineDied, SamplingParameters
 from actors.environment_host import EnvironmentPool
 from actors.program import check_program
@@ -140,7 +141,7 @@ class RolloutActor:
 
         tokenizer = ChatTokenizer.from_pretrained(self._model)
         settings = self._settings
-        hosts = [ray.get_actor(host) for host in self._hosts]
+        hosts = [runtime.find(host) for host in self._hosts]
         environments = await EnvironmentPool.open(hosts, self._name, settings.episodes, settings.environment_timeout_s)
         gateway = await self._open_gateway() if settings.program.command else None
         engine = await VllmEngine.start(self._model, settings.engine)
@@ -174,7 +175,5 @@ def start_rollout_actor(
         options: Ray's actor options: name (readable in the dashboard, e.g. `concerto:run:rollout-0`), num_cpus,
             num_gpus, scheduling_strategy, …
     """
-    actor = ray.remote(RolloutActor).options(
-        max_restarts=-1, max_task_retries=0, max_concurrency=CALLS_AT_ONCE, **options
-    )
-    return cast(ActorHandle, actor.remote(settings, model, hosts, options["name"]))
+    lives = {"max_restarts": -1, "max_task_retries": 0, "max_concurrency": CALLS_AT_ONCE}
+    return runtime.start(RolloutActor, {**lives, **options}, settings, model, hosts, options["name"])

@@ -20,7 +20,7 @@ def path(text: str | Path) -> Path:
 AT: dict[str, Any] = {"parser": path, "metavar": "PATH"}
 """Of every option and argument that is a path."""
 
-Preset = Annotated[str, typer.Option(help="local or instruct (no GPU), gpu (one GPU) or cluster (many nodes).")]
+Preset = Annotated[str, typer.Option(help="local, inline or instruct (no GPU), gpu (one GPU) or cluster (many nodes).")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file that changes the preset.", **AT)]
 Data = Annotated[
     Path | None, typer.Option(help="The environment's data; none for what is installed or embedded.", **AT)

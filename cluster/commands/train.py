@@ -72,7 +72,7 @@ def _train_through_deaths(plan: Plan, console: Console, say: Callable[[str], Non
 
 async def _train(plan: Plan, console: Console) -> None:
     say = partial(console.print, markup=False, highlight=False)
-    writer = MetricsWriter(plan.run_dir, plan.manifest.step + 1, ray_metrics=True, say=say)
+    writer = MetricsWriter(plan.run_dir, plan.manifest.step + 1, ray_metrics=not plan.config.placement.inline, say=say)
     try:
         with RunObserver(console, writer, EntropyWatch(plan.config.grpo.entropy_floor)) as observer:
             async with assembled(plan, observer) as assembly:

@@ -26,7 +26,7 @@ UNREADABLE = (yaml.YAMLError, ValueError, RecursionError)
 
 PRESETS: dict[str, dict[str, Any]] = {
     name: yaml.safe_load((Path(__file__).parent / "presets" / f"{name}.yaml").read_text(encoding="utf-8"))
-    for name in ("local", "instruct", "gpu", "cluster")
+    for name in ("local", "inline", "instruct", "gpu", "cluster")
 }
 
 

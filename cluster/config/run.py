@@ -133,6 +133,15 @@ class RunSettings(Settings):
         return self
 
     @model_validator(mode="after")
+    def _one_process_waits_for_no_rater(self) -> RunSettings:
+        if self.placement.inline and (self.reward.preference_model or self.reward.judge.active):
+            raise ValueError(
+                "placement.inline is one process, which cannot wait for an answer while it makes rewards: leave out "
+                "reward.preference_model and reward.judge"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _each_worker_of_an_engine_has_a_gpu(self) -> RunSettings:
         workers, gpus = self.rollout.engine.tensor_parallel, self.placement.rollout_gpus
         if gpus and workers not in (1, gpus):

@@ -229,6 +229,9 @@ class PlacementSettings(Settings):
     address: str | None = None
     """Ray cluster to join: `auto`, `host:port`; null starts a private one on this machine. Tuning: `auto` within `ray
     job submit`."""
+    inline: bool = False
+    """All actors in this process, one after the other and without Ray, so that a breakpoint anywhere stops the run; the
+    engine's core alone has a process of its own. Tuning: to debug, by `--preset inline`."""
     rollout_actors: PositiveInt = 1
     """Rollout actors, each with an engine of its own. Tuning: until playing a batch takes no longer than a learner
     step."""
@@ -266,6 +269,12 @@ class PlacementSettings(Settings):
     start_timeout_s: PositiveFloat = 600.0
     """Seconds that engines and learner workers may take to start. Tuning: raise it for large checkpoints on slow
     disks."""
+
+    @model_validator(mode="after")
+    def _one_process_is_no_cluster(self) -> PlacementSettings:
+        if self.inline and (self.address is not None or self.learner_workers > 1):
+            raise ValueError("inline is one process: leave out address, and set learner_workers=1")
+        return self
 
     @field_validator("rollout_gpus")
     @classmethod

@@ -9,9 +9,9 @@ from functools import partial
 from typing import Any
 
 import pyarrow as pa
-import ray
 from transformers import AutoConfig
 
+from actors import runtime
 from actors.conductor import RemoteConductor, start_conductor
 from actors.recorder import start_recorder
 from actors.router import RouterActor
@@ -26,6 +26,7 @@ from cluster.reporting.best import BestKeeper
 from cluster.reporting.progress import RunObserver
 from cluster.runtime.experience import ExperiencedRollouts, open_experience
 from cluster.runtime.fleet import RolloutFleet
+from cluster.runtime.inline import InlinePool
 from cluster.runtime.learner import RayLearner
 from cluster.runtime.publisher import ParitySequences, Publisher
 from cluster.runtime.raters import JudgeWatch, Raters, judged_rollouts, open_evaluator, open_raters
@@ -45,7 +46,7 @@ from experience.advice import Book
 from learners.rewards.open_channels import READ
 from learners.rewards.reward_batch import ConstantWatch
 from learners.rewards.scalarisers import ADVANTAGES
-from learners.workers.pool import LearnerPool
+from learners.workers.pool import LearnerPool, Pool
 from router.arbitration import make_arbiter
 from router.online import OnlineRouter
 from trajectories.store import read_cache, write_parquet
@@ -130,12 +131,12 @@ def _demonstrations(plan: Plan, observer: RunObserver) -> pa.Table:
 async def _open_recorder(plan: Plan) -> AsyncIterator[RayRecorder]:
     """The recorder, beside the first rollout actor, since most of what it writes was made there or has to travel."""
     run = plan.name
-    options = {"name": f"concerto:{run}:recorder", "scheduling_strategy": beside_rollouts(run)}
+    options = {"name": f"concerto:{run}:recorder", **beside_rollouts(plan.config.placement, run)}
     actor = start_recorder(plan.run_dir / "trajectories", options)
     try:
         yield RayRecorder(actor)
     finally:
-        ray.kill(actor)
+        runtime.kill(actor)
 
 
 @asynccontextmanager
@@ -143,20 +144,10 @@ async def _open_learner(
     plan: Plan, demonstrations: pa.Table, raters: Raters, watch: JudgeWatch
 ) -> AsyncIterator[RayLearner]:
     """The learner, its workers still starting, so that engines can start beside them; stopped afterwards."""
-    config = plan.config
-    resources = {"CPU": config.placement.learner_cpus, "GPU": config.placement.learner_gpus}
-    name = f"concerto:{plan.name}"
-    pool = LearnerPool(
-        config.learner_settings(plan.model),
-        run_name=plan.name,
-        storage=plan.run_dir / "ray_train",
-        num_workers=config.placement.learner_workers,
-        resources_per_worker={name: share for name, share in resources.items() if share},
-    )
+    config, pool, name = plan.config, _pool(plan), f"concerto:{plan.name}"
     options = {"name": f"{name}:router", "num_cpus": 0, "max_restarts": -1, "max_task_retries": 2}
     unnamed = open_channels(config, plan.channels, plan.model, raters.channels)
-    actor: Any = ray.remote(RouterActor).options(**options)
-    router = actor.remote(config.grpo, config.reward, plan.channels, config.seed, unnamed)
+    router = runtime.start(RouterActor, options, config.grpo, config.reward, plan.channels, config.seed, unnamed)
     conductor = _conductor(plan, f"{name}:conductor") if config.reward.scalariser == "conductor" else None
     routing, training = _routing(plan, pool, router, demonstrations), _training(plan, pool, conductor)
     engine = config.fitted_rollout.engine
@@ -169,9 +160,23 @@ async def _open_learner(
         try:
             await learner.stop()
         finally:
-            ray.kill(router)
+            runtime.kill(router)
             if conductor is not None:
                 conductor.stop()
+
+
+def _pool(plan: Plan) -> Pool:
+    config, placement = plan.config.learner_settings(plan.model), plan.config.placement
+    if placement.inline:
+        return InlinePool(config)
+    resources = {"CPU": placement.learner_cpus, "GPU": placement.learner_gpus}
+    return LearnerPool(
+        config,
+        run_name=plan.name,
+        storage=plan.run_dir / "ray_train",
+        num_workers=placement.learner_workers,
+        resources_per_worker={name: share for name, share in resources.items() if share},
+    )
 
 
 def _conductor(plan: Plan, name: str) -> RemoteConductor:
@@ -180,7 +185,7 @@ def _conductor(plan: Plan, name: str) -> RemoteConductor:
     return RemoteConductor(start_conductor(plan.channels, hidden, plan.config.reward.conductor, options))
 
 
-def _routing(plan: Plan, pool: LearnerPool, router: Any, demonstrations: pa.Table) -> PlainRouting | OnlineRouting:
+def _routing(plan: Plan, pool: Pool, router: Any, demonstrations: pa.Table) -> PlainRouting | OnlineRouting:
     settings = plan.config.router
     reads = plan.config.grpo.folds_kl or not READ.isdisjoint(plan.channels)
     reader = PolicyReader(pool, router) if reads else NothingToRead()
@@ -189,10 +194,10 @@ def _routing(plan: Plan, pool: LearnerPool, router: Any, demonstrations: pa.Tabl
         return plain
     memory = OnlineRouter(make_arbiter(settings, plan.config.seed))
     probing = settings.probing(alone=False) if settings.probes else None
-    return OnlineRouting(plain, pool, memory, probing, ray.put(demonstrations))
+    return OnlineRouting(plain, pool, memory, probing, runtime.put(demonstrations))
 
 
-def _training(plan: Plan, pool: LearnerPool, conductor: RemoteConductor | None) -> PlainTraining | ConductedTraining:
+def _training(plan: Plan, pool: Pool, conductor: RemoteConductor | None) -> PlainTraining | ConductedTraining:
     config, reward = plan.config, plan.config.reward
     watch = ConstantWatch(reward.constant_limit)
     if conductor is not None:

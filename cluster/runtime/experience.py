@@ -9,8 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import ray
-
+from actors import runtime
 from actors.experience import Told, start_experience
 from actors.policy_chat import ServedPolicy
 from cluster.inputs.experience_plan import memory_path, planned_types
@@ -136,7 +135,7 @@ async def open_experience(
     if not settings.enabled:
         yield None
         return
-    options = {"name": f"concerto:{run}:experience", "scheduling_strategy": beside_rollouts(run)}
+    options = {"name": f"concerto:{run}:experience", **beside_rollouts(plan.config.placement, run)}
     path = memory_path(settings, plan.run_dir)
     types = planned_types((*plan.tasks.panels, *plan.eval_panels))
     snapshot = plan.manifest.memory if settings.memory is None else None  # what has a name others may have changed
@@ -148,7 +147,7 @@ async def open_experience(
         yield told
     finally:
         await told.close()
-        ray.kill(actor)
+        runtime.kill(actor)
 
 
 def run_name(run_dir: Path) -> str:

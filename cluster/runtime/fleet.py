@@ -12,9 +12,9 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
-import ray
 from ray.exceptions import ObjectLostError, RayActorError
 
+from actors import runtime
 from actors.engine import EngineError
 from actors.episode import EnvironmentFailure
 from actors.group_references import GroupReferences
@@ -235,7 +235,7 @@ class RolloutFleet:
                 if attempt == REVIVALS:
                     raise
                 logger.warning("%s; trying again", error)
-                ray.kill(member.actor, no_restart=False)
+                runtime.kill(member.actor, restart=True)
 
     async def _make_ready(self, member: Member) -> None:
         """Wait for an actor's answer, then give it the latest weights. Raises RunError when time is up.
@@ -296,7 +296,7 @@ class RolloutFleet:
                 await asyncio.wait_for(member.actor.check_health.remote(), self._health_check_s)
             except TimeoutError:
                 logger.warning("%s gave no sign of life for %g s and is restarted", member.name, self._health_check_s)
-                ray.kill(member.actor, no_restart=False)
+                runtime.kill(member.actor, restart=True)
                 self._lost(member)
             except Exception as error:  # whatever it answers but its health, groups are not for it
                 logger.warning("%s is not well: %s", member.name, last_line(error))

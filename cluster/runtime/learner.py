@@ -15,7 +15,7 @@ from cluster.runtime.steps import Routing, Training
 from cluster.runtime.weights import Lives, LiveWeights, Publication, StoredWeights, Weights
 from learners.policy.parity import Scores
 from learners.workers.losses import own_words, told_as_lost
-from learners.workers.pool import LearnerPool
+from learners.workers.pool import Pool
 from router.probe import ProbeResult
 from router.probing import Probing
 
@@ -34,7 +34,7 @@ class RayLearner:
 
     def __init__(
         self,
-        pool: LearnerPool,
+        pool: Pool,
         routing: Routing,
         training: Training,
         publication: Publication,

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import ray
 
+from actors import runtime
 from cluster.runtime.fleet import RolloutFleet
 from cluster.runtime.learner import RayLearner
 from learners.policy.parity import Scores, check_parity, check_unchanged, parity_error
@@ -34,7 +34,7 @@ class ParitySequences:
     def put(cls, table: pa.Table) -> ParitySequences:
         sequences = sequences_from_table(table)
         token_ids = [sequence.token_ids for sequence in sequences]
-        return cls(ray.put(table), ray.put(token_ids), tuple(sequence.trained for sequence in sequences))
+        return cls(runtime.put(table), runtime.put(token_ids), tuple(sequence.trained for sequence in sequences))
 
 
 @dataclass(frozen=True, slots=True)

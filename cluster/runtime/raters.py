@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import ray
-
+from actors import runtime
 from actors.raters import (
     PreferencePool,
     RemoteJudge,
@@ -78,7 +77,7 @@ async def open_raters(plan: Plan) -> AsyncIterator[Raters]:
         yield Raters(pool, judge)
     finally:
         for handle in handles:
-            ray.kill(handle)
+            runtime.kill(handle)
 
 
 @asynccontextmanager
@@ -93,7 +92,7 @@ async def open_evaluator(config: RunSettings, model: str, run: str) -> AsyncIter
     try:
         yield judge
     finally:
-        ray.kill(judge.handle)
+        runtime.kill(judge.handle)
 
 
 def judged_rollouts(

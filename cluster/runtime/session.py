@@ -10,6 +10,7 @@ import secrets
 import signal
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 from uuid import uuid4
@@ -18,6 +19,7 @@ import ray
 from ray.util.placement_group import PlacementGroup, get_placement_group, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from actors import runtime
 from actors.environment_host import start_environment_host
 from actors.rollout import start_rollout_actor
 from cluster.config.run import RunSettings
@@ -81,10 +83,16 @@ def companions(config: RunSettings) -> list[tuple[str, str]]:
 
 @contextmanager
 def ray_cluster(placement: PlacementSettings) -> Iterator[None]:
-    """Join the cluster of `placement.address` (or of a submitted job), else start a private one; always leave it.
+    """Join the cluster of `placement.address` (or of a submitted job), else start a private one; always leave it. With
+    `placement.inline` all of it is this process.
 
     Raises UserError when there is no such cluster.
     """
+    if placement.inline:
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # elsewhere its warnings are in the logs of the actors
+        with none_left(), runtime.in_process():
+            yield
+        return
     address = joined_address(placement)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING", "0")
@@ -142,6 +150,8 @@ def cluster_nodes() -> list[Node]:
 async def check_resources(config: RunSettings, trains: bool, say: Callable[[str], None]) -> None:
     """Wait a bounded time for room for all actors of a run, or (`trains` is false) of an evaluation. Raises UserError
     with the table of demanded against free."""
+    if config.placement.inline:
+        return
     demands = run_demands(config) if trains else rollout_demands(config.placement)
     await preflight(demands, cluster_nodes, config.placement.wait_s, say)
 
@@ -157,40 +167,67 @@ async def open_fleet(
         run: in the names of the actors, `concerto:<run>:rollout-0`.
     """
     placement = config.placement
-    demands = rollout_demands(placement)
-    group = placement_group([_bundle(demand) for demand in demands], strategy="PACK", name=f"concerto:{run}")
+    settings = config.fitted_rollout
+    if joined_address(placement):  # a private cluster has no endpoint for metrics
+        settings = settings.model_copy(update={"engine": settings.engine.model_copy(update={"metrics": True})})
+    openers = {name: partial(make_environment, name, *config.opening(name)) for name in environments}
     actors: dict[str, Any] = {}
     hosts: dict[str, Any] = {}
+    async with _room(placement, run) as places:
+        try:
+            for place in places:
+                if place.demand.name.startswith("env-"):
+                    hosts[place.options["name"]] = start_environment_host(openers, place.options)
+            for place in places:
+                if place.demand.name.startswith("rollout-"):
+                    name = place.options["name"]
+                    actors[name] = start_rollout_actor(settings, model, tuple(hosts), place.options)
+            fleet = RolloutFleet(actors, settings.episodes, placement.start_timeout_s)
+            await fleet.start()
+            try:
+                yield fleet
+            finally:
+                await fleet.close()
+        finally:
+            await _take_down(actors, hosts)
+
+
+def beside_rollouts(placement: PlacementSettings, run: str) -> dict[str, Any]:
+    """Ray's options of an actor that goes to the node of this run's first rollout actor; call while its fleet is
+    open."""
+    if placement.inline:
+        return {}
+    group = get_placement_group(f"concerto:{run}")
+    return {"scheduling_strategy": PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0)}
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """What an actor demands, and Ray's options that put it where it was planned."""
+
+    demand: Demand
+    options: dict[str, Any]
+
+
+@asynccontextmanager
+async def _room(placement: PlacementSettings, run: str) -> AsyncIterator[list[_Place]]:
+    """The room that `check_resources` found, held as one placement group; let go of afterwards.
+
+    Raises RunError when others have taken it.
+    """
+    demands = rollout_demands(placement)
+    if placement.inline:
+        yield [_Place(demand, {"name": _name(run, demand)}) for demand in demands]
+        return
+    group = placement_group([_bundle(demand) for demand in demands], strategy="PACK", name=f"concerto:{run}")
     try:
         await _reserved(group, placement.wait_s + CLOSE_TIMEOUT_S)
-        openers = {name: partial(make_environment, name, *config.opening(name)) for name in environments}
-        for bundle, demand in enumerate(demands):
-            if demand.name.startswith("env-"):
-                hosts[_name(run, demand)] = start_environment_host(openers, _options(run, group, bundle, demand))
-        settings = config.fitted_rollout
-        if joined_address(placement):  # a private cluster has no endpoint for metrics
-            settings = settings.model_copy(update={"engine": settings.engine.model_copy(update={"metrics": True})})
-        for bundle, demand in enumerate(demands):
-            if demand.name.startswith("rollout-"):
-                options = _options(run, group, bundle, demand)
-                actors[options["name"]] = start_rollout_actor(settings, model, tuple(hosts), options)
-        fleet = RolloutFleet(actors, settings.episodes, placement.start_timeout_s)
-        await fleet.start()
-        try:
-            yield fleet
-        finally:
-            await fleet.close()
+        yield [_Place(demand, _options(run, group, bundle, demand)) for bundle, demand in enumerate(demands)]
     finally:
-        await _take_down(actors, hosts, group)
-
-
-def beside_rollouts(run: str) -> PlacementGroupSchedulingStrategy:
-    """Puts an actor of this run on the node of its first rollout actor; call while its fleet is open."""
-    return PlacementGroupSchedulingStrategy(get_placement_group(f"concerto:{run}"), placement_group_bundle_index=0)
+        remove_placement_group(group)
 
 
 async def _reserved(group: Any, timeout_s: float) -> None:
-    """Wait for the room that `check_resources` found. Raises RunError when others have taken it."""
     try:
         await asyncio.wait_for(group.ready(), timeout_s)
     except TimeoutError:
@@ -223,12 +260,11 @@ def _options(run: str, group: PlacementGroup, bundle: int, demand: Demand) -> di
     }
 
 
-async def _take_down(actors: dict[str, Any], hosts: dict[str, Any], group: PlacementGroup) -> None:
+async def _take_down(actors: dict[str, Any], hosts: dict[str, Any]) -> None:
     """Close the engines in order, then end every actor, whatever state it is in."""
     closing = [actor.close.remote() for actor in actors.values()]
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(CLOSE_TIMEOUT_S):
             await asyncio.gather(*closing, return_exceptions=True)
     for actor in (*actors.values(), *hosts.values()):
-        ray.kill(actor)
-    remove_placement_group(group)
+        runtime.kill(actor)

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
-import ray
 
+from actors import runtime
 from actors.conductor import RemoteConductor
 from actors.group_references import StepGroups
 from cluster.loop.ports import Trained
@@ -24,7 +24,7 @@ from learners.rewards.conductor_head import ConductorScalariser, kind_metrics
 from learners.rewards.reward_batch import ConstantWatch, RewardBatch
 from learners.rewards.reward_settings import ConductorSettings
 from learners.rewards.scalarisers import Advantage, reward_weight_metrics
-from learners.workers.pool import LearnerPool
+from learners.workers.pool import Pool
 from router.online import OnlineRouter
 from router.probing import Probing
 from trajectories.errors import RunError
@@ -109,7 +109,7 @@ class NothingToRead:
 class PolicyReader:
     """The policy reads the rollouts before every step, for reward channels that depend on its view of them."""
 
-    pool: LearnerPool
+    pool: Pool
     router: Any
 
     async def read(self, groups: StepGroups) -> tuple[Any, dict[str, float]]:
@@ -132,7 +132,7 @@ class PlainRouting(Stateless):
 
     def __init__(self, router: Any, reader: NothingToRead | PolicyReader, demonstrations: pa.Table) -> None:
         self.router, self.reader = router, reader
-        self._rows = [ray.put(demonstrations.take([row])) for row in range(demonstrations.num_rows)]
+        self._rows = [runtime.put(demonstrations.take([row])) for row in range(demonstrations.num_rows)]
         self._row_ids = demonstrations["sequence_id"].to_pylist()
 
     async def prepare(self, stage: str, groups: StepGroups, demonstrations: Sequence[int]) -> PreparedStep:
@@ -156,7 +156,7 @@ class OnlineRouting:
     def __init__(
         self,
         plain: PlainRouting,
-        pool: LearnerPool,
+        pool: Pool,
         memory: OnlineRouter,
         probing: Probing | None,
         demonstrations: Any,
@@ -200,7 +200,7 @@ class PlainTraining(Stateless):
         watch: finds reward channels that never change; None where the advantages are made of one channel, which may.
     """
 
-    def __init__(self, pool: LearnerPool, watch: ConstantWatch | None) -> None:
+    def __init__(self, pool: Pool, watch: ConstantWatch | None) -> None:
         self._pool, self._watch = pool, watch
 
     async def train(self, step: PreparedStep) -> Trained:
@@ -221,7 +221,7 @@ class ConductedTraining:
 
     def __init__(
         self,
-        pool: LearnerPool,
+        pool: Pool,
         conductor: RemoteConductor,
         config: ConductorSettings,
         advantage: Advantage,
@@ -259,7 +259,7 @@ class ConductedTraining:
         await self._conductor.restore(read_state(folder / CONDUCTOR_FILE))
 
 
-async def train_as_assigned(pool: LearnerPool, step: PreparedStep) -> Trained:
+async def train_as_assigned(pool: Pool, step: PreparedStep) -> Trained:
     """A step whose assignments are complete. What became of demonstrations alone is of no interest to anybody."""
     (trained, *_) = await pool.call("train", step.stage, step.sequences, step.assignments)
     return Trained(trained | step.metrics, await made(step.assignments) if step.groups.groups else None)

@@ -14,7 +14,7 @@ import threading
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import ray
 import ray.exceptions
@@ -31,6 +31,26 @@ from learners.workers.process import keep_freed_memory, multiply_with_onednn
 from trajectories.errors import ConcertoError, RunError, WorkersLost, first_line
 
 STOP_TIMEOUT_S = 60.0
+
+
+class Pool(Protocol):
+    """The learner workers, seen as one."""
+
+    def start(self, timeout_s: float) -> None:
+        """Wait until each has loaded the model."""
+        ...
+
+    async def call(self, method: str, *arguments: Any, timeout_s: float = 1800.0) -> list[Any]:
+        """Run a method of LearnerWorker on every worker; the results in order of rank."""
+        ...
+
+    async def call_refs(self, method: str, *arguments: Any, timeout_s: float = 1800.0) -> list[Any]:
+        """Like `call`, but gives references to the results."""
+        ...
+
+    def stop(self) -> None:
+        """Let the workers end."""
+        ...
 
 
 class LearnerPool:

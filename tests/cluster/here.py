@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import random
-from collections.abc import AsyncIterator, Generator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,111 +18,26 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-import actors.conductor
-import actors.group_references
-import actors.recorder
+from actors import runtime
 from actors.engine import Generation, SamplingParameters
 from actors.group_references import GroupReferences
 from actors.rollout_group import GroupRequest, RolloutParts, play_group
 from cluster.config.run import RunSettings
+from cluster.config.sections import PlacementSettings
 from cluster.inputs.run_plan import plan_run
 from cluster.loop.ports import FinishedGroup, GroupTask, finished_group
 from cluster.reporting.entropy import EntropyWatch
 from cluster.reporting.metrics import MetricsWriter, read_metrics
 from cluster.reporting.progress import RunObserver
-from cluster.runtime import assembly, publisher, steps
+from cluster.runtime import assembly
 from envs import make_environment
 from envs.base import Observation, StepResult
 from envs.prompts import instructions
-from learners.learner_settings import LearnerSettings
 from learners.policy.parity import Scores
-from learners.workers.worker import LearnerWorker
 from tests.actors.scripted import ScriptedEngine
 from trajectories.builder import make_builder
 from trajectories.chat import ChatTokenizer
 from trajectories.schema import to_tables
-
-
-class Reference:
-    """What stands for an object in the store."""
-
-    def __init__(self, held: Any) -> None:
-        self.held = held
-
-    def __await__(self) -> Generator[None, None, Any]:
-        return self.held
-        yield  # never reached; it makes this a generator
-
-
-class Handle:
-    """An object as if it were a Ray actor: `handle.method.remote(…)` runs now and gives references."""
-
-    def __init__(self, held: Any) -> None:
-        self._held = held
-
-    def __getattr__(self, name: str) -> Any:
-        return Call(getattr(self._held, name))
-
-
-class Call:
-    def __init__(self, method: Any) -> None:
-        self._method = method
-
-    def remote(self, *arguments: Any) -> Any:
-        result = self._method(*map(resolved, arguments))
-        if getattr(self._method, "__ray_num_returns__", 1) > 1:
-            return [Reference(part) for part in result]
-        return Reference(result)
-
-
-class Here:
-    """The module `ray`, for modules that start actors or hand objects on."""
-
-    def put(self, value: Any) -> Reference:
-        return Reference(value)
-
-    def get(self, references: Any) -> Any:
-        return resolved(references)
-
-    def remote(self, kind: type) -> Here:
-        self._kind = kind
-        return self
-
-    def options(self, **options: Any) -> Any:
-        kind = self._kind
-
-        class Start:
-            def remote(self, *arguments: Any) -> Handle:
-                return Handle(kind(*arguments))
-
-        return Start()
-
-    def kill(self, handle: Any) -> None: ...
-
-
-class InlinePool:
-    """A pool of one learner worker, in this process."""
-
-    def __init__(self, config: LearnerSettings, **options: Any) -> None:
-        self._config = config
-
-    def start(self, timeout_s: float) -> None:
-        self._worker = LearnerWorker(self._config)
-
-    async def call(self, method: str, *arguments: Any) -> list[Any]:
-        return [getattr(self._worker, method)(*map(resolved, arguments))]
-
-    async def call_refs(self, method: str, *arguments: Any) -> list[Any]:
-        return [Reference(result) for result in await self.call(method, *arguments)]
-
-    def stop(self) -> None: ...
-
-
-def resolved(argument: Any) -> Any:
-    """As Ray and the learners' mailbox do it: references among arguments, and in lists of them."""
-    if isinstance(argument, list):
-        return [resolved(one) for one in argument]
-    return argument.held if isinstance(argument, Reference) else argument
 
 
 class Chatterer(ScriptedEngine):
@@ -182,15 +97,14 @@ class Fleet:
             lambda advice: make_builder(self._tokenizer, settings.prompt, told),
         )
         episodes, sequences = to_tables(played)
-        tables: Any = (Reference(episodes), Reference(sequences))
-        return finished_group(episodes, GroupReferences(*tables))
+        return finished_group(episodes, GroupReferences(runtime.put(episodes), runtime.put(sequences)))
 
     async def publish(self, weights: Any, version: int) -> None:
         self._engine.version = version
 
     async def score(self, token_ids: Any, temperature: float) -> list[Scores]:
         """Nothing that a parity check may look at: give the run any tolerance."""
-        return [[np.zeros(len(ids), np.float32) for ids in resolved(token_ids)]]
+        return [[np.zeros(len(ids), np.float32) for ids in runtime.get(token_ids)]]
 
 
 async def run_here(
@@ -202,15 +116,13 @@ async def run_here(
     async def fleet(config: RunSettings, model: str, environments: Sequence[str], run: str) -> AsyncIterator[Fleet]:
         yield Fleet(config, model, environments, responses)
 
-    for module in (assembly, publisher, steps, actors.conductor, actors.group_references, actors.recorder):
-        monkeypatch.setattr(module, "ray", Here())
-    monkeypatch.setattr(assembly, "LearnerPool", InlinePool)
     monkeypatch.setattr(assembly, "open_fleet", fleet)
-    monkeypatch.setattr(assembly, "beside_rollouts", lambda run: None)
+    config = config.model_copy(update={"placement": PlacementSettings(inline=True)})
     plan = plan_run(config, run_dir, resume=False)
     run_dir.mkdir(parents=True, exist_ok=True)
     writer = MetricsWriter(run_dir, 1)
-    with RunObserver(Console(file=io.StringIO()), writer, EntropyWatch(config.grpo.entropy_floor)) as observer:
+    told = RunObserver(Console(file=io.StringIO()), writer, EntropyWatch(config.grpo.entropy_floor))
+    with told as observer, runtime.in_process():
         async with assembly.assembled(plan, observer) as built:
             await built.coordinator.run()
     return read_metrics(run_dir)

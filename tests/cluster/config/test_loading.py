@@ -177,7 +177,8 @@ def test_a_plain_temperature_in_a_file_goes_on_working(tmp_path):
 
 def test_an_unknown_preset_names_the_nearest():
     with pytest.raises(
-        UserError, match=r"unknown preset 'locl': choose one of local, instruct, gpu, cluster\. Did you mean 'local'\?"
+        UserError,
+        match=r"unknown preset 'locl': choose one of local, inline, instruct, gpu, cluster\. Did you mean 'local'\?",
     ):
         load_config("locl")
 

@@ -91,12 +91,12 @@ def killed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Actors that the fleet has killed for Ray to restart: they answer again."""
     victims: list[Any] = []
 
-    def kill(actor: Any, no_restart: bool) -> None:
-        assert not no_restart
+    def kill(actor: Any, restart: bool) -> None:
+        assert restart
         victims.append(actor)
         actor.stuck, actor.version = False, 0
 
-    monkeypatch.setattr(module.ray, "kill", kill)
+    monkeypatch.setattr(module.runtime, "kill", kill)
     monkeypatch.setattr(module, "RETRY_S", 0.0)
     return victims
 
