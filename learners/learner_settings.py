@@ -136,18 +136,19 @@ class GRPOSettings(ObjectiveSettings):
     """Sequences do not train of which the geometric mean of these ratios leaves this band. Tuning: (0.9, 1.1) where few
     sequences are too old or too unlike what the engine says; `masked_fraction` tells how many tokens that costs."""
     aggregation: Literal["token", "sequence", "constant"] = "token"
-    """What is averaged: tokens, sequences (each the mean of its tokens), or sequences (each the sum of its tokens over
-    `constant_length`). Tuning: `sequence` where failures are longer than successes, as in games with a turn limit."""
+    """What is averaged: `token`, all tokens alike; `sequence`, episodes of mean tokens; `constant`, episodes of sums of
+    tokens over `constant_length`. Tuning: `sequence` where failures are longer than successes, as in games with a turn
+    limit."""
     constant_length: int = Field(default=1024, ge=1)
     """Divisor of `constant` aggregation, in tokens. Tuning: about the tokens that an episode trains."""
     kl_weight: float = Field(default=0.0, ge=0)
-    """Weight of the k3 divergence from the weights that the run started from, in nats. Costs a second forward pass.
+    """Weight of the divergence from the weights that the run started from, in nats. Costs a second forward pass.
     Tuning: 0, or up to 0.01 where the policy drifts into nonsense."""
     kl_in: Literal["loss", "reward"] = "loss"
-    """Where that divergence counts. `loss`: a term of every token. `reward`: its mean over an episode's trained tokens
-    is subtracted from the episode's scalar reward before rewards are compared, as MAESTRO does; the policy then reads
-    its rollouts twice before a step. Tuning: `loss`; `reward` with advantage=dr_grpo, since a division by the spread
-    blows up the little that is left to compare in a group whose rewards are all equal."""
+    """Where that divergence counts. `loss`: a term of every token (k3). `reward`: its mean over an episode's trained
+    tokens (k1) is subtracted from the episode's scalar reward before rewards are compared, as MAESTRO does; the policy
+    then reads its rollouts twice before a step. Tuning: `loss`; `reward` with advantage=dr_grpo, since a division by
+    the spread blows up the little that is left to compare in a group whose rewards are all equal."""
     gamma: float = Field(default=0.95, ge=0, le=1)
     """Discount a turn (`gigpo`, `anchored`, `gae`). Tuning: 0.95 for episodes of tens of turns."""
     decay: float = Field(default=0.9, ge=0, le=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Many
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -42,6 +42,17 @@ class PaddedBatch:
 def trained_tokens(sequence: Sequence) -> int:
     """Tokens that a sequence trains; its first token is predicted by nothing and never counts."""
     return int(sequence.trained[1:].sum())
+
+
+def without_truncated(sequence: Sequence) -> Sequence:
+    """The sequence with no trained token in responses that their budget cut off (overlong filtering of DAPO)."""
+    if not any(turn.truncated for turn in sequence.turns):
+        return sequence
+    trained = sequence.trained.copy()
+    for turn in sequence.turns:
+        if turn.truncated:
+            trained[turn.start : turn.end] = False
+    return replace(sequence, trained=trained)
 
 
 def collate(sequences: Many[Sequence], device: torch.device) -> PaddedBatch:

@@ -40,8 +40,8 @@ class GRPOObjective(Objective):
     def betas(self) -> tuple[float, float] | None:
         return self.config.betas
 
-    def aggregation(self, tokens: int) -> tuple[float, float]:
-        return losses.aggregation(self.config.aggregation, tokens, self.config.constant_length)
+    def aggregation(self, tokens: int, whole: int) -> tuple[float, float]:
+        return losses.aggregation(self.config.aggregation, tokens, whole, self.config.constant_length)
 
     def token_losses(self, tokens: Tokens) -> TokenLosses:
         config, proximal = self.config, self._proximal(tokens)
@@ -54,7 +54,6 @@ class GRPOObjective(Objective):
         if config.sequence_band:  # to tell sequences apart the host would wait for an accelerator
             by_sequence = losses.sequence_ratio(tokens.logprobs, tokens.behaviour, tokens.sequence)
             kept = kept & losses.inside(by_sequence, config.sequence_band)
-        loss = loss * kept
         reference_kl = loss.new_zeros(len(loss))
         if tokens.reference is not None:
             reference_kl = losses.k3_kl(tokens.logprobs, tokens.reference)
@@ -62,6 +61,7 @@ class GRPOObjective(Objective):
         assert tokens.entropy is not None, "GRPO needs entropies"
         if self.raises_entropy:
             loss = loss - config.entropy_weight * tokens.entropy
+        loss = loss * kept
         metrics = {
             "loss": loss,
             "ratio": by_token,

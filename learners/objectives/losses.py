@@ -25,6 +25,9 @@ def token_ratio(logprobs: Tensor, behaviour: Tensor) -> Tensor:
 def sequence_ratio(logprobs: Tensor, behaviour: Tensor, sequence: Tensor) -> Tensor:
     """Geometric mean of the token ratios of each sequence, float [N], repeated for its tokens (GSPO, arXiv 2507.18071).
 
+    Each token has the value of its sequence and a gradient of its own (GSPO-token, section 4.3): where all tokens of a
+    sequence have one advantage the sum is GSPO's, and where turns differ each is trained by its own.
+
     Args:
         sequence: int64 [N], which sequence a token belongs to; any numbers.
     """
@@ -32,7 +35,8 @@ def sequence_ratio(logprobs: Tensor, behaviour: Tensor, sequence: Tensor) -> Ten
     difference = logprobs - behaviour
     sums = torch.zeros_like(difference).index_add(0, sequence, difference)
     counts = torch.zeros_like(difference).index_add(0, sequence, torch.ones_like(difference))
-    return torch.exp(sums / counts.clamp(min=1.0))[sequence]
+    whole = torch.exp(sums / counts.clamp(min=1.0))[sequence].detach()
+    return whole * torch.exp(logprobs - logprobs.detach())
 
 
 def policy_loss(ratio: Tensor, advantages: Tensor, clip_low: float, clip_high: float, ratio_cap: float) -> Tensor:
@@ -69,16 +73,15 @@ def k3_kl(logprobs: Tensor, reference: Tensor) -> Tensor:
 
 
 def aggregation(
-    kind: Literal["token", "sequence", "constant"], tokens: int, constant_length: int
+    kind: Literal["token", "sequence", "constant"], tokens: int, whole: int, constant_length: int
 ) -> tuple[float, float]:
-    """(factor of every token's loss, count) of one sequence with `tokens` trained tokens.
+    """(factor of each token's loss, count) of one sequence with `tokens` trained tokens, of `whole` in its episode.
 
     The objective is sum(factor * loss) / sum(count) over all sequences of all workers:
-    `token` averages over tokens (DAPO), `sequence` over sequences of mean tokens (GRPO, GSPO), `constant` over
-    sequences of sums divided by one constant (Dr. GRPO: no bias towards short answers).
+    `token` averages over tokens (DAPO), `sequence` over episodes of mean tokens (GRPO, GSPO), `constant` over episodes
+    of sums divided by one constant (Dr. GRPO: no bias towards short answers). An episode counts as one, whether it is a
+    single sequence or, with windowed prompts, as many as it has turns; else long ones would have more say.
     """
     if kind == "token":
         return 1.0, float(tokens)
-    if kind == "sequence":
-        return 1.0 / tokens, 1.0
-    return 1.0 / constant_length, 1.0
+    return 1.0 / (whole if kind == "sequence" else constant_length), tokens / whole

@@ -23,6 +23,7 @@ class Example:
     Attributes:
         weight: of every trained token.
         advantages: one a turn, for its trained tokens; empty where the objective compares nothing.
+        episode_tokens: trained tokens of all sequences of its episode; None: it is the only one.
         proximal: log-probabilities of its n trained tokens by the weights before the learner step, float32 [n]; None
             where nobody asked, or the step is the first from them.
     """
@@ -30,6 +31,7 @@ class Example:
     sequence: Sequence
     weight: float
     advantages: tuple[float, ...] = ()
+    episode_tokens: int | None = None
     proximal: Tensor | None = None
 
 
@@ -93,7 +95,7 @@ class Objective(ABC):
         self.steps = 0
 
     @abstractmethod
-    def aggregation(self, tokens: int) -> tuple[float, float]:
+    def aggregation(self, tokens: int, whole: int) -> tuple[float, float]:
         """(factor of each token's loss, count) of a sequence with so many trained tokens; see `losses.aggregation`."""
 
     @abstractmethod

@@ -12,8 +12,8 @@ class SFTObjective(Objective):
     name = "sft"
     metric_names = ("loss",)
 
-    def aggregation(self, tokens: int) -> tuple[float, float]:
-        return losses.aggregation("token", tokens, constant_length=1)
+    def aggregation(self, tokens: int, whole: int) -> tuple[float, float]:
+        return losses.aggregation("token", tokens, whole, constant_length=1)
 
     def token_losses(self, tokens: Tokens) -> TokenLosses:
         loss = losses.sft_loss(tokens.logprobs)

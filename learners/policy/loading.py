@@ -15,7 +15,7 @@ import peft
 import torch
 from safetensors import safe_open
 from torch import nn
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import convert_and_load_state_dict_in_model
 from transformers.modeling_utils import LoadStateDictConfig
@@ -25,7 +25,7 @@ from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 from learners.learner_settings import LoraSettings, PolicySettings
 from learners.policy import distributed
 from learners.policy.model import PolicyModel
-from learners.policy.outline import ATTENTION, outline, refused
+from learners.policy.outline import attention, outline, refused
 from trajectories.errors import UserError
 
 ADAPTED = ".base_layer."
@@ -62,7 +62,8 @@ def load_policy(config: PolicySettings, seed: int, device: torch.device) -> Poli
 
 def _loaded(name: str, dtype: torch.dtype) -> PreTrainedModel:
     try:
-        return AutoModelForCausalLM.from_pretrained(name, dtype=dtype, attn_implementation=ATTENTION)
+        how = attention(AutoConfig.from_pretrained(name))
+        return AutoModelForCausalLM.from_pretrained(name, dtype=dtype, attn_implementation=how)
     except (OSError, ValueError) as error:
         raise refused(name, error) from error
 

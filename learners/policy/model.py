@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, Protocol
 
 import peft
 import torch
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
+from transformers.modeling_outputs import MoeModelOutputWithPast
 
 from trajectories.batch import PaddedBatch
 
@@ -105,16 +106,59 @@ class PolicyModel(nn.Module):
     def _autocast(self, batch: PaddedBatch) -> AbstractContextManager[Any]:
         return torch.autocast(batch.input_ids.device.type, self._dtype, enabled=self._dtype != torch.float32)
 
-    def _selected(self, batch: PaddedBatch) -> tuple[Tensor, nn.Module]:
-        """Final states [N, H] that predict the trained tokens, and the output head."""
+    def _selected(self, batch: PaddedBatch) -> tuple[Tensor, Head]:
+        """Final states [N, H] that predict the trained tokens, and what the model makes of them."""
         lm = self.causal_lm
-        backbone, head = getattr(lm, lm.base_model_prefix), lm.get_output_embeddings()
-        assert head is not None
-        hidden = backbone(input_ids=batch.input_ids, use_cache=False).last_hidden_state
-        return hidden.flatten(0, 1).index_select(0, batch.positions), head
+        hidden = getattr(lm, lm.base_model_prefix)(input_ids=batch.input_ids, use_cache=False).last_hidden_state
+        return hidden.flatten(0, 1).index_select(0, batch.positions), OwnHead(lm)
 
 
-def selective_logprobs(hidden: Tensor, head: nn.Module, targets: Tensor, temperature: Tensor) -> Tensor:
+class Head(Protocol):
+    """What makes logits [N, V] of final states [N, H]. An `nn.Linear` is one."""
+
+    @property
+    def out_features(self) -> int:
+        """V."""
+        ...
+
+    def __call__(self, hidden: Tensor) -> Tensor: ...
+
+
+class OwnHead:
+    """All that a model's own forward pass does behind its backbone: the output matrix, and what its family scales or
+    caps (Granite, Cohere, Gemma 2).
+
+    It is that very pass, with the given states in the backbone's place, so that no family need be known here.
+    """
+
+    def __init__(self, lm: PreTrainedModel) -> None:
+        self._lm = lm
+        embeddings = lm.get_output_embeddings()
+        assert isinstance(embeddings, nn.Linear)
+        self.out_features = embeddings.out_features
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        lm, name = self._lm, self._lm.base_model_prefix
+        backbone = getattr(lm, name)
+        setattr(lm, name, _Given(hidden[None]))
+        try:
+            return lm.forward(inputs_embeds=hidden[None], use_cache=False).logits[0]
+        finally:
+            setattr(lm, name, backbone)
+
+
+class _Given(nn.Module):
+    """A backbone whose work is done."""
+
+    def __init__(self, hidden: Tensor) -> None:
+        super().__init__()
+        self._output = MoeModelOutputWithPast(last_hidden_state=hidden)  # pyright: ignore[reportArgumentType]
+
+    def forward(self, *inputs: Any, **options: Any) -> MoeModelOutputWithPast:
+        return self._output
+
+
+def selective_logprobs(hidden: Tensor, head: Head, targets: Tensor, temperature: Tensor) -> Tensor:
     """log softmax(head(hidden) / temperature) at the targets, float32 [N].
 
     Args:
@@ -130,7 +174,7 @@ def selective_logprobs(hidden: Tensor, head: nn.Module, targets: Tensor, tempera
 
 
 def selective_read(
-    hidden: Tensor, head: nn.Module, targets: Tensor, temperature: Tensor, entropy_gradient: bool
+    hidden: Tensor, head: Head, targets: Tensor, temperature: Tensor, entropy_gradient: bool
 ) -> tuple[Tensor, Tensor]:
     """What `selective_logprobs` gives, to the bit, and the entropy of softmax(head(hidden) / temperature) in nats; both
     float32 [N], of one softmax."""
@@ -173,15 +217,13 @@ class _Entropy(torch.autograd.Function):
         return result
 
 
-def _logits(hidden: Tensor, head: nn.Module, temperature: Tensor) -> Tensor:
+def _logits(hidden: Tensor, head: Head, temperature: Tensor) -> Tensor:
     return head(hidden).float().div_(temperature[:, None])
 
 
-def _in_pieces(
-    piece: Callable[..., tuple[Tensor, ...]], head: nn.Module, columns: tuple[Tensor, ...]
-) -> tuple[Tensor, ...]:
+def _in_pieces(piece: Callable[..., tuple[Tensor, ...]], head: Head, columns: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """What `piece` makes of the columns, [N, ...] each, holding at most `LOGITS_AT_ONCE` logits at a time."""
-    rows = max(1, LOGITS_AT_ONCE // head.out_features)  # pyright: ignore[reportOperatorIssue]
+    rows = max(1, LOGITS_AT_ONCE // head.out_features)
     if len(columns[0]) <= rows:
         return piece(*columns)
     parts = zip(*(column.split(rows) for column in columns), strict=True)

@@ -9,13 +9,19 @@ from __future__ import annotations
 import torch
 from accelerate import init_empty_weights
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from learners.learner_settings import LoraSettings
 from trajectories.errors import UserError, did_you_mean, first_line
 
 ATTENTION = "sdpa"
-"""The implementation of attention that the learner asks Transformers for."""
+"""The implementation of attention that the learner asks Transformers for, but see `attention`."""
+
+
+def attention(config: PreTrainedConfig) -> str:
+    """The implementation for a model: the plain one where scores are capped (Gemma 2), which `ATTENTION` would not do
+    and not say so."""
+    return "eager" if getattr(config, "attn_logit_softcapping", None) else ATTENTION
 
 
 def outline(model: str, dtype: torch.dtype | None = None) -> PreTrainedModel:
@@ -28,14 +34,25 @@ def outline(model: str, dtype: torch.dtype | None = None) -> PreTrainedModel:
     """
     try:
         config = AutoConfig.from_pretrained(model)
+        _check_text_only(model, config)
         with init_empty_weights(include_buffers=False):
             lm = AutoModelForCausalLM.from_config(
-                config, attn_implementation=ATTENTION, dtype=config.dtype if dtype is None else dtype
+                config, attn_implementation=attention(config), dtype=config.dtype if dtype is None else dtype
             )
         lm.tie_weights()  # again: every parameter was replaced by one on `meta`
         return lm
+    except UserError:
+        raise
     except Exception as error:  # model classes raise errors of every kind for a configuration that does not fit
         raise refused(model, error) from error
+
+
+def _check_text_only(model: str, config: PreTrainedConfig) -> None:
+    if config.get_text_config() is not config:
+        raise UserError(
+            f"{model} ({config.model_type}) is not a language model alone, as those that see or hear are not: set "
+            "policy.model to one that reads text only"
+        )
 
 
 def refused(model: str, error: Exception) -> UserError:

@@ -212,7 +212,7 @@ class PolicyShard:
             proximal = list(advantages) if any(e.proximal is not None for e in examples) else []
             for e in examples:
                 tokens = trained_tokens(e.sequence)
-                factor, weighs = term.objective.aggregation(tokens)
+                factor, weighs = term.objective.aggregation(tokens, e.episode_tokens or tokens)
                 index = place[e.sequence.sequence_id]
                 seen = bool(coefficient[index])
                 coefficient[index] += term.objective.weight * e.weight * factor  # drawn twice, it counts twice

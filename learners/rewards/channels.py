@@ -14,7 +14,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from learners.objectives.losses import k3_kl
 from learners.rewards.reward_settings import LengthShape
 from trajectories.errors import UserError
 
@@ -69,7 +68,10 @@ def mean_entropy(entropies: TokenValues, sign: int, episode_ids: Sequence[str]) 
 
 
 def divergence(logprobs: TokenValues, initial: TokenValues, episode_ids: Sequence[str]) -> Tensor:
-    """The k3 estimate of how far the policy has moved, the mean over each response's tokens, in nats, float64 [B].
+    """How far the policy has moved, log(now / initial), the mean over each response's tokens, in nats, float64 [B].
+
+    In a reward only this estimate (Schulman's k1) will do, though single ones may be negative: what REINFORCE makes of
+    it is the gradient of the divergence. That of k3, which suits a loss, would push the policy away.
 
     Args:
         logprobs, initial: log-probabilities of a response's tokens by the present weights and by the initial ones.
@@ -77,7 +79,7 @@ def divergence(logprobs: TokenValues, initial: TokenValues, episode_ids: Sequenc
         UserError: a response has no token.
     """
     pairs = zip(logprobs, initial, strict=True)
-    tokens = [k3_kl(torch.as_tensor(now).double(), torch.as_tensor(first).double()).numpy() for now, first in pairs]
+    tokens = [np.asarray(now, np.float64) - np.asarray(first, np.float64) for now, first in pairs]
     return _means(tokens, "kl", episode_ids)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence as Many
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +34,7 @@ from learners.workers.process import cores_of_worker, multiplies_bfloat16
 from router.probe import ProbeResult, batched_share, by_trajectory, check, concatenated
 from router.probing import Probing
 from trajectories import schema
+from trajectories.batch import trained_tokens, without_truncated
 from trajectories.files import storing
 from trajectories.packing import split_over_workers
 from trajectories.types import Route
@@ -240,13 +241,19 @@ class LearnerWorker:
         if missing := [row.sequence_id for row in rows if row.sequence_id not in by_id]:
             raise ValueError(f"{len(missing)} of {len(rows)} sequences have no assignment, the first is {missing[0]}")
         rows = [row for row in rows if by_id[row.sequence_id].route != Route.DROP]
+        if self.grpo.config.truncated == "mask":
+            rows = [without_truncated(row) for row in rows]
+        whole = Counter[str]()
+        for row in rows:
+            whole[row.episode_id] += trained_tokens(row)
         units = weigher.units(rows) if weigher is not None else [[index] for index in range(len(rows))]
         mine = self._share([sum(len(rows[index].token_ids) for index in unit) for unit in units])
         for index in sorted(index for unit in mine for index in units[unit]):
             sequence = rows[index]
             assignment = by_id[sequence.sequence_id]
             if assignment.rl_weight:
-                self.grpo.add(Example(sequence, assignment.rl_weight, assignment.advantages))
+                tokens = whole[sequence.episode_id]
+                self.grpo.add(Example(sequence, assignment.rl_weight, assignment.advantages, tokens))
             if assignment.ce_weight:
                 self.sft.add(Example(sequence, assignment.ce_weight))
 

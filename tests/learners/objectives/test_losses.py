@@ -61,6 +61,32 @@ def test_the_sequence_ratio_is_the_geometric_mean_of_token_ratios(rows: list) ->
         assert value == pytest.approx(math.exp(np.mean(differences)), rel=1e-9)
 
 
+def test_every_token_of_a_sequence_is_trained_by_its_own_advantage() -> None:
+    """GSPO-token: the ratio is the sequence's, the gradient a token's; with one advantage for all it is GSPO's."""
+    logprobs = torch.tensor([-1.0, -2.0, -0.5, -1.5], dtype=torch.float64, requires_grad=True)
+    behaviour = torch.tensor([-1.1, -1.9, -0.5, -1.2], dtype=torch.float64)
+    ratio = math.exp((0.1 - 0.1 + 0.0 - 0.3) / 4)
+
+    def gradient(advantages: list[float]) -> list[float]:
+        ratios = losses.sequence_ratio(logprobs, behaviour, torch.zeros(4, dtype=torch.int64))
+        (ratios * torch.tensor(advantages)).mean().backward()
+        assert logprobs.grad is not None
+        found, logprobs.grad = logprobs.grad.tolist(), None
+        return found
+
+    assert gradient([1.0, 1.0, -1.0, 0.0]) == pytest.approx([ratio / 4, ratio / 4, -ratio / 4, 0.0])
+    assert gradient([1.0] * 4) == pytest.approx([ratio / 4] * 4)
+
+
+def test_an_episode_counts_as_one_in_however_many_sequences_it_was_told() -> None:
+    """Two episodes, one of a turn and one of five: as transcripts, and with a window for each turn."""
+    for kind in ("sequence", "constant"):
+        whole = [losses.aggregation(kind, tokens, tokens, 10) for tokens in (4, 20)]  # pyright: ignore
+        windows = [losses.aggregation(kind, 4, tokens, 10) for tokens in (4, *[20] * 5)]  # pyright: ignore
+        assert [factor for factor, _ in windows] == [whole[0][0], *[whole[1][0]] * 5]
+        assert sum(count for _, count in windows) == pytest.approx(sum(count for _, count in whole)) == 2
+
+
 @given(tokens)
 @settings(max_examples=100, deadline=None)
 def test_k3_is_never_negative_and_zero_for_equal_policies(rows: list) -> None:
@@ -88,7 +114,7 @@ def test_worked_examples() -> None:
 @settings(max_examples=60, deadline=None)
 def test_aggregation_gives_the_published_means(rows: list[list[float]]) -> None:
     def mean(kind: str) -> float:
-        parts = [losses.aggregation(kind, len(row), constant_length=10) for row in rows]  # pyright: ignore
+        parts = [losses.aggregation(kind, len(row), len(row), 10) for row in rows]  # pyright: ignore
         return sum(factor * sum(row) for (factor, _), row in zip(parts, rows, strict=True)) / sum(n for _, n in parts)
 
     assert mean("token") == pytest.approx(np.mean([x for row in rows for x in row]))

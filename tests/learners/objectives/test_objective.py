@@ -40,12 +40,12 @@ def test_an_advantage_too_few_is_an_error() -> None:
 
 
 @pytest.mark.parametrize(
-    ("aggregation", "expected"), [("token", (1.0, 8.0)), ("sequence", (1 / 8, 1.0)), ("constant", (1 / 40, 1.0))]
+    ("aggregation", "expected"), [("token", (1.0, 8.0)), ("sequence", (1 / 16, 0.5)), ("constant", (1 / 40, 0.5))]
 )
 def test_grpo_averages_as_its_settings_say_and_sft_over_tokens(aggregation: str, expected: tuple) -> None:
     config = GRPOSettings.model_validate({"aggregation": aggregation, "constant_length": 40})
-    assert GRPOObjective(config).aggregation(8) == pytest.approx(expected)
-    assert SFTObjective(SFTSettings()).aggregation(8) == (1.0, 8.0)
+    assert GRPOObjective(config).aggregation(8, whole=16) == pytest.approx(expected)
+    assert SFTObjective(SFTSettings()).aggregation(8, whole=16) == (1.0, 8.0)
 
 
 def test_grpos_loss_is_the_policys_where_the_engine_agrees_plus_divergence_minus_entropy() -> None:
@@ -61,6 +61,7 @@ def test_grpos_loss_is_the_policys_where_the_engine_agrees_plus_divergence_minus
     found = GRPOObjective(config).token_losses(tokens)
     gap = np.array([0.0, 0.5, -0.5])  # reference - logprobs
     expected = np.array([-np.exp(0.2), 0.0, -2.0]) + 0.5 * (np.exp(gap) - gap - 1) - 0.25 * np.array([0.1, 0.2, 0.3])
+    expected[1] = 0.0  # outside the band a token trains nothing at all
     np.testing.assert_allclose(found.loss.numpy(), expected, rtol=1e-5)
     assert found.metrics["masked_fraction"].tolist() == [0.0, 1.0, 0.0]
     assert found.metrics["reference_kl"].numpy() == pytest.approx(np.exp(gap) - gap - 1, rel=1e-5, abs=1e-7)

@@ -103,11 +103,10 @@ def test_the_divergence_is_taken_off_the_reward_before_rewards_are_compared() ->
     now = tuple(np.full(count, -1.0) for count in counts)
     initial = tuple(np.full(count, value) for count, value in zip(counts, (-1.0, -3.0), strict=True))
     _, batch, metrics = router.assign((), Reading(now, now, initial), groups)
-    k3 = np.exp(-2.0) + 2.0 - 1.0
-    assert batch.names == ("success", "format") and batch.penalty.tolist() == pytest.approx([0.0, 0.5 * k3])
-    assert metrics["reward/kl"] == pytest.approx(k3 / 2)
+    assert batch.names == ("success", "format") and batch.penalty.tolist() == pytest.approx([0.0, 0.5 * 2.0])
+    assert metrics["reward/kl"] == pytest.approx(1.0)
     scalarise = pure_scalariser(reward, 0, advantages.dr_grpo)
-    assert scalarise(batch).advantages.tolist() == pytest.approx([0.25 * k3, -0.25 * k3])
+    assert scalarise(batch).advantages.tolist() == pytest.approx([0.5, -0.5])
 
 
 def test_an_episode_without_a_response_is_named() -> None:

@@ -12,13 +12,16 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from learners.learner_settings import GRPOSettings, RampSettings, SFTSettings
+from learners.objectives.grpo import GRPOObjective
+from learners.objectives.objective import Example
+from learners.policy.shard import Term
 from learners.workers.worker import LearnerWorker
 from router.probe import sequential
 from router.probing import Probing, Sample
 from tests.learners.samples import learner_settings, make_sequences, make_tables, published
 from trajectories import schema
 from trajectories.errors import StorageError, UserError
-from trajectories.types import Assignment, Route
+from trajectories.types import Assignment, Route, Sequence, Turn
 
 PUBLISHED: dict[str, dict[str, Any]] = {
     "grpo": {"aggregation": "sequence"},
@@ -59,6 +62,46 @@ def test_dropped_sequences_train_with_nobody(untied_model: Path) -> None:
     metrics = worker.train("mixed", schema.sequences_to_table(sequences), schema.assignments_to_table(assignments))
     assert metrics["trained_tokens"] == 0
     assert metrics["sft/queued"] == metrics["grpo/queued"] == 0
+
+
+def grpo_only(sequences: list[Sequence], advantages: list[tuple[float, ...]]) -> tuple[Any, Any]:
+    pairs = zip(sequences, advantages, strict=True)
+    rows = [Assignment(s.sequence_id, Route.GRPO, by_turn, 1.0, 0.0, {}) for s, by_turn in pairs]
+    return schema.sequences_to_table(sequences), schema.assignments_to_table(rows)
+
+
+def test_an_episode_told_in_windows_weighs_as_much_as_one_told_in_a_transcript(untied_model: Path) -> None:
+    """Of two episodes one has two sequences of half its tokens each: `sequence` is the mean of episodes, so a step on
+    it is that of the same tokens under weights of 1/2."""
+    first, *windows = make_sequences(3)
+    windows = [replace(window, episode_id="windowed", group_id="g0") for window in windows]
+    sizes = [int(s.trained[1:].sum()) for s in windows]
+    settings = learner_settings(untied_model, grpo=GRPOSettings(aggregation="sequence"))
+    together = LearnerWorker(settings).train("grpo", *grpo_only([first, *windows], [(1.0,)] * 3))
+    objective = GRPOSettings(aggregation="sequence")
+    shard = LearnerWorker(settings).policy
+    examples = [Example(first, 1.0, (1.0,))]
+    for window, size in zip(windows, sizes, strict=True):
+        share = size / sum(sizes)
+        examples.append(Example(window, share, (1.0,)))
+    apart = shard.step([Term(GRPOObjective(objective), examples)])
+    assert together["grad_norm"] * 2 == pytest.approx(apart["grad_norm"] * 3, rel=1e-4)
+
+
+def test_masked_responses_train_nothing_whatever_the_terms_of_the_loss(untied_model: Path) -> None:
+    (whole,) = make_sequences(1)
+    middle = len(whole.token_ids) // 2
+    turns = (Turn(1, middle, 0.0, 1, True), Turn(middle, len(whole.token_ids), 0.0, 2, True, truncated=True))
+    cut = replace(whole, turns=turns)
+    kept = replace(
+        whole, turns=turns[:1], trained=np.where(np.arange(len(whole.token_ids)) < middle, whole.trained, False)
+    )
+    grpo = GRPOSettings(truncated="mask", entropy_weight=0.1, kl_weight=0.1)
+    settings = learner_settings(untied_model, grpo=grpo)
+    found = LearnerWorker(settings).train("grpo", *grpo_only([cut], [(1.0, 0.0)]))
+    expected = LearnerWorker(settings).train("grpo", *grpo_only([kept], [(1.0,)]))
+    assert found["grpo/tokens"] == expected["grpo/tokens"] == kept.trained[1:].sum()
+    assert found["grad_norm"] == pytest.approx(expected["grad_norm"], rel=1e-6)
 
 
 def test_the_queue_is_served_oldest_first(untied_model: Path) -> None:

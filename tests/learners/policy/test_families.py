@@ -1,0 +1,100 @@
+"""Families of models, tiny and random: the learner's log-probabilities are those of the model's own forward pass."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from learners.learner_settings import OptimizerSettings, PolicySettings
+from learners.policy import model as model_module
+from learners.policy.loading import load_policy
+from learners.policy.outline import outline
+from learners.policy.shard import PolicyShard
+from tests.learners.samples import SIZES, make_sequences
+from trajectories.batch import collate
+from trajectories.errors import UserError
+
+CPU = torch.device("cpu")
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "mistral": {"sliding_window": None},
+    "qwen2": {},
+    "qwen3": {"head_dim": 16},
+    "qwen3_moe": {"head_dim": 16, **EXPERTS},
+    "gemma2": {"head_dim": 16, "final_logit_softcapping": 2.0, "attn_logit_softcapping": 1.0},
+    "gemma3_text": {"head_dim": 16},
+    "granite": {"logits_scaling": 8.0, "embedding_multiplier": 12.0, "attention_multiplier": 0.1},
+    "granitemoe": {"logits_scaling": 8.0, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "cohere": {"logit_scale": 0.25},
+    "cohere2": {"logit_scale": 0.25},
+    "phi3": {"pad_token_id": 0},
+    "olmo2": {},
+    "smollm3": {"pad_token_id": 0},
+}
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """The folder of a model whose attention and logits are far from uniform."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(request.param, **{**SIZES, **FAMILIES[request.param]})
+    lm = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    for parameter in lm.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.3)
+    lm.save_pretrained(tmp_path)
+    return tmp_path
+
+
+def own(folder: Path) -> torch.nn.Module:
+    """The model as its authors compute it."""
+    lm = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32)
+    return lm.eval()
+
+
+@pytest.mark.parametrize("at_once", [1 << 27, 3 * 320], ids=["whole", "in pieces"])
+def test_logprobs_and_gradients_are_those_of_the_models_own_forward_pass(family, at_once, monkeypatch):
+    monkeypatch.setattr(model_module, "LOGITS_AT_ONCE", at_once)
+    policy, lm = load_policy(PolicySettings(model=str(family)), 0, CPU), own(family)
+    batch = collate(make_sequences(3, temperature=1.0), CPU)
+    found = policy(batch)
+    table = lm(input_ids=batch.input_ids).logits.float().log_softmax(-1).flatten(0, 1)
+    expected = table[batch.positions, batch.targets]
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    found.sum().backward()
+    expected.sum().backward()
+    ours = dict(policy.causal_lm.named_parameters())
+    for name, parameter in lm.named_parameters():
+        torch.testing.assert_close(ours[name].grad, parameter.grad, atol=1e-3, rtol=1e-3, msg=name)
+
+
+def test_a_read_gives_the_same_logprobs_and_the_entropy_of_the_same_distribution(family):
+    policy, lm = load_policy(PolicySettings(model=str(family)), 0, CPU), own(family)
+    batch = collate(make_sequences(2, temperature=0.7), CPU)
+    with torch.no_grad():
+        logprobs, entropy = policy.read(batch, entropy_gradient=False)
+        logits = lm(input_ids=batch.input_ids).logits.float().flatten(0, 1)[batch.positions] / 0.7
+    table = logits.log_softmax(-1)
+    np.testing.assert_allclose(logprobs, table.gather(1, batch.targets[:, None])[:, 0], atol=1e-4)
+    np.testing.assert_allclose(entropy, -(table.exp() * table).sum(-1), atol=1e-4)
+
+
+def test_a_step_leaves_the_model_as_it_is_built(family):
+    shard = PolicyShard(PolicySettings(model=str(family)), OptimizerSettings())
+    before = [name for name, _ in shard.model.named_modules()]
+    shard.token_logprobs(make_sequences(2))
+    assert [name for name, _ in shard.model.named_modules()] == before
+
+
+def test_a_model_that_sees_is_refused_in_a_line(tmp_path: Path) -> None:
+    text = {**SIZES, "head_dim": 16}
+    seen = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    AutoConfig.for_model("gemma3", text_config=text, vision_config=seen).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"\(gemma3\) is not a language model alone, .*: set policy\.model to one that"):
+        outline(str(tmp_path))
