@@ -8,18 +8,20 @@ import pytest
 
 from cluster.config.loading import load_config
 from cluster.reporting.metrics import read_metrics
+from learners.learner_settings import TINY
 from tests.cluster.runs import RunProcess, train_arguments
 from trajectories.errors import UserError
 
 
 @pytest.mark.real
 @pytest.mark.timeout(900)
-def test_losses_are_those_of_a_run_on_ray(tmp_path: Path, tiny_model_dir: Path) -> None:
+def test_losses_are_those_of_a_run_on_ray(tmp_path: Path) -> None:
     records = []
     for inline in ("false", "true"):
         run_dir = tmp_path / inline
-        places = {"placement__inline": inline, "schedule__max_staleness": 0, "schedule__grpo_steps": 2}
-        with RunProcess(train_arguments(run_dir, tiny_model_dir, **places), tmp_path / f"{inline}.log") as run:
+        changes = {"placement__inline": inline, "schedule__max_staleness": 0, "schedule__grpo_steps": 2}
+        changes |= {"schedule__group_size": 4, "rollout__max_turns": 8}
+        with RunProcess(train_arguments(run_dir, Path(TINY), **changes), tmp_path / f"{inline}.log") as run:
             if inline == "true":
                 run.wait_until("the first step", lambda: read_metrics(run_dir) != [])  # noqa: B023
                 assert not [one for one in run.descendants() if "raylet" in one.name() or "gcs" in one.name()]
