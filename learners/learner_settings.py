@@ -34,7 +34,7 @@ class PolicySettings(Settings):
     with a chat template."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the computation and of published weights. Weights that train stay in float32 beside it. Tuning:
-    bfloat16 on a GPU, with schedule.parity_tolerance=0.5; float32 on most CPUs."""
+    bfloat16 on a GPU; float32 on most CPUs."""
     lora: LoraSettings | None = None
     """Adapters instead of full weights. Tuning: rank 32 where `concerto plan` says that full weights do not fit, with
     ten times their learning rate or more: learner.lr of 1e-5 to 1e-4."""

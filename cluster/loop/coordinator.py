@@ -44,7 +44,8 @@ class Coordinator:
         self._idle = IdleWatch(programme.schedule.max_idle)
         self._stop = asyncio.Event()
         self._stream: GroupStream | None = None
-        self._published, self._parity_error = -1, 0.0
+        self._published = -1
+        self._parity: dict[str, float] = {}
         self._resumed_from: Path | None = None
 
     def stop(self) -> None:
@@ -105,9 +106,8 @@ class Coordinator:
         self._move(step=at.step + 1, stage_step=at.stage_step + 1, version=at.version + 1)
         if self._stream is not None:
             trained_at = time.monotonic()
-            metrics["parity_error"] = await self._publish_weights()
+            metrics |= await self._publish_weights()
             metrics["publish_s"] = time.monotonic() - trained_at
-            metrics["parity_used"] = metrics["parity_error"] / self._programme.schedule.parity_tolerance
             self._stream.advance(self.manifest.stage_step)
             metrics |= group_metrics(groups, self._stream.frontier, at.version)
             await self._recording.add(at.parts, [group.data for group in groups], trained.assignments)
@@ -155,12 +155,12 @@ class Coordinator:
         read = self._parts.recorder.read
         return {at: await read(self._resumed_from / READY, at) for at in positions} if self._resumed_from else {}
 
-    async def _publish_weights(self) -> float:
-        """Puts the present weights into the engines, once a version; the parity error."""
+    async def _publish_weights(self) -> dict[str, float]:
+        """Puts the present weights into the engines, once a version; the metrics of the parity check."""
         if self._published != self.manifest.version:
-            self._parity_error = await self._parts.publish(self.manifest.version)
+            self._parity = await self._parts.publish(self.manifest.version)
             self._published = self.manifest.version
-        return self._parity_error
+        return self._parity
 
     async def _evaluate_if_due(self) -> None:
         step, every = self.manifest.step, self._programme.evaluation.every

@@ -175,7 +175,7 @@ class Parts:
     """The outside world of a run.
 
     Attributes:
-        publish: puts the learner's weights of this version into the engines and returns the parity error.
+        publish: puts the learner's weights of this version into the engines; the metrics of the parity check.
         evaluate: plays the evaluation panels and writes the result under this name.
         keep_best: keeps the learner's weights if that result, which is of them, is the best so far.
         gauges: more metrics of a step, of parts that the loop does not know.
@@ -185,7 +185,7 @@ class Parts:
     rollouts: Rollouts
     learner: Learner
     recorder: Recorder
-    publish: Callable[[int], Awaitable[float]]
+    publish: Callable[[int], Awaitable[dict[str, float]]]
     evaluate: Callable[[str], Coroutine[Any, Any, None]]
     keep_best: Callable[[str], Awaitable[None]]
     observer: Observer

@@ -43,6 +43,7 @@ from cluster.runtime.steps import (
 )
 from cluster.runtime.weights import Publication
 from experience.advice import Book
+from learners.policy.parity import ParityWatch
 from learners.rewards.open_channels import READ
 from learners.rewards.reward_batch import ConstantWatch
 from learners.rewards.scalarisers import ADVANTAGES
@@ -79,7 +80,8 @@ async def assembled(plan: Plan, observer: RunObserver) -> AsyncIterator[Assembly
         await learner.ready()
         await raters.ready(config.placement.start_timeout_s)
         parity_sequences = ParitySequences.put(demonstrations.slice(0, PARITY_SEQUENCES))
-        publisher = Publisher(learner, fleet, parity_sequences, config.schedule.parity_tolerance)
+        watch = ParityWatch(config.schedule.parity_tolerance, config.policy.dtype, observer.say)
+        publisher = Publisher(learner, fleet, parity_sequences, watch)
         judged = partial(judged_rollouts, judge=evaluator, look=JudgeWatch(evaluator, observer.say).look)
         evaluation = RunEvaluation(plan.run_dir, config, plan.eval_panels, fleet, observer, _book(experience), judged)
         best = BestKeeper(plan.run_dir, plan.eval_panels, learner.save_pretrained, observer.say)

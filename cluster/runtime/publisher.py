@@ -12,7 +12,7 @@ import pyarrow as pa
 from actors import runtime
 from cluster.runtime.fleet import RolloutFleet
 from cluster.runtime.learner import RayLearner
-from learners.policy.parity import Scores, check_parity, check_unchanged, parity_error
+from learners.policy.parity import Parity, ParityWatch, Scores, check_unchanged
 from trajectories.schema import sequences_from_table
 
 
@@ -45,28 +45,28 @@ class Publisher:
     layers, at the start of every run.
 
     Attributes:
-        tolerance: greatest difference in nats.
+        watch: knows what differences are borne.
     """
 
     learner: RayLearner
     fleet: RolloutFleet
     sequences: ParitySequences
-    tolerance: float
+    watch: ParityWatch
 
-    async def publish(self, version: int) -> float:
-        """Publish the present weights as `version`; the greatest difference in nats. Raises RunError."""
+    async def publish(self, version: int) -> dict[str, float]:
+        """Publish the present weights as `version`; the metrics of the parity check. Raises RunError."""
         loaded = [await self._by_engines() for _ in range(2)] if version == 0 else []
         await self.fleet.publish(await self.learner.export(version), version)
         by_engine = await self._by_engines()
         if loaded:
             first, again = loaded
-            check_unchanged(self._error(by_engine, first[0]), self._error(again, first[0]))
-        error = self._error(by_engine, await self.learner.score(self.sequences.table))
-        check_parity(error, self.tolerance, version)
-        return error
+            check_unchanged(self._worst(by_engine, first[0]).largest, self._worst(again, first[0]).largest)
+        return self.watch.check(self._worst(by_engine, await self.learner.score(self.sequences.table)), version)
 
     async def _by_engines(self) -> list[Scores]:
         return await self.fleet.score(self.sequences.token_ids, temperature=1.0)
 
-    def _error(self, by_engine: list[Scores], expected: Scores) -> float:
-        return max(parity_error(scores, expected, self.sequences.trained) for scores in by_engine)
+    def _worst(self, by_engine: list[Scores], expected: Scores) -> Parity:
+        """That of the engine that is furthest off."""
+        found = [Parity.of(scores, expected, self.sequences.trained) for scores in by_engine]
+        return max(found, key=lambda parity: (parity.p99, parity.largest))

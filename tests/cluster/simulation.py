@@ -205,9 +205,9 @@ class World:
 
     async def keep_best(self, name: str) -> None: ...
 
-    async def publish(self, version: int) -> float:
+    async def publish(self, version: int) -> dict[str, float]:
         self.rollouts.version = self.learner.steps
-        return 0.0
+        return {"parity_error": 0.0}
 
     async def evaluate(self, name: str) -> None:
         self.log.evaluations.append(name)

@@ -38,6 +38,7 @@ from cluster.runtime.weights import Publication
 from envs.experts import play_expert
 from envs.panels import Panel
 from learners.learner_settings import LearnerSettings
+from learners.policy.parity import ParityWatch
 from learners.rewards.reward_settings import RewardSettings
 from learners.workers.worker import LearnerWorker
 from tests.cluster.simulation import Log
@@ -103,10 +104,7 @@ class School:
         """The success of the training episodes, step by step, on words of this length; without episodes, nothing."""
         log = Log()
         learner, rows = self._learner(settings)
-        publisher = Publisher(learner, self.fleet, rows, tolerance=1e-3)
-
-        async def publish(version: int) -> float:
-            return await publisher.publish(version)
+        publisher = Publisher(learner, self.fleet, rows, ParityWatch(None, "float32", pytest.fail))
 
         async def nothing(name: str) -> None: ...
 
@@ -119,7 +117,7 @@ class School:
             evaluation=EvaluationSettings(panels=()),
             checkpoint=CheckpointSettings(every=10_000),
         )
-        parts: Any = Parts(self.fleet, learner, NoRecorder(), publish, nothing, nothing, log)
+        parts: Any = Parts(self.fleet, learner, NoRecorder(), publisher.publish, nothing, nothing, log)
         coordinator = Coordinator(self.folder / f"{self.version}", programme, parts, Manifest(version=self.version))
         await coordinator.run()
         self.version = coordinator.manifest.version + 1

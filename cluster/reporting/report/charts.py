@@ -70,7 +70,11 @@ CHARTS = (
     Chart(
         "Off-policy", "How far the learner is from the weights that played.", ("grpo/behaviour_kl", "grpo/*fraction")
     ),
-    Chart("Parity", "Largest difference of engine and learner in a log-probability, in nats.", ("parity_error",)),
+    Chart(
+        "Parity",
+        "How engine and learner differ in log-probabilities, in nats: mean, 99th percentile, most.",
+        ("parity_mean", "parity_p99", "parity_error"),
+    ),
     Chart(
         "Trouble",
         "Episodes that broke, and groups that were filtered or skipped so far.",

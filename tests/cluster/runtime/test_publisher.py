@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cluster.runtime.publisher import ParitySequences, Publisher
-from learners.policy.parity import Scores
+from learners.policy.parity import ParityWatch, Scores
 from trajectories.errors import RunError
 
 SEQUENCES = ParitySequences(None, None, (np.array([False, True, True]),))
@@ -36,12 +36,13 @@ class Stub:
 
 
 def publisher(stub: Stub, tolerance: float = 0.05) -> Publisher:
-    return Publisher(stub, stub, SEQUENCES, tolerance)  # pyright: ignore[reportArgumentType]
+    watch = ParityWatch(tolerance, "float32", pytest.fail)
+    return Publisher(stub, stub, SEQUENCES, watch)  # pyright: ignore[reportArgumentType]
 
 
 async def test_the_first_publication_is_compared_with_what_the_engines_had_loaded() -> None:
     stub = Stub(0.0)
-    assert await publisher(stub).publish(0) == 0.0
+    assert (await publisher(stub).publish(0))["parity_error"] == 0.0
     assert stub.calls == ["score", "score", 0, "score"]
 
 
@@ -52,7 +53,7 @@ async def test_unchanged_weights_that_change_something_stop_the_run_below_the_to
 
 async def test_later_publications_are_compared_with_the_learner_alone() -> None:
     stub = Stub(0.037)
-    assert await publisher(stub).publish(3) == pytest.approx(0.037, abs=1e-6)
+    assert (await publisher(stub).publish(3))["parity_error"] == pytest.approx(0.037, abs=1e-6)
     assert stub.calls == [3, "score"]
     with pytest.raises(RunError, match="after publishing version 4"):
         await publisher(stub).publish(4)
