@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from typing import Any, Protocol
 
 import numpy.typing as npt
@@ -81,9 +82,10 @@ def quantile_split(
 def quantile(values: Many[float], share: float) -> float:
     """The least value v such that at least `share` of the values are <= v; 0.5 gives the lower median.
 
-    quantile([4, 1, 3, 2], 0.5) is 2.
+    quantile([4, 1, 3, 2], 0.5) is 2. The share counts as it is written: 0.55 of 100 values are 55, where a product of
+    floats would be a little more, and 56 after rounding up.
     """
-    return sorted(values)[max(math.ceil(share * len(values)), 1) - 1]
+    return sorted(values)[max(math.ceil(Fraction(str(share)) * len(values)), 1) - 1]
 
 
 @dataclass(frozen=True, slots=True)

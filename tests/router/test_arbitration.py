@@ -3,6 +3,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import replace
+from fractions import Fraction
+from itertools import product
 
 import numpy as np
 import pytest
@@ -67,7 +69,13 @@ def test_a_split_by_share_sends_ties_to_sft() -> None:
 @given(st.lists(st.integers(-1000, 1000), min_size=2, max_size=30, unique=True), st.floats(0.01, 1.0))
 def test_distinct_scores_split_by_the_share_rounded_up(values: list[int], share: float) -> None:
     batch = replace(candidates(len(values)), losses=torch.tensor(values, dtype=torch.float64))
-    assert Counter(routes(QuantileSplit(Loss(), share), batch))["sft"] == math.ceil(share * len(values))
+    assert Counter(routes(QuantileSplit(Loss(), share), batch))["sft"] == math.ceil(Fraction(str(share)) * len(values))
+
+
+def test_a_share_of_two_decimals_is_split_exactly() -> None:
+    """0.55 * 100 is 55.000000000000007 in floats, of which rounding up would make 56."""
+    for hundredths, count in product(range(1, 101), range(1, 101)):
+        assert quantile(range(1, count + 1), hundredths / 100) == -(-hundredths * count // 100)
 
 
 @given(st.lists(st.tuples(st.integers(-20, 20), st.booleans()), max_size=30), st.floats(0.01, 1.0))
@@ -113,8 +121,8 @@ def test_a_score_that_is_not_finite_is_refused_by_name(value: float) -> None:
 def test_quantile_is_the_least_value_that_covers_the_share(values: list[float], share: float) -> None:
     threshold = quantile(values, share)
     assert threshold in values
-    assert sum(value <= threshold for value in values) >= share * len(values)
-    assert sum(value < threshold for value in values) < share * len(values)
+    wanted = Fraction(str(share)) * len(values)
+    assert sum(value <= threshold for value in values) >= wanted > sum(value < threshold for value in values)
 
 
 @pytest.mark.parametrize(
