@@ -37,10 +37,14 @@ class PreferenceModel:
         self._device = torch.device(device)
         self._model.to(self._device)
         self._control = ControlTokens(self._tokenizer)
+        self._config = self._model.config.get_text_config()
+        self._names_padding = self._config.pad_token_id is not None
         if self._tokenizer.pad_token is None:
-            self._tokenizer.pad_token = self._tokenizer.eos_token
-        self._model.config.pad_token_id = self._tokenizer.pad_token_id
-        self._limit = getattr(self._model.config, "max_position_embeddings", self._tokenizer.model_max_length)
+            self._tokenizer.pad_token = self._tokenizer.convert_ids_to_tokens(self._config.pad_token_id or 0)
+        self._config.pad_token_id = self._tokenizer.pad_token_id
+        # The smaller of both: RoBERTa has 514 positions and numbers them from 2 on, so it reads 512 tokens.
+        positions = getattr(self._config, "max_position_embeddings", self._tokenizer.model_max_length)
+        self._limit = min(positions, self._tokenizer.model_max_length)
 
     @torch.inference_mode()
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> Tensor:
@@ -49,7 +53,20 @@ class PreferenceModel:
         With a chat template the pair is a user's and an assistant's message, else two segments. What is longer than the
         model can read loses its beginning.
         """
-        return self._model(**self._encode(prompts, responses).to(self._device)).logits[:, 0].double().cpu()
+        encoded = self._encode(prompts, responses)
+        if not self._names_padding:
+            self._keep_ends(encoded)
+        return self._model(**encoded.to(self._device)).logits[:, 0].double().cpu()
+
+    def _keep_ends(self, encoded: BatchEncoding) -> None:
+        """A model that names no padding is read at the last token of a text, be it the end of sequence. transformers
+        takes the last one that is not padding: so pad with a token that ends none of these texts."""
+        ids, mask = torch.as_tensor(encoded["input_ids"]), torch.as_tensor(encoded["attention_mask"])
+        last = (mask * torch.arange(mask.shape[1])).argmax(1, keepdim=True)
+        ends = set(ids.gather(1, last).flatten().tolist())
+        padding = next(number for number in range(len(ends) + 1) if number not in ends)
+        encoded["input_ids"] = ids.masked_fill(mask == 0, padding)
+        self._config.pad_token_id = padding
 
     def _encode(self, prompts: Sequence[str], responses: Sequence[str]) -> BatchEncoding:
         """Neither prompt nor response can write a control token."""

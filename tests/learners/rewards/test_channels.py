@@ -9,7 +9,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoTokenizer, Qwen2Config, Qwen2ForSequenceClassification
+from transformers import (
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForSequenceClassification,
+    Qwen2Config,
+    Qwen2ForSequenceClassification,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
 
 from learners.rewards import channels
 from learners.rewards.preference import PreferenceModel
@@ -148,6 +156,39 @@ def test_what_is_too_long_loses_its_beginning(reward_model: Path) -> None:
     ends = model.score([long, long], ["good mug", "bad desk"])
     assert ends.isfinite().all()
     assert ends[0] != ends[1]
+
+
+def test_a_model_whose_positions_begin_behind_the_padding_reads_as_much_as_its_tokenizer_says(tmp_path: Path) -> None:
+    """RoBERTa numbers positions from pad_token_id + 1 on: of 34, 32 can be read."""
+    torch.manual_seed(0)
+    config = RobertaConfig(**SIZES | {"max_position_embeddings": 34}, num_labels=1, pad_token_id=1)  # pyright: ignore
+    RobertaForSequenceClassification(config).save_pretrained(tmp_path)
+    tokenizer = byte_tokenizer(None)
+    tokenizer.model_max_length = 32
+    tokenizer.save_pretrained(tmp_path)
+    ends = PreferenceModel(str(tmp_path)).score(["x " * 50, "x"], ["good mug", "y"])
+    assert ends.isfinite().all()
+
+
+@pytest.mark.parametrize("end", ["<|im_end|>", ""], ids=["ends in eos, as Mistral's", "ends in any token"])
+def test_a_model_without_padding_is_read_at_the_last_token_alone_and_in_a_batch(tmp_path: Path, end: str) -> None:
+    torch.manual_seed(0)
+    LlamaForSequenceClassification(LlamaConfig(**SIZES, num_labels=1)).save_pretrained(tmp_path)  # pyright: ignore
+    tokenizer = byte_tokenizer("{% for message in messages %}{{ message['content'] }}{% endfor %}" + end)
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(tmp_path)
+    prompts, answers = ["Why?", "go", "What is a mug?"], ["Because it is so.", "", "A cup."]
+    expected = []
+    plain = LlamaForSequenceClassification.from_pretrained(tmp_path).eval()
+    assert plain.config.pad_token_id is None, "so transformers itself reads the last token of one text"
+    for prompt, answer in zip(prompts, answers, strict=True):
+        ids = tokenizer(prompt + answer + end, return_tensors="pt").input_ids
+        with torch.no_grad():
+            expected.append(plain(ids).logits.item())
+    model = PreferenceModel(str(tmp_path))
+    alone = [model.score([prompt], [answer]).item() for prompt, answer in zip(prompts, answers, strict=True)]
+    assert alone == pytest.approx(expected, abs=1e-5)
+    assert model.score(prompts, answers).tolist() == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_model_that_cannot_judge_is_refused(tmp_path: Path) -> None:
