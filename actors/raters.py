@@ -17,8 +17,8 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.util import ActorPool
 
 from actors import runtime
-from learners.rewards.answers import AnswerReader, Answers, Rating
-from learners.rewards.judge import Judge, Judged, filled
+from learners.rewards.answers import AnswerReader, Answers, Rating, SoundEpisodes, filled
+from learners.rewards.judge import NEUTRAL, Judge, Judged
 from learners.rewards.reward_settings import JudgeSettings
 from learners.workers.losses import own_words
 from trajectories.errors import RunError, last_line
@@ -132,16 +132,18 @@ class JudgeActor:
 
     async def judge_group(self, episodes: pa.Table, sequences: pa.Table) -> dict[str, float]:
         """What an evaluation tells of a group: `judge`, the mean score, and `judge_unanswered`, the share without one.
+        An episode without a response has the score 0: it is as good as an empty answer.
 
         Raises:
-            UserError: as `Judge.judge`; an episode has no response.
+            UserError: as `Judge.judge`.
         """
         if self._reader is None:
             self._reader = self._make_reader()
-        answers = self._reader.answers(episodes, sequences)
+        played = SoundEpisodes.of(episodes, sequences)
+        answers = self._reader.answers(played)
         judged = await self.judge(answers)
-        scores = filled(judged.scores, answers.groups)
-        return {"judge": sum(scores) / len(scores), "judge_unanswered": judged.unanswered / len(scores)}
+        scores, count = filled(judged.scores, answers.groups, NEUTRAL), len(played.all)
+        return {"judge": sum(scores) / count, "judge_unanswered": judged.unanswered / count}
 
     async def trouble(self) -> str:
         """Why a vote was missing the last time that one was; empty where none ever was."""
@@ -164,7 +166,7 @@ class RemoteJudge:
             "judge/tokens": float(judged.tokens),
             "judge/unanswered": float(judged.unanswered),
         }
-        return Rating(filled(judged.scores, answers.groups), metrics)
+        return Rating(filled(judged.scores, answers.groups, NEUTRAL), metrics)
 
     async def of_group(self, group: Any) -> dict[str, float]:
         """See `JudgeActor.judge_group`; `group` is a `GroupReferences`."""

@@ -1,7 +1,7 @@
 """The channel `judge`: a chat model grades each answer, several times, and the grades become one score.
 
 The prompt is `experience/prompts/grade.jinja`, the form of its reply `Grade` beside it. Whatever the endpoint does, a
-run goes on: what has no grade in time has no score, and `filled` puts something neutral in its place.
+run goes on: what has no grade in time has no score, and `answers.filled` puts something neutral in its place.
 """
 
 from __future__ import annotations
@@ -114,21 +114,3 @@ def score(grades: Sequence[int], combine: str) -> float | None:
         return None
     middle = statistics.median(grades) if combine == "median" else statistics.fmean(grades)
     return middle / BEST_GRADE
-
-
-def filled(scores: Sequence[float | None], groups: Sequence[str]) -> list[float]:
-    """Scores without gaps: an answer without one gets the mean of its group, which neither raises nor lowers it among
-    the others; `NEUTRAL` where the group has none.
-
-    Args:
-        groups: name of each answer's group.
-
-    >>> filled([0.2, None, 0.6, None], ["a", "a", "a", "b"])
-    [0.2, 0.4, 0.6, 0.5]
-    """
-    known: dict[str, list[float]] = {}
-    for value, group in zip(scores, groups, strict=True):
-        if value is not None:
-            known.setdefault(group, []).append(value)
-    means = {group: statistics.fmean(values) for group, values in known.items()}
-    return [means.get(group, NEUTRAL) if value is None else value for value, group in zip(scores, groups, strict=True)]

@@ -11,11 +11,12 @@ from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
+from torch import Tensor
 
 from envs.questions.library import QuestionLibrary
 from envs.questions.scoring import reasoning
 from learners.rewards import channels
-from learners.rewards.answers import AnswerReader, Rater, sound_episodes
+from learners.rewards.answers import AnswerReader, Rater, SoundEpisodes
 from learners.rewards.channels import Reading, TokenValues
 from learners.rewards.reward_settings import RewardSettings
 from trajectories import types
@@ -65,59 +66,55 @@ class OpenChannels:
         self._reader = AnswerReader(tokenizer, QuestionLibrary.open(questions)) if asks else None
 
     def to_read(self, episodes: pa.Table, sequences: pa.Table) -> pa.Table:
-        """The sequences that the policy must read: first the episodes' own, then each with the reference answer.
-
-        Raises:
-            UserError: an episode has no response.
-        """
-        sound, own = sound_episodes(episodes, sequences)
-        rows = [row for name in sound for row in own[name]] if not _OWN.isdisjoint(self._names) else []
+        """The sequences that the policy must read: first the episodes' own, then each with the reference answer."""
+        played = SoundEpisodes.of(episodes, sequences)
+        rows = [row for own in played.own.values() for row in own] if not _OWN.isdisjoint(self._names) else []
         if "reference" in self._names:
-            rows += [self._with_reference(episode, own[name][-1]) for name, episode in sound.items()]
+            rows += [self._with_reference(played.all[name], own[-1]) for name, own in played.own.items()]
         return sequences_to_table(rows)
 
     def values(self, episodes: pa.Table, sequences: pa.Table, reading: Reading | None) -> Mapping[str, list[float]]:
-        """Each channel that is made here, with a value for every sound episode, in order.
+        """Each channel that is made here, with a value for every sound episode, in order; see `SoundEpisodes.for_all`
+        for one without a response.
 
         Args:
             reading: the policy's reading of what `to_read` gave; None where nothing was to be read.
         Raises:
-            UserError: an episode has no response, or one without a token.
+            UserError: a reference answer has no token.
         """
-        sound, own = sound_episodes(episodes, sequences)
-        found: dict[str, list[float]] = {}
+        played = SoundEpisodes.of(episodes, sequences)
+        names, own = list(played.own), played.own
+        found: dict[str, Tensor] = {}
         if "length" in self._names:
-            tokens = [sum(int(row.trained.sum()) for row in own[name]) for name in sound]
-            turns = [max(episode.turns, 1) for episode in sound.values()]
-            shares = [count / many for count, many in zip(tokens, turns, strict=True)]
             shape, target = self._reward.length_shape, self._reward.length_target
-            found["length"] = channels.length(shares, self._limit, shape, target).tolist()
+            found["length"] = channels.length(_mean_response(own), self._limit, shape, target)
         if "entropy" in self._names:
             assert reading is not None
-            pooled = _pooled(reading.entropies, own)
-            found["entropy"] = channels.mean_entropy(pooled, self._reward.entropy_sign, list(sound)).tolist()
+            found["entropy"] = channels.mean_entropy(_pooled(reading.entropies, own), self._reward.entropy_sign, names)
         if KL in self._names:
             assert reading is not None
             now, initial = (_pooled(values, own) for values in (reading.logprobs, reading.initial))
-            found[KL] = channels.divergence(now, initial, list(sound)).tolist()
+            found[KL] = channels.divergence(now, initial, names)
         if "reference" in self._names:
             assert reading is not None
-            lengths = [len(self._reasoning(own[name][-1])) for name in sound]
-            found["reference"] = channels.reference(reading.logprobs[-len(sound) :], lengths, list(sound)).tolist()
-        return found
+            lengths = [len(self._reasoning(rows[-1])) for rows in own.values()]
+            behind = reading.logprobs[len(reading.logprobs) - len(own) :]
+            found["reference"] = channels.reference(behind, lengths, names)
+        return {name: played.for_all(column.tolist()) for name, column in found.items()}
 
     def rated(self, episodes: pa.Table, sequences: pa.Table) -> tuple[dict[str, Sequence[float]], dict[str, float]]:
         """Each channel that a rater gives, as `values` gives the others, and what the raters cost.
 
         Raises:
-            ConcertoError: an episode has no response, or a rater cannot go on.
+            ConcertoError: a rater cannot go on.
         """
         if not self._raters:
             return {}, {}
-        answers = self._known.answers(episodes, sequences)
+        played = SoundEpisodes.of(episodes, sequences)
+        answers = self._known.answers(played)
         ratings = {name: rater.rate(answers) for name, rater in self._raters.items()}
         metrics = {key: value for rating in ratings.values() for key, value in rating.metrics.items()}
-        return {name: rating.values for name, rating in ratings.items()}, metrics
+        return {name: played.for_all(rating.values) for name, rating in ratings.items()}, metrics
 
     @property
     def _known(self) -> AnswerReader:
@@ -144,6 +141,13 @@ class OpenChannels:
 
     def _reasoning(self, sequence: types.Sequence) -> list[int]:
         return self._tokenizer.encode(reasoning(self._known.response(sequence)).removesuffix(" "))
+
+
+def _mean_response(own: Mapping[str, Sequence[types.Sequence]]) -> list[float]:
+    """Mean tokens of a response of each episode. An agent program may ask several times before it acts."""
+    tokens = [sum(int(row.trained.sum()) for row in rows) for rows in own.values()]
+    responses = [sum(len(row.turns) for row in rows) for rows in own.values()]
+    return [count / many for count, many in zip(tokens, responses, strict=True)]
 
 
 def _pooled(values: TokenValues, own: Mapping[str, Sequence[types.Sequence]]) -> TokenValues:

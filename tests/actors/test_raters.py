@@ -13,6 +13,7 @@ import ray
 
 from actors.raters import (
     RESTARTS,
+    JudgeActor,
     PreferencePool,
     RemoteJudge,
     batches_by_length,
@@ -20,12 +21,14 @@ from actors.raters import (
     start_preference,
 )
 from cluster.runtime.raters import JudgeWatch, Raters
+from envs.questions.library import QuestionLibrary
 from envs.questions.question import Question
-from learners.rewards.answers import Answers
+from learners.rewards.answers import AnswerReader, Answers
 from learners.rewards.preference import PreferenceModel
 from learners.rewards.reward_settings import JudgeSettings
 from tests.experience.endpoint import completion, endpoint, slow
 from tests.learners.rewards.test_channels import write_reward_model
+from tests.learners.rewards.test_open_channels import CHAT, SOME_SILENT
 from tests.trajectories.samples import CHATML
 from trajectories.errors import RunError, UserError
 
@@ -61,6 +64,15 @@ def test_batches_hold_every_answer_once_and_answers_of_like_length() -> None:
     batches = batches_by_length(ANSWERS, 3)
     assert batches == [[6, 5, 4], [3, 2, 1], [0]]
     assert batches_by_length(Answers((), (), ()), 3) == []
+
+
+async def test_an_evaluation_grades_an_episode_without_a_response_as_nothing() -> None:
+    reply = {"reasoning": "It is right, as far as it goes.", "grade": 8}
+    with endpoint(lambda _: (200, completion(json.dumps(reply)))) as url:
+        settings = JudgeSettings(base_url=url, model="m", votes=1, timeout_s=20.0)
+        judge = JudgeActor(settings, "evaluation.judge", lambda: AnswerReader(CHAT, QuestionLibrary.open()))
+        found = await judge.judge_group(*SOME_SILENT)
+    assert found == {"judge": pytest.approx((0.8 + 0.8 + 0 + 0) / 4), "judge_unanswered": 0.0}
 
 
 @pytest.mark.real

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from envs.questions.question import Question
 from experience.openai_chat import ATTEMPTS, OpenAIChat, OptionNames
-from learners.rewards.answers import Answers
-from learners.rewards.judge import NEUTRAL, Judge, Judged, filled, score
+from learners.rewards.answers import Answers, filled
+from learners.rewards.judge import NEUTRAL, Judge, Judged, score
 from learners.rewards.reward_settings import JudgeSettings
 from tests.experience.endpoint import Respond, completion, endpoint, slow
 from trajectories.errors import UserError
@@ -179,7 +179,7 @@ def test_a_score_is_the_median_or_mean_of_the_grades_over_ten(grades: list[int])
 def test_what_fills_a_gap_is_the_mean_of_its_group(rows: list[tuple[float | None, str]]) -> None:
     scores: Sequence[float | None] = [value for value, _ in rows]
     groups = [group for _, group in rows]
-    full = filled(scores, groups)
+    full = filled(scores, groups, NEUTRAL)
     for (value, group), found in zip(rows, full, strict=True):
         known = [one for one, other in rows if one is not None and other == group]
         assert found == (value if value is not None else pytest.approx(statistics.fmean(known) if known else NEUTRAL))

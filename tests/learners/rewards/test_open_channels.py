@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from envs import load_panel, make_environment
 from envs.questions.library import QuestionLibrary
 from learners.learner_settings import GRPOSettings
 from learners.objectives import advantages
-from learners.rewards.answers import AnswerReader, Answers, Rating
+from learners.rewards.answers import AnswerReader, Answers, Rating, SoundEpisodes
 from learners.rewards.channels import Reading
 from learners.rewards.open_channels import KL, OpenChannels
 from learners.rewards.reward_settings import RewardSettings
@@ -23,7 +24,6 @@ from learners.rewards.scalarisers import pure_scalariser
 from learners.tiny import embedded_model_path
 from tests.actors.scripted import GroupsAtHand
 from trajectories.chat import ChatTokenizer
-from trajectories.errors import UserError
 from trajectories.schema import sequences_from_table, to_tables
 from trajectories.types import Episode, Sequence, StopReason, Trajectory, Turn
 
@@ -32,16 +32,22 @@ TASK = load_panel("questions/train").task_ids[0]
 EPISODE = Episode("e", "g", 0, "questions", "train", TASK, 0, 0, 0, StopReason.DONE, False, {}, 1, 0.0, 0.0, 0.0)
 
 
-def answered(name: str, response: str, stop: StopReason = StopReason.DONE) -> Trajectory:
+def answered(name: str, response: str, stop: StopReason = StopReason.DONE, group: str = "g") -> Trajectory:
     """A whole episode of one question."""
     question = make_environment("questions").reset(TASK).text
     prompt = CHAT.encode(CHAT.render([{"role": "user", "content": question}]))
     ids = np.array([*prompt, *CHAT.encode_response(response)], np.int32)
     trained = np.arange(len(ids)) >= len(prompt)
     logprobs = np.where(trained, -1.0, 0.0).astype(np.float32)
-    episode = replace(EPISODE, episode_id=name, rewards={"success": 0.0, "format": 1.0}, stop_reason=stop)
+    given = {"success": 0.0, "format": 1.0}
+    episode = replace(EPISODE, episode_id=name, group_id=group, rewards=given, stop_reason=stop)
     turns = (Turn(len(prompt), len(ids), 0.0, 0, action_valid=True),)
-    return Trajectory(episode, (Sequence(f"{name}-0", name, "g", ids, trained, logprobs, turns, (), 1.0),))
+    return Trajectory(episode, (Sequence(f"{name}-0", name, group, ids, trained, logprobs, turns, (), 1.0),))
+
+
+def silent(name: str, stop: StopReason, group: str = "g") -> Trajectory:
+    """An episode that ended before its first response."""
+    return replace(answered(name, "", stop, group), sequences=())
 
 
 PLAYED = to_tables(
@@ -109,10 +115,17 @@ def test_the_divergence_is_taken_off_the_reward_before_rewards_are_compared() ->
     assert scalarise(batch).advantages.tolist() == pytest.approx([0.5, -0.5])
 
 
-def test_an_episode_without_a_response_is_named() -> None:
-    full = replace(answered("full", "7", StopReason.LENGTH_LIMIT), sequences=())
-    with pytest.raises(UserError, match=rf"^episode full \(task {TASK}\) has no response, since its prompt leaves no"):
-        OpenChannels(("length",), CHAT, 24).values(*to_tables([answered("plain", "7"), full]), None)
+def test_the_length_is_that_of_a_response_however_many_an_action_took() -> None:
+    """An agent program may ask three times before it acts once: the environment counts one turn."""
+    thrice = answered("thrice", "I count. Answer: 7")
+    (sequence,) = thrice.sequences
+    (turn,) = sequence.turns
+    cuts = [turn.start, turn.start + 2, turn.start + 4, turn.end]
+    turns = tuple(replace(turn, start=start, end=end) for start, end in pairwise(cuts))
+    asked = replace(thrice, sequences=(replace(sequence, turns=turns),))
+    count = turn.end - turn.start
+    found = OpenChannels(("length",), CHAT, response_limit=24).values(*to_tables([asked]), None)
+    assert asked.episode.turns == 1 and found["length"] == pytest.approx([1 - count / 3 / 24])
 
 
 class Lengths:
@@ -122,11 +135,44 @@ class Lengths:
         return Rating([float(len(said)) for said in answers.responses], {"preference_s": 2.0})
 
 
+SOME_SILENT = to_tables(
+    [
+        answered("plain", "7"),
+        silent("full", StopReason.LENGTH_LIMIT),
+        answered("reasoned", "I count.\nAnswer: 7"),
+        silent("left", StopReason.GAVE_UP, "other"),
+    ]
+)
+
+
+def test_an_episode_without_a_response_has_the_mean_of_its_group_in_each_channel_and_zero_without_any() -> None:
+    names = ("entropy", "length", "reference", KL, "preference")
+    given = OpenChannels(names, CHAT, 24, raters={"preference": Lengths()})
+    rows = sequences_from_table(given.to_read(*SOME_SILENT))
+    assert [row.sequence_id for row in rows] == ["plain-0", "reasoned-0", "plain-0/reference", "reasoned-0/reference"]
+    counts = [int(row.trained.sum()) for row in rows]
+    now = tuple(np.full(count, -0.5 * at) for at, count in enumerate(counts))
+    reading = Reading(now, tuple(0.1 * row for row in now), tuple(row - 1.0 - at for at, row in enumerate(now)))
+    rated, _ = given.rated(*SOME_SILENT)
+    found = {**given.values(*SOME_SILENT, reading), **rated}
+    assert found.keys() == set(names)
+    for plain, full, reasoned, left in found.values():
+        assert plain != reasoned and full == pytest.approx((plain + reasoned) / 2) and left == 0.0
+
+
+def test_groups_in_which_nobody_responds_end_no_run() -> None:
+    nobody = to_tables([silent("full", StopReason.LENGTH_LIMIT), silent("left", StopReason.GAVE_UP)])
+    given = OpenChannels(("entropy", "length", "reference", KL, "judge"), CHAT, 24, raters={"judge": Lengths()})
+    assert given.to_read(*nobody).num_rows == 0
+    found = {**given.values(*nobody, Reading((), (), ())), **given.rated(*nobody)[0]}
+    assert len(found) == 5 and all(column == [0.0, 0.0] for column in found.values())
+
+
 def test_a_rater_reads_the_questions_and_responses_of_sound_episodes() -> None:
     given = OpenChannels(("preference",), CHAT, 24, raters={"preference": Lengths(), "judge": Lengths()})
     assert given.to_read(*PLAYED).num_rows == 0 and given.values(*PLAYED, None) == {}
     assert given.rated(*PLAYED) == ({"preference": [1.0, 18.0]}, {"preference_s": 2.0}), "and only for a channel"
-    answers = AnswerReader(CHAT, QuestionLibrary.open()).answers(*PLAYED)
+    answers = AnswerReader(CHAT, QuestionLibrary.open()).answers(SoundEpisodes.of(*PLAYED))
     question = make_environment("questions").reset(TASK).text
     assert [asked.prompt for asked in answers.questions] == [question] * 2
     assert answers.responses == ("7", "I count.\nAnswer: 7") and answers.groups == ("g", "g")
