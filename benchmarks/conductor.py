@@ -75,7 +75,7 @@ class Contest:
         parts = ("grpo", self._sequences, assignments, self._batch, scalarise)
         _, weighed = self._worker.train_weighing(*parts)
         assert weighed is not None and weighed.scalarised.choices is not None
-        earned = scalarise.meta_rewards(self._batch.take(weighed.rows), weighed.scalarised.advantages)
+        earned = scalarise.meta_rewards(self._batch, weighed.rows, weighed.scalarised.advantages)
         started = time.perf_counter()
         await self._conductor.observe(weighed.contexts, weighed.scalarised.choices, earned)
         self.calls.append(called + time.perf_counter() - started)

@@ -66,7 +66,8 @@ def learn(conductor: ConductorActor, config: ConductorSettings, batch: RewardBat
     scalarise = ConductorScalariser(conductor.head(), config, advantages.grpo, seed)
     result = scalarise(batch)
     assert batch.contexts is not None and result.choices is not None
-    conductor.observe(batch.contexts, result.choices, scalarise.meta_rewards(batch, result.advantages))
+    rows = torch.arange(len(batch.episode_ids))
+    conductor.observe(batch.contexts, result.choices, scalarise.meta_rewards(batch, rows, result.advantages))
 
 
 def conductor_after(world: World, seed: int, meta_signal: str, **settings: Any) -> ConductorActor:
@@ -94,7 +95,7 @@ def _gradient(scalarise: ConductorScalariser, batch: RewardBatch) -> Tensor:
     """1/n sum of m (onehot(a) - pi) over the rollouts of each kind, float64 [6]."""
     result = scalarise(batch)
     assert result.choices is not None and result.probabilities is not None
-    earned = scalarise.meta_rewards(batch, result.advantages)
+    earned = scalarise.meta_rewards(batch, torch.arange(len(batch.episode_ids)), result.advantages)
     score = earned[:, None] * (F.one_hot(result.choices, len(CHANNELS)) - result.probabilities)
     return torch.cat([score[batch.groups % 2 == kind].mean(0) for kind in range(2)])
 

@@ -245,7 +245,7 @@ class ConductedTraining:
         if weighed is None:
             return Trained(trained | step.metrics, await made(step.assignments))
         explored = rewards.take(weighed.rows)
-        earned = scalarise.meta_rewards(explored, weighed.scalarised.advantages)
+        earned = scalarise.meta_rewards(rewards, weighed.rows, weighed.scalarised.advantages)
         metrics = step.metrics | reward_weight_metrics(rewards.names, weighed.scalarised)
         metrics |= kind_metrics(explored, weighed.scalarised.probabilities)
         metrics |= await self._conductor.observe(weighed.contexts, weighed.scalarised.choices, earned)

@@ -105,15 +105,31 @@ class ConductorScalariser:
                 f"the Conductor has {count} contexts for {len(batch.episode_ids)} episodes, the first of which is "
                 f"{batch.episode_ids[0]}: give the policy's final state after each"
             )
-        chances = probabilities(self.head, batch.contexts)
-        drawn = torch.tensor([episode_generator(self.seed, name).random() for name in batch.episode_ids])
-        choices = (chances.cumsum(1) < drawn[:, None]).sum(1).clamp(max=chances.shape[1] - 1)
-        reward_weights = maths.REWARD_WEIGHT_MAPS[self.config.weight_map](chances, choices, self.config.beta)
-        result = weighted(batch, reward_weights, maths.rank_normalise, self.advantage)
-        return Scalarised(result.rewards, result.advantages, reward_weights, self.head.version, choices, chances)
+        return self.drawn(batch, torch.arange(len(batch.episode_ids)), batch.contexts)
 
-    def meta_rewards(self, batch: RewardBatch, earned: Tensor) -> Tensor:
-        """What the choices of a batch are worth to the Conductor, float64 [B].
+    def drawn(self, batch: RewardBatch, rows: Tensor, contexts: Tensor) -> Scalarised:
+        """Draw for the n rollouts that have a context, and compare them with all of the batch.
+
+        One without a context said nothing before its end, so there is nothing to draw for it. It is compared under the
+        mean of its group's reward weights: a failure counts, whatever it failed at.
+
+        Args:
+            rows: int64 [n], index in the batch of each rollout that has a context.
+            contexts: float32 [n, H], of these.
+        Returns:
+            Rewards, advantages, reward weights and draws of these n.
+        Raises:
+            UserError: the contexts do not fit.
+        """
+        chances = probabilities(self.head, contexts)
+        chance = torch.tensor([episode_generator(self.seed, batch.episode_ids[row]).random() for row in rows.tolist()])
+        choices = (chances.cumsum(1) < chance[:, None]).sum(1).clamp(max=chances.shape[1] - 1)
+        mine = maths.REWARD_WEIGHT_MAPS[self.config.weight_map](chances, choices, self.config.beta)
+        result = weighted(batch, _of_all(mine, rows, batch.groups), maths.rank_normalise, self.advantage)
+        return Scalarised(result.rewards[rows], result.advantages[rows], mine, self.head.version, choices, chances)
+
+    def meta_rewards(self, batch: RewardBatch, rows: Tensor, earned: Tensor) -> Tensor:
+        """What the choices for n rollouts of a batch are worth to the Conductor, float64 [n].
 
         The outcome alone would teach nothing: a rollout's outcome does not depend on the reward weights drawn for it
         afterwards. Its product with the advantage does: it is positive where these push the policy the way that
@@ -122,9 +138,20 @@ class ConductorScalariser:
         what it did better than the others' draws.
 
         Args:
-            earned: [B], the advantages under the sampled reward weights.
+            rows: int64 [n], index in the batch of each rollout that something was drawn for.
+            earned: [n], their advantages under the sampled reward weights.
         """
         if self.config.meta_signal == "scalarised":
             return earned
-        product = earned * self.advantage(batch.outcome, batch.groups)
-        return advantages.rloo(product, batch.groups) if self.config.baseline == "leave_one_out" else product
+        product = earned * self.advantage(batch.outcome, batch.groups)[rows]
+        return advantages.rloo(product, batch.take(rows).groups) if self.config.baseline == "leave_one_out" else product
+
+
+def _of_all(reward_weights: Tensor, rows: Tensor, groups: Tensor) -> Tensor:
+    """Reward weights of all rollouts, [B, K]: those [n, K] of `rows` int64 [n], and for any other the mean of these in
+    its group."""
+    sums = reward_weights.new_zeros(len(groups), reward_weights.shape[1]).index_add(0, groups[rows], reward_weights)
+    counts = torch.bincount(groups[rows], minlength=len(groups)).clamp(min=1)
+    found = (sums / counts[:, None])[groups]
+    found[rows] = reward_weights
+    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from collections.abc import Sequence as Many
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -87,10 +87,12 @@ class Weigher:
         rows = torch.tensor([self._row_of[sequence.episode_id] for sequence in ends])
         order = rows.argsort()
         rows, contexts = rows[order], states.detach().float().cpu()[order]
-        batch = replace(self._batch.take(rows), contexts=contexts)
-        scalarised = self._scalarise(batch)
-        sequences = self._sequences[int(self._batch.groups[rows[0]])]
-        by_sequence = turn_advantages(sequences, batch, scalarised, self._config)
+        number = int(self._batch.groups[rows[0]])
+        # With a member that ended before its first token: it has no state, and yet its group is compared with it.
+        group = (self._batch.groups == number).nonzero()[:, 0]
+        scalarised = self._scalarise.drawn(self._batch.take(group), torch.searchsorted(group, rows), contexts)
+        sequences = self._sequences[number]
+        by_sequence = turn_advantages(sequences, self._batch.take(rows), scalarised, self._config)
         advantages = dict(zip((s.sequence_id for s in sequences), by_sequence, strict=True))
         self._found.append(Weighed(rows, contexts, scalarised, advantages))
         return advantages

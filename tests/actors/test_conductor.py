@@ -26,7 +26,7 @@ def step(conductor: ConductorActor, number: int, config: ConductorSettings) -> l
     scalarise, rows = ConductorScalariser(conductor.head(), config, advantages.grpo), batch(number)
     result = scalarise(rows)
     assert rows.contexts is not None and result.choices is not None
-    earned = scalarise.meta_rewards(rows, result.advantages)
+    earned = scalarise.meta_rewards(rows, torch.arange(len(rows.episode_ids)), result.advantages)
     return [result.choices, result.reward_weights, earned, conductor.observe(rows.contexts, result.choices, earned)]
 
 

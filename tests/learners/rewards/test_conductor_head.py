@@ -73,7 +73,7 @@ def test_rollouts_are_weighed_as_drawn_for_them(signal: str, weight_map: str) ->
     expected = advantages.grpo((result.reward_weights * ranks).sum(1), rows.groups)
     torch.testing.assert_close(result.advantages, expected)
     meta = expected if signal == "scalarised" else expected * advantages.grpo(rows.outcome, rows.groups)
-    assert torch.equal(scalarise.meta_rewards(rows, result.advantages), meta)
+    assert torch.equal(scalarise.meta_rewards(rows, torch.arange(8), result.advantages), meta)
     assert result.version == 2
     assert reward_weight_metrics(CHANNELS, result)["reward/progress/sampled"] == 1.0
 
@@ -101,7 +101,7 @@ def test_the_outcome_is_judged_against_the_mean_of_the_other_draws_of_the_group(
         batch(groups=4, size=2), groups=torch.tensor([g for g, size in enumerate(sizes) for _ in range(size)])
     )
     earned = torch.randn(8, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-    found = scalariser(START, meta_signal="outcome").meta_rewards(rows, earned).numpy()
+    found = scalariser(START, meta_signal="outcome").meta_rewards(rows, torch.arange(8), earned).numpy()
     product = (earned * advantages.grpo(rows.outcome, rows.groups)).numpy()
     numbers = rows.groups.numpy()
     for row in range(8):
@@ -109,8 +109,29 @@ def test_the_outcome_is_judged_against_the_mean_of_the_other_draws_of_the_group(
         assert found[row] == pytest.approx(product[row] - np.mean(others) if others else 0.0)
     for group in range(3):
         assert found[numbers == group].sum() == pytest.approx(0.0)
-    published = scalariser(START, meta_signal="scalarised").meta_rewards(rows, earned)
+    published = scalariser(START, meta_signal="scalarised").meta_rewards(rows, torch.arange(8), earned)
     assert torch.equal(published, earned), "an advantage has its group's mean taken out already"
+
+
+def test_what_said_nothing_is_compared_under_its_groups_mean_weights_and_draws_nothing() -> None:
+    """A numpy twin: rollouts 2, 4 and 5 of two groups of four have no context."""
+    all_rows, rows = batch(), torch.tensor([0, 1, 3, 6, 7])
+    assert all_rows.contexts is not None
+    scalarise = scalariser(START, meta_signal="outcome")
+    found = scalarise.drawn(all_rows, rows, all_rows.contexts[rows])
+    whole = scalarise(all_rows)
+    assert found.choices is not None and whole.choices is not None
+    assert torch.equal(found.choices, whole.choices[rows]), "a draw belongs to its episode"
+    assert torch.equal(found.reward_weights, whole.reward_weights[rows])
+    weights = whole.reward_weights.numpy().copy()
+    weights[2], weights[4:6] = weights[[0, 1, 3]].mean(0), weights[6:8].mean(0)
+    scalar = (weights * maths.rank_normalise(all_rows.rewards, all_rows.groups).numpy()).sum(1)
+    expected = advantages.grpo(torch.from_numpy(scalar), all_rows.groups)[rows]
+    torch.testing.assert_close(found.rewards, torch.from_numpy(scalar)[rows])
+    torch.testing.assert_close(found.advantages, expected)
+    product = expected * advantages.grpo(all_rows.outcome, all_rows.groups)[rows]
+    earned = scalarise.meta_rewards(all_rows, rows, found.advantages)
+    torch.testing.assert_close(earned, advantages.rloo(product, torch.tensor([0, 0, 0, 1, 1])))
 
 
 def test_at_the_start_all_channels_weigh_alike_and_the_drawn_one_more() -> None:

@@ -13,6 +13,7 @@ from learners.learner_settings import GRPOSettings
 from learners.objectives import advantages
 from learners.objectives.assign import completed_assignments, pending_assignments, scalarised_assignments
 from learners.rewards.conductor_head import ConductorHead, ConductorScalariser
+from learners.rewards.maths import rank_normalise
 from learners.rewards.reward_batch import RewardBatch
 from learners.rewards.reward_settings import ConductorSettings
 from learners.rewards.weigher import Weighed
@@ -139,6 +140,25 @@ def test_groups_in_which_nothing_varies_are_neither_trained_nor_told_to_the_cond
     batch.rewards[:] = 0.5
     metrics, nothing = worker.train_weighing("grpo", table, pending_assignments(table, batch), batch, scalariser())
     assert nothing is None and metrics["trained_tokens"] == 0
+
+
+def test_an_episode_that_said_nothing_counts_in_the_comparison_of_its_group(untied_model: Path) -> None:
+    """In the first group one failed so; in the second all but the one that succeeded."""
+    rows, batch = single_sequence_episodes(8)
+    batch.rewards[2], batch.rewards[4:] = 0.0, torch.tensor([1.0, 0.0, 0.0, 0.0])[:, None].expand(4, 3)
+    heard = [rows[at] for at in (0, 1, 3, 4)]
+    table = schema.sequences_to_table(heard)
+    worker = LearnerWorker(learner_settings(untied_model))
+    _, weighed = worker.train_weighing("grpo", table, pending_assignments(table, batch), batch, scalariser())
+    assert weighed is not None and weighed.rows.tolist() == [0, 1, 3, 4]
+    assert weighed.advantages.keys() == {sequence.sequence_id for sequence in heard}
+    weights = weighed.scalarised.reward_weights
+    first = torch.stack([weights[0], weights[1], weights[:3].mean(0), weights[2]])
+    alone = weights[3].expand(4, 3)
+    ranks = rank_normalise(batch.rewards, batch.groups)
+    expected = advantages.grpo((torch.cat([first, alone]) * ranks).sum(1), batch.groups)[weighed.rows]
+    torch.testing.assert_close(weighed.scalarised.advantages, expected)
+    assert expected[3] == pytest.approx(1.5, abs=1e-5), "better than three that failed"
 
 
 def check_same(one: Weighed | None, other: Weighed | None) -> None:
