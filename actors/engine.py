@@ -44,7 +44,8 @@ class EngineSettings(Settings):
     """How the engine is set up. On a GPU the defaults are vLLM's own choices; the CPU fields act only without one."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Precision of weights and KV cache; `auto` is the checkpoint's. Tuning: parity within 1e-3 needs float32."""
+    """Precision of weights and KV cache; `auto` is policy.dtype. Tuning: parity within 1e-3 needs float32; so does a
+    model that a run with adapters has saved."""
     max_model_len: PositiveInt = 2048
     """Tokens of prompt and response together. A response may take what its prompt leaves; an episode ends with
     `length_limit` where that is not enough, or fewer than 8 tokens. Tuning: above the longest episode; windowed prompts

@@ -12,7 +12,7 @@ from rich.progress import Progress
 
 from cluster.config.run import RunSettings
 from cluster.inputs.experience_plan import frozen_book
-from cluster.inputs.model_check import check_model
+from cluster.inputs.model_check import check_model, rounding
 from cluster.inputs.models import resolve_model
 from cluster.inputs.reward_channels import check_evaluator
 from cluster.reporting.advised import evaluate_advised
@@ -36,7 +36,9 @@ def run_evaluation(
     Raises UserError for wrong input, before anything is started.
     """
     check_evaluator(config, [panel])
-    check_model(config)
+    model = check_model(config)
+    if line := rounding(model, config.fitted_rollout.engine.dtype):
+        console.print(line, markup=False, highlight=False)
     make_environment(panel.environment, *config.opening(panel.environment)).close()  # whatever is missing is told now
     instructions(panel.environment, config.rollout.prompt)
     book = frozen_book(config.experience, panel, out.parent)

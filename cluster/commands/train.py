@@ -9,6 +9,7 @@ from functools import partial
 
 from rich.console import Console
 
+from cluster.inputs.model_check import rounding
 from cluster.inputs.run_folder import held, save_config
 from cluster.inputs.run_plan import Plan, plan_run
 from cluster.interruption import handled_in_loop
@@ -41,6 +42,8 @@ def run_training(plan: Plan, console: Console) -> None:
         asyncio.run(check_resources(plan.config, trains=True, say=say))
         if plan.eval_panels and not choosing_panels(plan.eval_panels):
             say(ONLY_TEST_PANELS)
+        if plan.config.policy.lora and (line := rounding(plan.model, plan.config.policy.dtype)):
+            say(line)
         with storing(plan.run_dir):
             plan.run_dir.mkdir(parents=True, exist_ok=True)
         with held(plan.run_dir):

@@ -3,6 +3,8 @@ the settings ask for. It takes seconds and no weights, and every command that st
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from transformers import PreTrainedModel
 
@@ -11,6 +13,7 @@ from cluster.config.run import RunSettings
 from cluster.inputs.models import load_tokenizer, resolve_model
 from learners.policy.model import PolicyModel
 from learners.policy.outline import check_adapters, outline
+from learners.policy.publication import ADAPTER
 from router.network import projections
 from trajectories.errors import UserError
 
@@ -30,6 +33,20 @@ def check_model(config: RunSettings) -> str:
     if config.router.active and config.router.probes:
         _check_probe(lm)
     return name
+
+
+def rounding(model: str, dtype: str) -> str | None:
+    """What to tell of a model into which adapters are merged that is loaded in `dtype`; None where nothing is lost.
+
+    Args:
+        model: as `check_model` gave it.
+    """
+    if dtype == "float32" or not (Path(model) / ADAPTER / "adapter_config.json").exists():
+        return None
+    return (
+        f"{model} has its adapters merged in float32, and {dtype} is too coarse for most of what they learned: set "
+        "policy.dtype=float32"
+    )
 
 
 def check_probed_model(model: str) -> str:

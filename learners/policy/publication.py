@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import enum
 import re
 from collections.abc import Iterator
@@ -21,13 +22,14 @@ from learners.policy.model import PolicyModel
 from learners.policy.weight_update import AdapterUpdate, serialize
 
 HEAD = "lm_head.weight"
+ADAPTER = "adapter"
+"""Folder in a model directory that has the adapters by themselves, beside the model into which they are merged."""
 LAYER = re.compile(r"\.layers\.\d+\.")
 
 
 def adapter_update(lm: peft.PeftModel, state: dict[str, Tensor], version: int, config: PolicySettings) -> AdapterUpdate:
-    """The adapters among PolicyModel's weights by name."""
-    adapters = peft.get_peft_model_state_dict(lm, state_dict=_without_prefix(state))
-    tensors = {name: tensor.to(getattr(torch, config.dtype)) for name, tensor in adapters.items()}
+    """The adapters among PolicyModel's weights by name, in the precision of the engines."""
+    tensors = {name: tensor.to(getattr(torch, config.dtype)) for name, tensor in _adapters(lm, state).items()}
     return AdapterUpdate(version, serialize(tensors), _plain(lm.peft_config["default"].to_dict()))
 
 
@@ -54,46 +56,66 @@ def checkpoint_weights(model: PolicyModel, dtype: torch.dtype) -> Iterator[tuple
 
 
 def write_model(model: PolicyModel, state: dict[str, Tensor], directory: Path, config: PolicySettings) -> None:
-    """Write config.json, generation_config.json and model.safetensors."""
+    """Write config.json, generation_config.json and model.safetensors, of full weights in `config.dtype`.
+
+    With adapters these are merged, in float32, and the folder `adapter` has them by themselves, as PEFT reads them. A
+    bfloat16 base is a grid too coarse for what they learned: most of it would be rounded away in the sum.
+    """
     directory.mkdir(parents=True, exist_ok=True)
+    lm, about = model.causal_lm, copy.deepcopy(model.causal_lm.config)
+    if isinstance(model.lm, peft.PeftModel):
+        about.dtype = torch.float32
+        _write_adapter(model.lm, state, directory / ADAPTER)
     tensors = _hugging_face_weights(model, state, config)
-    lm = model.causal_lm
     safetensors.torch.save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
-    lm.config.save_pretrained(directory)
+    about.save_pretrained(directory)
     if lm.generation_config is not None:
         lm.generation_config.save_pretrained(directory)
 
 
 def merge_adapters(state: dict[str, Tensor], config: LoraSettings) -> dict[str, Tensor]:
-    """W + alpha / rank * B A for every adapted layer, under the base model's names. Computed in float32."""
+    """W + alpha / rank * B A for every adapted layer, under the base model's names, and all other weights, in float32:
+    in the precision of a bfloat16 base, W plus less than half a step of its grid would be W again."""
     merged: dict[str, Tensor] = {}
     for name, tensor in state.items():
         name = name.removeprefix("base_model.model.")
         if ".lora_" in name:
             continue
-        merged[name.replace(".base_layer.", ".")] = tensor
+        merged[name.replace(".base_layer.", ".")] = tensor.float()
     for name, down in state.items():
         if ".lora_A." not in name:
             continue
         up = state[name.replace(".lora_A.", ".lora_B.")]
         target = name.removeprefix("base_model.model.").partition(".lora_A.")[0] + ".weight"
-        delta = config.alpha / config.rank * (up.float() @ down.float())
-        merged[target] = (merged[target].float() + delta).to(merged[target].dtype)
+        merged[target] = merged[target] + config.alpha / config.rank * (up.float() @ down.float())
     return merged
 
 
+def _write_adapter(lm: peft.PeftModel, state: dict[str, Tensor], directory: Path) -> None:
+    """Write adapter_model.safetensors, in float32, and adapter_config.json."""
+    directory.mkdir(exist_ok=True)
+    tensors = {name: tensor.contiguous() for name, tensor in _adapters(lm, state).items()}
+    safetensors.torch.save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
+    lm.peft_config["default"].save_pretrained(str(directory))
+
+
+def _adapters(lm: peft.PeftModel, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The adapters among PolicyModel's weights, under PEFT's names in a file."""
+    return peft.get_peft_model_state_dict(lm, state_dict=_without_prefix(state))
+
+
 def _hugging_face_weights(model: PolicyModel, state: dict[str, Tensor], config: PolicySettings) -> dict[str, Tensor]:
-    """Every weight under its name in a checkpoint.
+    """Every weight under its name in a checkpoint, merged ones in float32 and all others in `config.dtype`.
 
     transformers holds the experts of a layer in one tensor; checkpoints name them one by one.
     """
-    tensors = _without_prefix(state)
+    tensors, dtype = _without_prefix(state), getattr(torch, config.dtype)
     if config.lora:
-        tensors = merge_adapters(tensors, config.lora)
+        tensors, dtype = merge_adapters(tensors, config.lora), torch.float32
     tensors = revert_weight_conversion(model.causal_lm, tensors)
     if model.causal_lm.config.tie_word_embeddings:
         tensors.pop(HEAD, None)
-    return {name: tensor.to(getattr(torch, config.dtype)).contiguous() for name, tensor in tensors.items()}
+    return {name: tensor.to(dtype).contiguous() for name, tensor in tensors.items()}
 
 
 def _whole(tensor: Tensor, dtype: torch.dtype) -> Tensor:

@@ -178,7 +178,7 @@ class PolicyShard:
         return hashlib.sha256("/".join(parts).encode()).hexdigest()
 
     def save_pretrained(self, directory: Path) -> None:
-        """Write a Hugging Face model directory with tokenizer, adapters merged; for evaluation and for users."""
+        """Write a Hugging Face model directory and its tokenizer, for evaluation and for users: see `write_model`."""
         state = self._weights(trainable_only=False)
         if distributed.rank() == 0:
             publication.write_model(self.model, state, directory, self.config)

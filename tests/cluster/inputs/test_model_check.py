@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 from transformers import BloomConfig, GPT2Config, Qwen3MoeConfig
 
 from cluster.config.loading import load_config
-from cluster.inputs.model_check import check_model, check_probed_model
+from cluster.inputs.model_check import check_model, check_probed_model, rounding
 from cluster.inputs.models import resolve_model
 from learners.tiny.build import CHAT_TEMPLATE
 from trajectories.errors import UserError
@@ -191,3 +191,12 @@ def test_the_widths_of_heads_are_those_of_the_engine_s_kernels():
     from actors.engine_limits import CPU_HEAD_SIZES
 
     assert list(CPU_HEAD_SIZES) == CPUAttentionBackend.get_supported_head_sizes()
+
+
+def test_a_model_with_merged_adapters_is_said_to_lose_them_in_bfloat16(model: Path) -> None:
+    assert rounding(str(model), "bfloat16") is None, "no adapters were merged into it"
+    (model / "adapter").mkdir()
+    (model / "adapter" / "adapter_config.json").write_text("{}")
+    assert rounding(str(model), "float32") is None
+    line = rounding(str(model), "bfloat16")
+    assert line is not None and line.endswith("set policy.dtype=float32") and "\n" not in line

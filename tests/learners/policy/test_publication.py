@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from learners.policy.publication import write_model
+from learners.learner_settings import LoraSettings, OptimizerSettings, PolicySettings
+from learners.policy.publication import ADAPTER, write_model
+from learners.policy.shard import PolicyShard
 from tests.actors.test_publication_families import FAMILIES, make_shard, random_model
 
 
@@ -20,3 +25,61 @@ def test_weights_leave_under_the_names_of_the_checkpoint(family: str, tmp_path: 
         assert tensors.keys() == checkpoint.keys()
         for name, tensor in tensors.items():
             torch.testing.assert_close(tensor, checkpoint[name], rtol=0, atol=0)
+
+
+@pytest.fixture(params=["untied_model", "tied_model"])
+def base(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A model as they are published: in bfloat16."""
+    source = request.getfixturevalue(request.param)
+    AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16).save_pretrained(tmp_path / "base")
+    AutoTokenizer.from_pretrained(source).save_pretrained(tmp_path / "base")
+    return tmp_path / "base"
+
+
+def adapted(base: Path, learned: float) -> PolicyShard:
+    """A policy in bfloat16 whose adapters have learned so much in each entry of B."""
+    lora = LoraSettings(rank=4, alpha=8)
+    shard = PolicyShard(PolicySettings(model=str(base), dtype="bfloat16", lora=lora), OptimizerSettings())
+    with torch.no_grad():
+        for name, parameter in shard.model.named_parameters():
+            if ".lora_B." in name:
+                parameter.fill_(learned)
+    return shard
+
+
+def test_what_adapters_learned_below_a_step_of_bfloat16_is_saved(base: Path, tmp_path: Path) -> None:
+    shard = adapted(base, 1e-4)
+    shard.save_pretrained(tmp_path / "saved")
+    assert json.loads((tmp_path / "saved" / "config.json").read_text())["dtype"] == "float32"
+    before = dict(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).named_parameters())
+    adapters = {name: tensor for name, tensor in shard.model.named_parameters() if ".lora_A." in name}
+    deltas = {
+        name.removeprefix("lm.base_model.model.").replace(".lora_A.default", ""): 2 * 1e-4 * down.sum(0)
+        for name, down in adapters.items()
+    }
+    saved = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+    assert len(deltas) == 14
+    for name, weight in saved.named_parameters():
+        assert weight.dtype == torch.float32
+        expected = deltas[name].expand_as(weight) if name in deltas else torch.zeros_like(weight)
+        torch.testing.assert_close(weight - before[name], expected, atol=1e-8, rtol=1e-3)
+
+
+def test_the_adapter_beside_the_merged_model_gives_the_same_logits_on_the_base(base: Path, tmp_path: Path) -> None:
+    adapted(base, 1e-2).save_pretrained(tmp_path / "saved")
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+    plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    ids = torch.arange(3, 60)[None]
+    with torch.no_grad():
+        untaught, expected = plain(ids).logits, merged(ids).logits
+        found = PeftModel.from_pretrained(plain, str(tmp_path / "saved" / ADAPTER))(ids).logits
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    assert (untaught - expected).abs().max() > 1e-3
+
+
+def test_full_weights_are_saved_in_the_precision_of_the_policy_without_a_folder_for_adapters(
+    base: Path, tmp_path: Path
+) -> None:
+    PolicyShard(PolicySettings(model=str(base), dtype="bfloat16"), OptimizerSettings()).save_pretrained(tmp_path / "a")
+    assert {tensor.dtype for tensor in load_file(tmp_path / "a" / "model.safetensors").values()} == {torch.bfloat16}
+    assert not (tmp_path / "a" / ADAPTER).exists()
