@@ -6,10 +6,10 @@
 | `react` | `Thought: …` and `Action: …` (arXiv 2210.03629) | what the last `Action: …` says, or the next line |
 | `tagged` | `<think>…</think><action>…</action>` (arXiv 2505.10978) | what its last pair of action tags holds |
 
-Whatever comes before the last `</think>` is reasoning, also where a chat template has opened it in the prompt. Fences
-of code, quotes, emphasis and a full stop around an action are not part of it. What follows a line `Observation:` in
-`react` was made up by the model and is not read. Everything else is a `Violation`: it earns no `format`, and the
-environment gets `NO_ACTION`.
+Whatever comes before the last `</think>` is reasoning. Where a chat template has opened it in the prompt, an answer
+closes it before it acts. Fences of code, quotes, emphasis and a full stop around an action are not part of it. What
+follows a line `Observation:` in `react` was made up by the model and is not read. Everything else is a `Violation`: it
+earns no `format`, and the environment gets `NO_ACTION`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ FormatName = Literal["", "action", "react", "tagged"]
 NO_ACTION = ""
 """What an environment gets for a violation: an action that changes nothing, and that it answers in its own words."""
 
+_OPENING = "<think>"
 _WRAPPING = " \t\r\f\v\u00a0`*\"'“”>"
 """What models put around an action."""
 _FENCE = re.compile(r"\s*```\w*\s*")
@@ -74,7 +75,12 @@ class AnswerFormat:
     write: Callable[[str, str], str]
 
 
-def read_answer(format: str, response: str, finished: bool = True) -> Answer:
+def opens_reasoning(prompt: str) -> bool:
+    """Whether a prompt ends where the model is to reason, as those of DeepSeek-R1's and QwQ's chat templates do."""
+    return prompt.rstrip().endswith(_OPENING)
+
+
+def read_answer(format: str, response: str, finished: bool = True, opened: bool = False) -> Answer:
     """The action in a response, by the rule of its format, one of `FORMATS`.
 
     >>> read_answer("react", "Thought: A desk.\\nAction: go to desk 1.").action
@@ -82,24 +88,35 @@ def read_answer(format: str, response: str, finished: bool = True) -> Answer:
 
     Args:
         finished: the model ended the response itself. Of one that its budget cut off only a complete action counts.
+        opened: the prompt has opened the reasoning. Nothing counts before that is closed.
     """
-    answer = FORMATS[format].read(response)
+    reasons = opened and not _THOUGHT.search(response)
+    answer = Answer(violation=Violation.UNCLOSED_TAG) if reasons else FORMATS[format].read(response)
     if not finished and (answer.violation or not _END_OF_ACTION.search(response, answer.span[1])):
         return Answer(violation=Violation.CUT_OFF)
     return answer
 
 
-def write_answer(format: FormatName, action: str, thought: str = "") -> str:
+def write_answer(
+    format: FormatName, action: str, thought: str = "", opened: bool = False, quote: Callable[[str], str] = str
+) -> str:
     """What a model should say to do this; without a thought it gives the action alone.
 
     A thought that would not be read as one is left out: it may hold a tag or a line that starts another part.
+
+    Args:
+        opened: the prompt has opened the reasoning, and the answer closes it.
+        quote: what becomes of action and thought, and not of the format's own marks.
     """
     if not format:
-        return action
-    answer = FORMATS[format].write(action, thought)
-    if thought and read_answer(format, answer).action != read_answer(format, FORMATS[format].write(action, "")).action:
-        return FORMATS[format].write(action, "")
-    return answer
+        return quote(action)
+    write = FORMATS[format].write
+    if thought and read_answer(format, write(action, thought)).action != read_answer(format, write(action, "")).action:
+        thought = ""
+    answer = write(quote(action), quote(thought))
+    if not opened:
+        return answer
+    return answer.removeprefix(_OPENING) if format == "tagged" and thought else f"</think>\n{answer}"
 
 
 def as_admissible(action: str, admissible: Iterable[str], aliases: Mapping[str, str]) -> str:

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from trajectories.answers import Answer, FormatName, as_admissible, read_answer, write_answer
+from trajectories.answers import Answer, FormatName, as_admissible, opens_reasoning, read_answer, write_answer
 from trajectories.chat import ChatTokenizer, Message
 from trajectories.prompt_settings import Instructions, PromptSettings
 from trajectories.types import Sequence, Turn, VersionSpan
@@ -48,6 +48,11 @@ class PromptBuilder(Protocol):
 
     def prompt(self) -> npt.NDArray[np.int32]:
         """Token ids to send to the engine now."""
+        ...
+
+    @property
+    def opened(self) -> bool:
+        """The prompt has opened the model's reasoning, see `trajectories.answers.opens_reasoning`."""
         ...
 
     def add_response(
@@ -181,6 +186,10 @@ class _Builder:
     def prompt(self) -> npt.NDArray[np.int32]:
         return np.asarray(self._drafts[-1].token_ids, np.int32)
 
+    @property
+    def opened(self) -> bool:
+        return opens_reasoning(self._drafts[-1].prompt)
+
     def sequences(
         self, sequence_id_prefix: str, episode_id: str, group_id: str, temperature: float
     ) -> tuple[Sequence, ...]:
@@ -205,10 +214,17 @@ class _Builder:
     def _answer(self, ids: list[int], finished: bool) -> Answer:
         if not self._config.format:
             return Answer(self._tokenizer.action(ids))
-        answer = read_answer(self._config.format, self._tokenizer.decode(ids[:-1] if finished else ids), finished)
+        response = self._tokenizer.decode(ids[:-1] if finished else ids)
+        answer = read_answer(self._config.format, response, finished, self.opened)
         if answer.violation:
             return answer
         return replace(answer, action=as_admissible(answer.action, self._admissible, self._instructions.aliases))
+
+    def _open(self, prompt: str) -> None:
+        """Begin the last draft."""
+        draft = self._drafts[-1]
+        draft.prompt = prompt
+        draft.add_prompt(self._tokenizer.encode(prompt))
 
     def _render(self, messages: list[Message]) -> str:
         return self._tokenizer.render(messages, options=self._config.template_options)
@@ -251,9 +267,7 @@ class TranscriptBuilder(_Builder):
     def begin(self, observation: Observed) -> None:
         first = self._advised(self._observation_text(observation))
         self._messages = [*self._system(), {"role": "user", "content": first}]
-        draft = self._drafts[-1]
-        draft.prompt = self._render(self._messages)
-        draft.add_prompt(self._tokenizer.encode(draft.prompt))
+        self._open(self._render(self._messages))
 
     def add_response(
         self, token_ids: npt.ArrayLike, logprobs: npt.ArrayLike, version: int, finished: bool, trained: bool = True
@@ -290,7 +304,7 @@ class WindowedBuilder(_Builder):
 
     def begin(self, observation: Observed) -> None:
         self._observations = [observation]
-        self._drafts[-1].add_prompt(self._window())
+        self._open(self._window())
 
     def add_response(
         self, token_ids: npt.ArrayLike, logprobs: npt.ArrayLike, version: int, finished: bool, trained: bool = True
@@ -303,9 +317,9 @@ class WindowedBuilder(_Builder):
         self._drafts[-1].close_turn(reward, state_hash, action_valid)
         self._observations.append(observation)
         self._drafts.append(Draft())
-        self._drafts[-1].add_prompt(self._window())
+        self._open(self._window())
 
-    def _window(self) -> list[int]:
+    def _window(self) -> str:
         taken = len(self._actions)
         shown = range(max(0, taken - self._config.window), taken)
         lines = [self._observations[0].text] if taken else []
@@ -315,7 +329,7 @@ class WindowedBuilder(_Builder):
         lines += [f"> {self._actions[step]}" for step in shown[-1:]]
         lines.append(self._observation_text(self._observations[-1]))
         user: Message = {"role": "user", "content": self._advised("\n".join(lines))}
-        return self._tokenizer.encode(self._render([*self._system(), user]))
+        return self._render([*self._system(), user])
 
 
 def make_builder(
@@ -348,12 +362,13 @@ def add_demonstration(
     format: FormatName = "",
 ) -> None:
     """Feed an expert's episode to a builder: prompts and turns are exactly what the engine would see, answers are
-    written in the format.
+    written in the format. Its marks may be control tokens, as the model says them; action and thought hold none.
 
     The log-probabilities are 0 and the version is `DEMONSTRATION_VERSION`: no policy sampled these tokens.
     """
     builder.begin(first)
     for step in steps:
-        ids = tokenizer.encode_response(write_answer(format, step.action, step.thought))
+        answer = write_answer(format, step.action, step.thought, builder.opened, tokenizer.quote)
+        ids = [*tokenizer.encode(answer), tokenizer.turn_end_id]
         builder.add_response(ids, np.zeros(len(ids), np.float32), DEMONSTRATION_VERSION, True, step.trained)
         builder.add_observation(step.observation, step.reward, step.state_hash, step.action_valid)
