@@ -33,11 +33,14 @@ def outline(model: str, dtype: torch.dtype | None = None) -> PreTrainedModel:
         UserError: there is no such model, it is of another kind, or Transformers has no `ATTENTION` for it.
     """
     try:
-        config = AutoConfig.from_pretrained(model)
+        config = AutoConfig.from_pretrained(model, trust_remote_code=False)
         _check_text_only(model, config)
         with init_empty_weights(include_buffers=False):
             lm = AutoModelForCausalLM.from_config(
-                config, attn_implementation=attention(config), dtype=config.dtype if dtype is None else dtype
+                config,
+                attn_implementation=attention(config),
+                dtype=config.dtype if dtype is None else dtype,
+                trust_remote_code=False,  # left open, Transformers asks at the terminal
             )
         lm.tie_weights()  # again: every parameter was replaced by one on `meta`
         return lm
@@ -58,9 +61,15 @@ def _check_text_only(model: str, config: PreTrainedConfig) -> None:
 def refused(model: str, error: Exception) -> UserError:
     """What to say of a model that Transformers does not load."""
     if "attention implementation" in str(error):
+        reason = first_line(error).partition(". ")[0]  # behind it stands advice for programs
         return UserError(
-            f"the model {model} has no attention {ATTENTION!r}, with which it would be trained ({first_line(error)}); "
-            "set policy.model to one that has it"
+            f"the model {model} has no attention {ATTENTION!r}, with which it would be trained ({reason}); set "
+            "policy.model to one that has it"
+        )
+    if "custom code" in str(error):
+        return UserError(
+            f"the model {model} brings code of its own, which is not run; set policy.model to one whose architecture "
+            "Transformers has"
         )
     return UserError(
         f"{model} cannot be loaded as a Hugging Face causal language model ({first_line(error)}); set policy.model to "

@@ -102,7 +102,19 @@ def test_on_a_cpu_the_number_of_workers_is_a_setting_of_the_engine(model):
 
 def test_a_model_without_the_attention_that_is_asked_for_says_so(model):
     BloomConfig(n_layer=2, hidden_size=64, n_head=2, vocab_size=384).save_pretrained(model)
-    with pytest.raises(UserError, match=r"has no attention 'sdpa', with which .* \(BloomForCausalLM does not support"):
+    said = (
+        r"has no attention 'sdpa', with which .* \(BloomForCausalLM does not support .* yet\); set policy\.model to one"
+    )
+    with pytest.raises(UserError, match=said) as refusal:
+        check(model)
+    assert len(str(refusal.value)) < 250 + len(str(model)), "Transformers' advice is left out"
+
+
+def test_code_that_a_model_brings_is_not_run_and_not_asked_about(model, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked at the terminal"))
+    own = {"AutoConfig": "configuration_own.OwnConfig", "AutoModelForCausalLM": "modeling_own.OwnModel"}
+    change(model / "config.json", model_type="own", auto_map=own)
+    with pytest.raises(UserError, match=r"brings code of its own, which is not run; set policy\.model to one whose"):
         check(model)
 
 
