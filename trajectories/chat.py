@@ -10,17 +10,22 @@ import hashlib
 import inspect
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import date
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from trajectories.control_tokens import ControlTokens
 from trajectories.errors import UserError, first_line
+from trajectories.files import reading
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_MARK = "MARK"
+_MARK = "concerto-mark"
+"""Words to find again in what a template makes of them."""
+_SYSTEM = f"{_MARK} <think>{_MARK}</think><action>{_MARK}</action>"
+"""A system message as those of the answer formats are: it names their tags."""
 CLOCK = "strftime_now"
 """The function by which chat templates ask for the time."""
 DATE = date(2026, 1, 1)
@@ -34,6 +39,16 @@ class Message(TypedDict):
     content: str
 
 
+def pretrained_tokenizer(model: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a directory or hub name. Code that a model brings is never run.
+
+    It is that of tokenizer.json also where Mistral's tekken.json lies beside it: that one has no chat template.
+    """
+    from transformers import AutoTokenizer  # seconds to import; not needed by users of ready-made tokenizers
+
+    return AutoTokenizer.from_pretrained(model, mistral_format=False, trust_remote_code=False)
+
+
 class ChatTokenizer:
     """Renders conversations with the model's own chat template and encodes them; immutable.
 
@@ -41,8 +56,10 @@ class ChatTokenizer:
         turn_end_id: the token with which the template ends an assistant's turn.
         stop_token_ids: every token at which generation stops: that one first, then the tokenizer's own end and those of
             the model's generation configuration.
+        takes_system: the template shows a system message as it stands. Where it does not, `render` puts the message
+            above what the user says first.
     Raises:
-        ValueError: no chat template, or one whose turns end with ordinary text.
+        ValueError: no chat template, or one that leaves out the assistant or whose turns end with ordinary text.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, end_ids: Iterable[int] = ()) -> None:
@@ -50,20 +67,22 @@ class ChatTokenizer:
         self._tokenizer = tokenizer
         if not tokenizer.chat_template:
             raise ValueError(
-                f"the tokenizer of {tokenizer.name_or_path or 'this model'} has no chat template; use an "
-                "instruction-tuned model or save a chat_template.jinja beside it"
+                f"the tokenizer of {self._name} has no chat template; use an instruction-tuned model or save a "
+                "chat_template.jinja beside it"
             )
         self._control = ControlTokens(tokenizer)
-        self.turn_end_id = self._find_turn_end()
+        self.takes_system = self._shows_system()
         own_end = [tokenizer.eos_token_id] if isinstance(tokenizer.eos_token_id, int) else []
-        self.stop_token_ids = tuple(dict.fromkeys([self.turn_end_id, *own_end, *end_ids]))
+        declared = [*own_end, *end_ids]
+        self.turn_end_id = self._find_turn_end(declared)
+        self.stop_token_ids = tuple(dict.fromkeys([self.turn_end_id, *declared]))
 
     @classmethod
     def from_pretrained(cls, model: str) -> ChatTokenizer:
-        """The tokenizer of a model directory or name."""
-        from transformers import AutoTokenizer  # seconds to import; not needed by users of ready-made tokenizers
-
-        return cls(AutoTokenizer.from_pretrained(model), _end_ids(model))
+        """The tokenizer of a model directory or name. Raises UserError for a damaged `generation_config.json`, and
+        whatever Transformers raises."""
+        tokenizer = pretrained_tokenizer(model)
+        return cls(tokenizer, _end_ids(model, len(tokenizer)))
 
     def render(
         self, messages: list[Message], generation_prompt: bool = True, options: Mapping[str, Any] | None = None
@@ -71,18 +90,11 @@ class ChatTokenizer:
         """The conversation as text for `encode`, by default up to where the assistant speaks.
 
         `options` go to the template, whose clock tells `DATE` unless they have another. What users say is quoted here.
-        A system message is the run's own, and may hold control tokens; so may an assistant's, which is `spoken` or
-        quoted already.
+        A system message is the run's own, and may hold control tokens, also where it stands above what the user says
+        first (`takes_system`); so may an assistant's, which is `spoken` or quoted already.
         """
-        conversation = [{"role": message["role"], "content": self._quoted_user(message)} for message in messages]
-        text = self._tokenizer.apply_chat_template(
-            conversation,
-            tokenize=False,
-            add_generation_prompt=generation_prompt,
-            **{CLOCK: DATE.strftime, **(options or {})},
-        )
-        assert isinstance(text, str)
-        return text
+        quoted: list[Message] = [{"role": each["role"], "content": self._quoted_user(each)} for each in messages]
+        return self._apply(quoted if self.takes_system else _without_system(quoted), generation_prompt, options)
 
     def encode(self, text: str) -> list[int]:
         """Token ids; control tokens written in the text become themselves unless it is quoted, none are added."""
@@ -120,48 +132,45 @@ class ChatTokenizer:
                 raise UserError(f"rollout.prompt.chat_template_kwargs cannot set {name!r}: leave it out")
             if not re.search(rf"\b{re.escape(name)}\b", str(self._tokenizer.chat_template)):
                 raise UserError(
-                    f"the chat template of {self._tokenizer.name_or_path or 'this model'} does not read {name!r}: look "
-                    "there for the right name, or leave it out of rollout.prompt.chat_template_kwargs"
+                    f"the chat template of {self._name} does not read {name!r}: look there for the right name, or "
+                    "leave it out of rollout.prompt.chat_template_kwargs"
                 )
 
-    def check_conversation(self, system: bool, options: Mapping[str, Any]) -> None:
-        """Whether the template renders what an episode consists of. Raises UserError.
+    def check_conversation(self, system: str, options: Mapping[str, Any]) -> list[int]:
+        """The token ids of a conversation as an episode holds it: user, assistant and user, below a system message.
 
         Args:
-            system: a system message comes first.
+            system: the message; empty: none.
             options: what else the template gets.
+        Raises:
+            UserError: the template does not render it, leaves somebody out, or changes the system message.
         """
-        turns: list[Message] = [
-            {"role": "user", "content": "?"},
-            {"role": "assistant", "content": "!"},
-            {"role": "user", "content": "?"},
-        ]
-        name = self._tokenizer.name_or_path or "this model"
+        roles = ("user", "assistant", "user")
+        turns: list[Message] = [{"role": role, "content": f"{_MARK} {turn}"} for turn, role in enumerate(roles)]
+        if system:
+            turns.insert(0, {"role": "system", "content": system.strip()})
         try:
-            self.render(turns, options=options)
+            rendered = self.render(turns, options=options)
         except Exception as error:  # a template is a program, and raises what it likes
             raise UserError(
-                f"the chat template of {name} does not render a conversation of user and assistant "
+                f"the chat template of {self._name} does not render a conversation of user and assistant "
                 f"({first_line(error)}): save one that does beside the model"
             ) from None
-        if system:
-            self._check_system(turns, options, name)
-
-    def _check_system(self, turns: list[Message], options: Mapping[str, Any], name: str) -> None:
-        try:
-            shown = _MARK in self.render([{"role": "system", "content": _MARK}, *turns], options=options)
-            reason = "it leaves it out"
-        except Exception as error:
-            shown, reason = False, first_line(error)
-        if not shown:
-            raise UserError(
-                f"the chat template of {name} takes no system message ({reason}): leave rollout.prompt.system empty"
-            )
+        for turn in turns:
+            if turn["content"] not in rendered:
+                raise UserError(
+                    f"the chat template of {self._name} does not show the {turn['role']} message as it stands: save "
+                    "one that does beside the model"
+                    + (", or write another system message (rollout.prompt)" if turn["role"] == "system" else "")
+                )
+        return self.encode(rendered)
 
     @property
     def size(self) -> int:
-        """One more than the highest token id."""
-        return max(self._tokenizer.get_vocab().values()) + 1
+        """One more than the highest id of ordinary text and of the ends: other control tokens get into a prompt only
+        where the template or the run itself writes them."""
+        ordinary = set(self._tokenizer.get_vocab().values()) - self._control.ids
+        return max(ordinary.union(self.stop_token_ids)) + 1
 
     @property
     def fingerprint(self) -> str:
@@ -169,27 +178,85 @@ class ChatTokenizer:
         parts = (str(self._tokenizer.chat_template), json.dumps(sorted(self._tokenizer.get_vocab().items())))
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
+    @property
+    def _name(self) -> str:
+        return self._tokenizer.name_or_path or "this model"
+
     def _quoted_user(self, message: Message) -> str:
         return self.quote(message["content"]) if message["role"] == "user" else message["content"]
 
-    def _find_turn_end(self) -> int:
-        conversation: list[Message] = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _MARK}]
-        ending = self.render(conversation, generation_prompt=False).rpartition(_MARK)[2]
-        first = self.encode(ending)[:1]
-        if not first or first[0] not in self._tokenizer.all_special_ids + list(self._tokenizer.added_tokens_decoder):
+    def _apply(
+        self, messages: list[Message], generation_prompt: bool = True, options: Mapping[str, Any] | None = None
+    ) -> str:
+        text = self._tokenizer.apply_chat_template(
+            [{"role": message["role"], "content": message["content"]} for message in messages],
+            tokenize=False,
+            add_generation_prompt=generation_prompt,
+            **{CLOCK: DATE.strftime, **(options or {})},
+        )
+        assert isinstance(text, str)
+        return text
+
+    def _shows_system(self) -> bool:
+        """Gemma-2's template refuses the role, others leave it out, and SmolLM3's takes `/think` out of `</think>`."""
+        try:
+            return _SYSTEM in self._apply([{"role": "system", "content": _SYSTEM}, {"role": "user", "content": "?"}])
+        except Exception:  # a template is a program, and raises what it likes
+            return False
+
+    def _find_turn_end(self, declared: Collection[int]) -> int:
+        """The first token behind an answer. Where nothing is, as with GLM-4, the next turn's role ends this one."""
+        ends: Collection[int] = [*self._tokenizer.all_special_ids, *self._tokenizer.added_tokens_decoder]
+        if not (behind := self._behind_answer([])):
+            behind, ends = self._behind_answer([{"role": "user", "content": "?"}]), declared
+        first = self.encode(behind)[:1]
+        if not first or first[0] not in ends:
             raise ValueError(
-                f"the chat template of {self._tokenizer.name_or_path or 'this model'} ends a turn with {ending!r}: "
-                "no special token, so generation would not know where to stop"
+                f"the chat template of {self._name} ends a turn with {behind[:20]!r}: no special token, nor one that "
+                "generation_config.json names, so generation would not know where to stop"
             )
         return first[0]
 
+    def _behind_answer(self, later: list[Message]) -> str:
+        """What the template writes behind an assistant's message and before the words of `later`, without blanks."""
+        turns: list[Message] = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _MARK}, *later]
+        _, found, behind = self._apply(turns, generation_prompt=False).rpartition(_MARK)
+        if not found:
+            raise ValueError(f"the chat template of {self._name} does not show the assistant message as it stands")
+        return behind.strip()
 
-def _end_ids(model: str) -> list[int]:
-    """The end tokens that `generation_config.json` declares, one or several; none where there is no such file."""
-    from transformers import GenerationConfig
+
+def _without_system(messages: list[Message]) -> list[Message]:
+    """The same with a system message above what the user says first, as Gemma-3's template does it."""
+    if not messages or messages[0]["role"] != "system":
+        return messages
+    system, *others = messages
+    if others and others[0]["role"] == "user":
+        first = others.pop(0)["content"]
+        return [{"role": "user", "content": f"{system['content']}\n\n{first}"}, *others]
+    return [{"role": "user", "content": system["content"]}, *others]
+
+
+def _end_ids(model: str, tokens: int) -> list[int]:
+    """The end tokens that `generation_config.json` declares, one or several; none where there is no such file.
+
+    Raises UserError where the file is damaged, or names what is none of so many tokens.
+    """
+    from transformers.utils.hub import cached_file
 
     try:
-        declared = GenerationConfig.from_pretrained(model).eos_token_id
+        found = cached_file(model, "generation_config.json")
     except OSError:
         return []
-    return [declared] if isinstance(declared, int) else list(declared or [])
+    assert isinstance(found, str)
+    file, fix = Path(found), 'write {"eos_token_id": ID} there, with the id of the model\'s end token'
+    with reading(file, f"{fix}."):
+        settings = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(settings, dict):
+            raise ValueError("it holds no settings")
+    declared = settings.get("eos_token_id")
+    ends = declared if isinstance(declared, list) else [] if declared is None else [declared]
+    for end in ends:
+        if type(end) is not int or not 0 <= end < tokens:
+            raise UserError(f"{file} names {end!r} as an end, which is none of the tokenizer's {tokens} tokens: {fix}")
+    return ends

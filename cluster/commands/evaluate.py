@@ -21,7 +21,6 @@ from cluster.reporting.kept_rollouts import KeptRollouts
 from cluster.runtime.raters import JudgeWatch, judged_rollouts, open_evaluator
 from cluster.runtime.session import check_resources, open_fleet, ray_cluster
 from envs import Panel, make_environment
-from envs.prompts import instructions
 from experience.advice import Book
 from trajectories.files import remove
 
@@ -36,11 +35,10 @@ def run_evaluation(
     Raises UserError for wrong input, before anything is started.
     """
     check_evaluator(config, [panel])
-    model = check_model(config)
+    model = check_model(config, [panel.environment])
     if line := rounding(model, config.fitted_rollout.engine.dtype):
         console.print(line, markup=False, highlight=False)
     make_environment(panel.environment, *config.opening(panel.environment)).close()  # whatever is missing is told now
-    instructions(panel.environment, config.rollout.prompt)
     book = frozen_book(config.experience, panel, out.parent)
     sampling = Sampling(samples, config.schedule.temperature.end, config.seed, config.eval_turns)
     evaluate = partial(

@@ -3,6 +3,7 @@ the settings ask for. It takes seconds and no weights, and every command that st
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -11,22 +12,30 @@ from transformers import PreTrainedModel
 from actors.engine_limits import check_engine
 from cluster.config.run import RunSettings
 from cluster.inputs.models import load_tokenizer, resolve_model
+from envs.prompts import instructions
 from learners.policy.model import PolicyModel
 from learners.policy.outline import check_adapters, outline
 from learners.policy.publication import ADAPTER
 from router.network import projections
+from trajectories.chat import ChatTokenizer
 from trajectories.errors import UserError
+from trajectories.prompt_settings import PromptSettings
 
 
-def check_model(config: RunSettings) -> str:
+def check_model(config: RunSettings, environments: Iterable[str] = ()) -> str:
     """Check the model of a run or an evaluation; its directory or hub name.
 
-    Raises UserError, whose line names the setting at fault.
+    Args:
+        environments: what is played, each with its own system message.
+    Raises:
+        UserError: its line names the setting at fault.
     """
-    name = resolve_model(config.policy.model)
+    name, prompt = resolve_model(config.policy.model), config.rollout.prompt
     _check_room_for_adapters(config)
     lm = outline(name)  # before the tokenizer, whose loading reads the same config.json and says less of it
-    _check_vocabulary(name, lm, load_tokenizer(name, config.rollout.prompt).size)
+    tokenizer = load_tokenizer(name, prompt)
+    told = {prompt.system, *(instructions(environment, prompt).system for environment in environments)}
+    _check_vocabulary(name, lm, _tokens(tokenizer, told, prompt))
     check_engine(config.fitted_rollout.engine, lm.config, on_cpu=not config.placement.rollout_gpus)
     if config.policy.lora is not None:
         check_adapters(lm, config.policy.lora)
@@ -71,6 +80,12 @@ def _check_room_for_adapters(config: RunSettings) -> None:
             "rollout.engine.lora has no room for the adapters of policy.lora, of higher rank or on other layers: leave "
             "it out, and it follows policy.lora."
         )
+
+
+def _tokens(tokenizer: ChatTokenizer, told: Iterable[str], prompt: PromptSettings) -> int:
+    """One more than the highest token id that can get into a prompt below one of these system messages."""
+    shown = (tokenizer.check_conversation(system, prompt.template_options) for system in told)
+    return max(tokenizer.size, *(max(ids) + 1 for ids in shown))
 
 
 def _check_vocabulary(name: str, lm: PreTrainedModel, tokens: int) -> None:

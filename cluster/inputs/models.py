@@ -50,6 +50,8 @@ def load_tokenizer(model: str, prompt: PromptSettings | None = None) -> ChatToke
 
     try:
         tokenizer = ChatTokenizer.from_pretrained(model)
+    except UserError:
+        raise
     except Exception as error:  # a damaged file and a faulty template raise what they like
         raise UserError(
             f"the tokenizer of {model} cannot be used ({first_line(error)}): check the name, or save "
@@ -57,7 +59,7 @@ def load_tokenizer(model: str, prompt: PromptSettings | None = None) -> ChatToke
         ) from None
     if prompt is not None:
         tokenizer.check_options(prompt.chat_template_kwargs)
-        tokenizer.check_conversation(bool(prompt.system), prompt.chat_template_kwargs)
+        tokenizer.check_conversation(prompt.system, prompt.template_options)
     return tokenizer
 
 

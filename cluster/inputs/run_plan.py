@@ -18,7 +18,6 @@ from cluster.inputs.run_folder import Start, check_room, find_start
 from cluster.loop.checkpoint import Manifest, load_manifest
 from cluster.loop.tasks import TaskMixture
 from envs import Panel, heldout_panel, load_panel, training_panel
-from envs.prompts import instructions
 from trajectories.errors import UserError
 from trajectories.ids import plain_name
 
@@ -95,13 +94,11 @@ def plan_run(config: RunSettings, run_dir: Path, resume: bool) -> Plan:
     check_experience(config.experience, run_dir)
     panels_played = _eval_panels(config, tasks)
     check_evaluator(config, panels_played)
+    plan = Plan(config, run_dir, model, tasks, reward_channels(config, tasks), panels_played, start, manifest)
     from cluster.inputs.model_check import check_model  # here, because it takes seconds, and nothing above needs it
 
-    check_model(config)
+    check_model(config, plan.environments)
     check_trainable(model, config.policy)
-    plan = Plan(config, run_dir, model, tasks, reward_channels(config, tasks), panels_played, start, manifest)
-    for environment in plan.environments:
-        instructions(environment, config.rollout.prompt)
     if config.schedule.demonstrations_file and start.checkpoint is None:
         plan.recorded()
     return plan

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.tensor import DTensor
-from transformers import AutoTokenizer
 
 from learners.learner_settings import OptimizerSettings, PolicySettings
 from learners.objectives.objective import Example, Objective, Tokens, token_advantages
@@ -26,6 +25,7 @@ from learners.policy.optimizer import PolicyOptimizer
 from learners.policy.weight_update import AdapterUpdate
 from learners.rewards.weigher import Weigher
 from trajectories.batch import PaddedBatch, collate, trained_tokens
+from trajectories.chat import pretrained_tokenizer
 from trajectories.packing import IDLE, plan_batches
 from trajectories.types import Sequence
 
@@ -182,7 +182,7 @@ class PolicyShard:
         state = self._weights(trainable_only=False)
         if distributed.rank() == 0:
             publication.write_model(self.model, state, directory, self.config)
-            AutoTokenizer.from_pretrained(self.config.model).save_pretrained(directory)
+            pretrained_tokenizer(self.config.model).save_pretrained(directory)
 
     def save(self, directory: Path) -> None:
         """Write what `restore` needs to continue bit for bit, see `learners.policy.checkpoint`."""

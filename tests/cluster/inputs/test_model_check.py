@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.numpy import save_file
-from transformers import BloomConfig, GPT2Config, Qwen3MoeConfig
+from transformers import AddedToken, AutoTokenizer, BloomConfig, GPT2Config, Qwen3MoeConfig
 
 from cluster.config.loading import load_config
 from cluster.inputs.model_check import check_model, check_probed_model, rounding
@@ -21,6 +21,7 @@ REFUSES_SYSTEM = (
     + CHAT_TEMPLATE
 )
 """As Gemma's."""
+CHANGES_SYSTEM = CHAT_TEMPLATE.replace("{{ message['content'] }}", "{{ message['content'].replace('play', 'sing') }}")
 LEAVES_OUT_SYSTEM = CHAT_TEMPLATE.replace("{% else %}", "{% elif message['role'] == 'user' %}")
 ONE_TURN = "{% if messages | length > 2 %}{{ raise_exception('One turn only') }}{% endif %}" + CHAT_TEMPLATE
 
@@ -140,6 +141,16 @@ def test_a_tokenizer_of_another_model_is_refused(model):
         check(model)
 
 
+def test_a_control_token_that_the_template_does_not_write_needs_no_embedding(model):
+    """Gemma-3's token for pictures, of which its smallest model has none."""
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.add_tokens([AddedToken("<image_soft_token>", special=True)])
+    tokenizer.save_pretrained(model)
+    assert check(model) == str(model)
+    with pytest.raises(UserError, match="has 385 tokens and the model only 384"):
+        check(model, "rollout.prompt.system=Look at <image_soft_token>.")
+
+
 def test_adapters_go_on_linear_layers_of_their_own_only(model):
     """Experts that are fused into one tensor have none, and GPT-2's are no linear layers."""
     sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "head_dim": 32, "vocab_size": 384}
@@ -163,18 +174,21 @@ def test_what_cannot_be_probed_is_refused_where_it_would_be(model):
     assert check(model) == str(model)
 
 
-@pytest.mark.parametrize(
-    ("template", "said"),
-    [
-        (REFUSES_SYSTEM, r"takes no system message \(System role not supported\): leave rollout\.prompt\.system empty"),
-        (LEAVES_OUT_SYSTEM, r"takes no system message \(it leaves it out\)"),
-    ],
-)
-def test_a_template_without_a_system_role_is_refused_where_there_is_a_system_message(model, template, said):
+@pytest.mark.parametrize("template", [REFUSES_SYSTEM, LEAVES_OUT_SYSTEM])
+def test_a_template_without_a_system_role_is_no_hindrance(model, template):
     (model / "chat_template.jinja").write_text(template)
-    assert check(model) == str(model)
+    assert check(model) == check(model, "rollout.prompt.system=Play.") == str(model)
+
+
+def test_a_system_message_that_the_template_changes_is_refused_whoever_wrote_it(model):
+    (model / "chat_template.jinja").write_text(CHANGES_SYSTEM)
+    said = "does not show the system message as it stands: .* write another system message"
     with pytest.raises(UserError, match=said):
-        check(model, "rollout.prompt.system=Play.")
+        check(model, "rollout.prompt.system=You play a text game.")
+    told = load_config("local", None, [f"policy.model={model}", "rollout.prompt.format=action"])
+    assert check_model(told) == str(model), "nothing is played"
+    with pytest.raises(UserError, match=said):
+        check_model(told, ["alfworld"])
 
 
 @pytest.mark.parametrize(
