@@ -7,10 +7,10 @@ from rich.console import Console
 from actors.episode import SHORTEST_RESPONSE
 from cluster.config.run import RunSettings
 from cluster.inputs.model_check import check_model
-from cluster.inputs.models import load_tokenizer
+from cluster.inputs.models import check_trainable, load_tokenizer
 from envs import make_environment, training_panel
 from envs.prompts import instructions
-from trajectories.answers import FORMATS, read_answer, write_answer
+from trajectories.answers import FormatName, read_answer, write_answer
 from trajectories.builder import make_builder
 from trajectories.chat import ChatTokenizer
 from trajectories.errors import UserError
@@ -24,7 +24,10 @@ def show_check(config: RunSettings, console: Console) -> None:
     Raises:
         UserError: model, data or template cannot be used, or the prompt leaves no room for an answer.
     """
-    tokenizer = load_tokenizer(check_model(config), config.rollout.prompt)
+    model = check_model(config, [training_panel(name, *config.opening(name)).environment for name in config.tasks])
+    if config.schedule.stages(1, 1):
+        check_trainable(model, config.policy)
+    tokenizer = load_tokenizer(model, config.rollout.prompt)
     for name in config.tasks:
         _show_task(config, name, tokenizer, console)
     ends = ", ".join(tokenizer.decode([token]) for token in tokenizer.stop_token_ids)
@@ -41,14 +44,17 @@ def _show_task(config: RunSettings, name: str, tokenizer: ChatTokenizer, console
     player = make_environment(environment, *config.opening(name))
     first = player.reset(task)
     player.close()
-    builder = make_builder(tokenizer, prompt, instructions(environment, prompt))
+    told = instructions(environment, prompt)
+    builder = make_builder(tokenizer, prompt, told)
     builder.begin(first)
     ids, context = builder.prompt().tolist(), config.rollout.engine.max_model_len
     console.print(f"[bold]{panel.name}, first prompt: {len(ids)} of {context} tokens[/bold]", highlight=False)
     console.print(tokenizer.decode(ids), highlight=False, markup=False)
+    if told.system and not tokenizer.takes_system:
+        console.print("[bold]The chat template takes no such system message: the user's first says it[/bold]")
     console.print("[bold]An answer, and how it is read[/bold]")
     action = next(iter(first.admissible_actions), "search[words]" if first.can_search else "an action")
-    console.print(_example(prompt.format, action), highlight=False, markup=False)
+    console.print(_example(prompt.format, action, builder.opened), highlight=False, markup=False)
     if context - len(ids) < SHORTEST_RESPONSE:
         raise UserError(
             f"the first prompt of {task} has {len(ids)} tokens, and rollout.engine.max_model_len={context} leaves no "
@@ -56,12 +62,13 @@ def _show_task(config: RunSettings, name: str, tokenizer: ChatTokenizer, console
         )
 
 
-def _example(format: str, action: str) -> str:
-    if format not in FORMATS:
+def _example(format: FormatName, action: str, opened: bool) -> str:
+    if not format:
         return "rollout.prompt.format is empty: the whole answer is the action."
-    answer = write_answer(format, action, THOUGHT)  # pyright: ignore[reportArgumentType]
-    broken = read_answer(format, f"{THOUGHT}\nThen I act.").violation
+    answer = write_answer(format, action, THOUGHT, opened)
+    read = read_answer(format, answer, opened=opened).action
+    broken = read_answer(format, f"{THOUGHT}\nThen I act.", opened=opened).violation
     return (
-        f"{answer}\n\nis the action {read_answer(format, answer).action!r}. An answer without one is a violation "
-        f"({broken}): it earns format 0, and the environment gets an action that changes nothing."
+        f"{answer}\n\nis the action {read!r}. An answer without one is a violation ({broken}): it earns format 0, and "
+        "the environment gets an action that changes nothing."
     )

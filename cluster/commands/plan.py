@@ -7,7 +7,7 @@ from rich.table import Table
 
 from cluster.config.run import RunSettings
 from cluster.inputs.model_check import check_model
-from cluster.inputs.models import resolve_model
+from cluster.inputs.models import check_trainable, resolve_model
 from cluster.runtime.memory_plan import GIB, MemoryPlan, plan_memory
 from cluster.runtime.placement import plan_placement
 from cluster.runtime.session import cluster_nodes, companions, ray_cluster, run_demands
@@ -36,7 +36,7 @@ def show_plan(config: RunSettings, console: Console) -> None:
     console.print(table)
     if not plan.feasible:
         raise UserError(plan.shortfall())
-    check_model(config)
+    check_trainable(check_model(config), config.policy)
 
 
 def _show_memory(config: RunSettings, console: Console) -> None:
