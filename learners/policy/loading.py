@@ -63,9 +63,7 @@ def load_policy(config: PolicySettings, seed: int, device: torch.device) -> Poli
 def _loaded(name: str, dtype: torch.dtype) -> PreTrainedModel:
     try:
         how = attention(AutoConfig.from_pretrained(name, trust_remote_code=False))
-        return AutoModelForCausalLM.from_pretrained(
-            name, dtype=dtype, attn_implementation=how, trust_remote_code=False
-        )
+        return AutoModelForCausalLM.from_pretrained(name, dtype=dtype, attn_implementation=how, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise refused(name, error) from error
 

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, BatchEncoding
+from transformers import AutoModelForSequenceClassification, BatchEncoding
 
-from trajectories.chat import CLOCK, DATE
+from trajectories.chat import CLOCK, DATE, pretrained_tokenizer
 from trajectories.control_tokens import ControlTokens
 from trajectories.errors import UserError, first_line
 
@@ -22,7 +22,8 @@ class PreferenceModel:
     def __init__(self, model: str, device: str = "cpu") -> None:
         """Load the directory or hub model. Raises UserError."""
         try:
-            self._tokenizer = AutoTokenizer.from_pretrained(model, truncation_side="left")
+            self._tokenizer = pretrained_tokenizer(model)
+            self._tokenizer.truncation_side = "left"
             self._model = AutoModelForSequenceClassification.from_pretrained(model, dtype="auto").eval()
         except (OSError, ValueError) as error:
             raise UserError(

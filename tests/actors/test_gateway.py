@@ -29,7 +29,6 @@ from actors.program import (
     surroundings,
 )
 from actors.rollout_group import GroupRequest, RolloutParts, RolloutSettings, play_group
-from cluster.config.loading import load_config
 from tests.actors.scripted import LocalEnvironments, LocalSession, ScriptedEngine
 from tests.experience.endpoint import completion, endpoint
 from trajectories.chat_builder import ChatBuilder
@@ -398,12 +397,3 @@ async def test_a_program_is_not_told_the_runs_own_secrets_of_openai(play, tmp_pa
     await play(f"import os, json; json.dump(dict(os.environ), open({str(out)!r}, 'w'))")
     seen = json.loads(out.read_text())
     assert seen["OPENAI_API_KEY"] != "the-real-one" and seen["OPENAI_BASE_URL"].startswith("http://127.0.0.1:")
-
-
-def test_experience_and_a_program_do_not_go_together() -> None:
-    with pytest.raises(UserError, match=r"experience would be told to nobody: leave experience.enabled at false"):
-        load_config("local", None, ["experience.enabled=true", "rollout.program.command=[python,agent.py]"])
-    assert load_config("local", None, ["rollout.program.command=[python,agent.py]"]).rollout.program.command == (
-        "python",
-        "agent.py",
-    )

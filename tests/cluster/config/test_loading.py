@@ -220,3 +220,12 @@ def test_every_environment_can_be_trained_on():
 def test_configuration_is_frozen():
     with pytest.raises(ValueError, match="frozen"):
         check_config({}).seed = 1
+
+
+def test_experience_and_a_program_do_not_go_together() -> None:
+    with pytest.raises(UserError, match=r"experience would be told to nobody: leave experience.enabled at false"):
+        load_config("local", None, ["experience.enabled=true", "rollout.program.command=[python,agent.py]"])
+    assert load_config("local", None, ["rollout.program.command=[python,agent.py]"]).rollout.program.command == (
+        "python",
+        "agent.py",
+    )
