@@ -82,7 +82,7 @@ class ChatTokenizer:
         """The tokenizer of a model directory or name. Raises UserError for a damaged `generation_config.json`, and
         whatever Transformers raises."""
         tokenizer = pretrained_tokenizer(model)
-        return cls(tokenizer, _end_ids(model, len(tokenizer)))
+        return cls(tokenizer, _end_ids(model, max(tokenizer.get_vocab().values())))
 
     def render(
         self, messages: list[Message], generation_prompt: bool = True, options: Mapping[str, Any] | None = None
@@ -237,10 +237,10 @@ def _without_system(messages: list[Message]) -> list[Message]:
     return [{"role": "user", "content": system["content"]}, *others]
 
 
-def _end_ids(model: str, tokens: int) -> list[int]:
+def _end_ids(model: str, highest: int) -> list[int]:
     """The end tokens that `generation_config.json` declares, one or several; none where there is no such file.
 
-    Raises UserError where the file is damaged, or names what is none of so many tokens.
+    Raises UserError where the file is damaged, or names an id above the tokenizer's highest.
     """
     from transformers.utils.hub import cached_file
 
@@ -257,6 +257,6 @@ def _end_ids(model: str, tokens: int) -> list[int]:
     declared = settings.get("eos_token_id")
     ends = declared if isinstance(declared, list) else [] if declared is None else [declared]
     for end in ends:
-        if type(end) is not int or not 0 <= end < tokens:
-            raise UserError(f"{file} names {end!r} as an end, which is none of the tokenizer's {tokens} tokens: {fix}")
+        if type(end) is not int or not 0 <= end <= highest:
+            raise UserError(f"{file} names {end!r} as an end, which is no token id from 0 to {highest}: {fix}")
     return ends

@@ -83,7 +83,7 @@ def test_generation_stops_at_every_declared_end(
     [
         ("{", r"cannot read .*generation_config\.json \(Expecting property name"),
         ("[2]", r"cannot read .*generation_config\.json \(it holds no settings\)"),
-        ('{"eos_token_id": "</s>"}', "names '</s>' as an end, which is none of the tokenizer's 290 tokens"),
+        ('{"eos_token_id": "</s>"}', "names '</s>' as an end, which is no token id from 0 to 289"),
         ('{"eos_token_id": [2, 320]}', "names 320 as an end"),
         ('{"eos_token_id": -1}', "names -1 as an end"),
     ],
