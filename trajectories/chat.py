@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _MARK = "concerto-mark"
 """Words to find again in what a template makes of them."""
+_FIRST = "THE FIRST"
 _SYSTEM = f"{_MARK} <think>{_MARK}</think><action>{_MARK}</action>"
 """A system message as those of the answer formats are: it names their tags."""
 CLOCK = "strftime_now"
@@ -56,8 +57,8 @@ class ChatTokenizer:
         turn_end_id: the token with which the template ends an assistant's turn.
         stop_token_ids: every token at which generation stops: that one first, then the tokenizer's own end and those of
             the model's generation configuration.
-        takes_system: the template shows a system message as it stands. Where it does not, `render` puts the message
-            above what the user says first.
+        takes_system: the template shows a system message as it stands, before anything else. Where it does not,
+            `render` puts the message above what the user says first.
     Raises:
         ValueError: no chat template, or one that leaves out the assistant or whose turns end with ordinary text.
     """
@@ -198,11 +199,19 @@ class ChatTokenizer:
         return text
 
     def _shows_system(self) -> bool:
-        """Gemma-2's template refuses the role, others leave it out, and SmolLM3's takes `/think` out of `</think>`."""
+        """Gemma-2's template refuses the role, others leave it out, and SmolLM3's takes `/think` out of `</think>`.
+        Mistral's moves it to whatever the user says last, so that every turn would be another conversation."""
+        turns: list[Message] = [
+            {"role": "system", "content": _SYSTEM},
+            {"role": "user", "content": _FIRST},
+            {"role": "assistant", "content": "!"},
+            {"role": "user", "content": "?"},
+        ]
         try:
-            return _SYSTEM in self._apply([{"role": "system", "content": _SYSTEM}, {"role": "user", "content": "?"}])
+            text = self._apply(turns)
         except Exception:  # a template is a program, and raises what it likes
             return False
+        return 0 <= text.find(_SYSTEM) < text.find(_FIRST)
 
     def _find_turn_end(self, declared: Collection[int]) -> int:
         """The first token behind an answer. Where nothing is, as with GLM-4, the next turn's role ends this one."""

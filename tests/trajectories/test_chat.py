@@ -46,6 +46,13 @@ EDITS_SYSTEM = samples.CHATML.replace(
     "{{ message['content'].replace('/think', '') if message['role'] == 'system' else message['content'] }}",
 )
 """SmolLM3's habit."""
+MOVES_SYSTEM = (
+    "{% for message in messages if message['role'] != 'system' %}<|im_start|>{{ message['role'] }}\n"
+    "{{ messages[0]['content'] + '\n\n' if loop.last and messages[0]['role'] == 'system' }}"
+    "{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""Mistral's habit: the system message stands above what the user says last."""
 
 
 def test_a_tokenizer_without_chat_template_or_turn_end_is_refused() -> None:
@@ -125,7 +132,7 @@ def test_a_second_tokenizer_in_mistrals_own_format_is_passed_by(tmp_path) -> Non
     assert ChatTokenizer.from_pretrained(str(tmp_path)).turn_end_id == 2
 
 
-@pytest.mark.parametrize("template", [REFUSES_SYSTEM, LEAVES_OUT_SYSTEM, EDITS_SYSTEM])
+@pytest.mark.parametrize("template", [REFUSES_SYSTEM, LEAVES_OUT_SYSTEM, EDITS_SYSTEM, MOVES_SYSTEM])
 @pytest.mark.parametrize("mode", ["transcript", "windowed"])
 def test_a_system_message_that_the_template_does_not_take_stands_above_the_first_user_message(
     template: str, mode: str
