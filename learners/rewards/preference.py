@@ -6,6 +6,7 @@ Where `reward.preference_model` names none there is no such channel, and nothing
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ class PreferenceModel:
     def __init__(self, model: str, device: str = "cpu") -> None:
         """Load the directory or hub model. Raises UserError."""
         try:
-            self._tokenizer = pretrained_tokenizer(model)
+            self._tokenizer: Any = pretrained_tokenizer(model)
             self._tokenizer.truncation_side = "left"
             self._model = AutoModelForSequenceClassification.from_pretrained(model, dtype="auto").eval()
         except (OSError, ValueError) as error:

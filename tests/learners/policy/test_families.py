@@ -3,53 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from benchmarks.families import FAMILIES, SIZES, agreement, write_family
 from learners.learner_settings import OptimizerSettings, PolicySettings
 from learners.policy import model as model_module
 from learners.policy.loading import load_policy
 from learners.policy.outline import outline
 from learners.policy.shard import PolicyShard
-from tests.learners.samples import SIZES, make_sequences
+from tests.learners.samples import make_sequences
 from trajectories.batch import collate
 from trajectories.errors import UserError
 
 CPU = torch.device("cpu")
-EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
-FAMILIES: dict[str, dict[str, Any]] = {
-    "llama": {},
-    "mistral": {"sliding_window": None},
-    "qwen2": {},
-    "qwen3": {"head_dim": 16},
-    "qwen3_moe": {"head_dim": 16, **EXPERTS},
-    "gemma2": {"head_dim": 16, "final_logit_softcapping": 2.0, "attn_logit_softcapping": 1.0},
-    "gemma3_text": {"head_dim": 16},
-    "granite": {"logits_scaling": 8.0, "embedding_multiplier": 12.0, "attention_multiplier": 0.1},
-    "granitemoe": {"logits_scaling": 8.0, "num_local_experts": 4, "num_experts_per_tok": 2},
-    "cohere": {"logit_scale": 0.25},
-    "cohere2": {"logit_scale": 0.25},
-    "phi3": {"pad_token_id": 0},
-    "olmo2": {},
-    "smollm3": {"pad_token_id": 0},
-}
 
 
 @pytest.fixture(params=FAMILIES)
 def family(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """The folder of a model whose attention and logits are far from uniform."""
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(request.param, **{**SIZES, **FAMILIES[request.param]})
-    lm = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    for parameter in lm.parameters():
-        if parameter.ndim > 1:
-            torch.nn.init.normal_(parameter, std=0.3)
-    lm.save_pretrained(tmp_path)
-    return tmp_path
+    return write_family(request.param, tmp_path)
 
 
 def own(folder: Path) -> torch.nn.Module:
@@ -93,8 +69,18 @@ def test_a_step_leaves_the_model_as_it_is_built(family):
 
 
 def test_a_model_that_sees_is_refused_in_a_line(tmp_path: Path) -> None:
-    text = {**SIZES, "head_dim": 16}
+    text = {**SIZES, "head_dim": 32}
     seen = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     AutoConfig.for_model("gemma3", text_config=text, vision_config=seen).save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"\(gemma3\) is not a language model alone, .*: set policy\.model to one that"):
         outline(str(tmp_path))
+
+
+@pytest.mark.real
+@pytest.mark.timeout(600)
+@pytest.mark.asyncio(loop_scope="session")
+@pytest.mark.parametrize("name", ["gemma2", "granite", "cohere2"])
+async def test_engine_and_learner_agree_where_logits_are_scaled_or_capped(name: str, tmp_path: Path) -> None:
+    """`benchmarks.families` has all families; these three are what a head alone would get wrong."""
+    found = await agreement(write_family(name, tmp_path))
+    assert max(one["max"] for one in found.values()) < 1e-3, found
