@@ -252,18 +252,11 @@ async def test_an_actor_that_is_not_well_is_sent_no_groups_until_it_is(killed, e
         assert (await fleet.run_group(group())).members == 2
 
 
-async def test_environments_that_do_not_open_are_told_as_an_engine_that_does_not_start(killed):
+@pytest.mark.parametrize("error", [EngineError("unknown model"), EnvironmentFailure("open: no disk")])
+async def test_an_actor_whose_engine_or_environments_never_started_is_not_tried_again(killed, error):
     actor = FakeActor()
-    actor.errors = [EnvironmentFailure("open: no disk")]
-    with pytest.raises(RunError, match="rollout-0 does not start: open: no disk"):
-        async with started(actor):
-            pass
-
-
-async def test_an_engine_that_never_started_is_not_tried_again(killed):
-    actor = FakeActor()
-    actor.errors = [EngineError("unknown model")]
-    with pytest.raises(RunError, match="rollout-0 does not start: unknown model"):
+    actor.errors = [error]
+    with pytest.raises(RunError, match=f"rollout-0 does not start: {error}"):
         async with started(actor):
             pass
     assert (actor.health_checks, killed) == (1, [])
