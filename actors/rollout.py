@@ -65,6 +65,7 @@ class RolloutActor:
         self._hosts = hosts
         self._name = name
         self._starting: asyncio.Task[RolloutParts] | None = None
+        self._closing = False
 
     async def check_health(self) -> Health:
         """Answers once the engine is ready."""
@@ -124,7 +125,8 @@ class RolloutActor:
         return Completion(parts.tokenizer.action(reply.token_ids.tolist()), len(prompt), len(reply.token_ids))
 
     async def close(self) -> None:
-        """End engine and gateway; the actor is of no use afterwards."""
+        """End engine and gateway; groups that are being played fail. The actor is of no use afterwards."""
+        self._closing = True
         if self._starting is not None:
             parts = await self._starting
             if parts.gateway is not None:
@@ -158,6 +160,8 @@ class RolloutActor:
         try:
             yield
         except EngineDied as death:
+            if self._closing:  # its end is no death, which Ray would tell at length
+                raise
             logger.critical("%s ends: %s", self._name, death)
             os._exit(1)
 

@@ -150,6 +150,7 @@ class VllmEngine:
 
     async def close(self) -> None:
         """End the engine's process and remove its files."""
+        self._failure = "the engine was closed"
         if self._llm.output_handler is not None:
             self._llm.output_handler.cancel()  # or it would report the end of its process as a failure
         await asyncio.to_thread(self._llm.shutdown)

@@ -11,6 +11,7 @@ import ray
 import torch
 from ray.exceptions import RayActorError
 
+from actors.engine import EngineError
 from actors.environment_host import start_environment_host
 from actors.rollout import start_rollout_actor
 from actors.rollout_group import GroupRequest, RolloutSettings
@@ -133,9 +134,20 @@ async def test_a_killed_rollout_actor_leaves_no_process_and_comes_back(actor, ti
 
 
 async def test_an_actor_dies_with_its_engine(actor):
-    """The last test on this actor."""
+    """The last test but one on this actor."""
     health = await actor.check_health.remote()
     for child in processes_below(health.pid):
         os.kill(child, signal.SIGKILL)
     with pytest.raises(RayActorError):
         await actor.run_group.remote(request("dead engine"))[0]
+
+
+async def test_a_closed_actor_ends_its_groups_and_not_its_process(actor):
+    """Ray tells at length of a process that ends while a call is under way. The last test on this actor."""
+    pid = (await actor.check_health.options(max_task_retries=-1).remote()).pid
+    groups = [actor.run_group.remote(request(f"closed-{index}", members=8))[0] for index in range(12)]
+    await groups[0]
+    await actor.close.remote()
+    outcomes = await asyncio.gather(*groups, return_exceptions=True)
+    assert isinstance(outcomes[-1], EngineError) and not any(isinstance(one, RayActorError) for one in outcomes)
+    assert await actor.__ray_call__.remote(lambda _: os.getpid()) == pid
