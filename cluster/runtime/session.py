@@ -96,6 +96,7 @@ def ray_cluster(placement: PlacementSettings) -> Iterator[None]:
     address = joined_address(placement)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING", "0")
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # of calls that nobody waits for, as of groups at a stop
     with none_left(), ExitStack() as leaving:
         leaving.callback(ray.shutdown)
         try:
