@@ -75,6 +75,13 @@ class RunSettings(Settings):
             changes["structured_outputs"] = True
         return self.rollout.model_copy(update={"engine": engine.model_copy(update=changes)})
 
+    @property
+    def contexts_ahead(self) -> bool:
+        """The Conductor's contexts are read before a batch trains, not in the passes that train it."""
+        grpo = self.grpo
+        read_anyway = grpo.proximal == "batch" and grpo.minibatches * grpo.epochs > 1
+        return read_anyway or self.reward.conductor.context_pass == "own"
+
     def learner_settings(self, model: str) -> LearnerSettings:
         """What each learner worker needs; `model` is the folder or hub name that `policy.model` stands for."""
         return LearnerSettings(
@@ -189,9 +196,9 @@ class RunSettings(Settings):
 
     @model_validator(mode="after")
     def _conducted_groups_are_weighed_once(self) -> RunSettings:
-        if self.reward.scalariser == "conductor" and self.grpo.epochs > 1:
+        if self.reward.scalariser == "conductor" and self.grpo.epochs > 1 and not self.contexts_ahead:
             raise ValueError(
-                f"grpo.epochs={self.grpo.epochs} walks through a batch again, but the Conductor draws and weighs each "
-                "group once: leave it at 1, or take several optimiser steps with grpo.minibatches"
+                f"grpo.epochs={self.grpo.epochs} walks through a batch again, but the Conductor weighs each group once "
+                "in the pass that trains it: leave it at 1, or set reward.conductor.context_pass=own"
             )
         return self

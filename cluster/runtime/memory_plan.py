@@ -80,7 +80,11 @@ def plan_memory(config: RunSettings, shape: Shape) -> MemoryPlan:
     return MemoryPlan(
         learner=_needed(config, shape),
         otherwise=activations(
-            shape, WIDTHS[policy.dtype], config.learner.token_budget, not policy.gradient_checkpointing, autocast
+            shape,
+            WIDTHS[policy.dtype],
+            max(config.learner.token_budget, _together(config)),
+            not policy.gradient_checkpointing,
+            autocast,
         ),
         engine={"weights": weights, "KV cache": engine.max_num_seqs * sequence},
         sequence=sequence,
@@ -134,8 +138,15 @@ def _learner_room(config: RunSettings) -> int | None:
 
 
 def _needed(config: RunSettings, shape: Shape) -> dict[str, int]:
-    reference = config.grpo.kl_weight > 0
-    return learner_memory(shape, config.policy, config.learner, config.placement.learner_workers, reference)
+    reference, together = config.grpo.kl_weight > 0, _together(config)
+    return learner_memory(shape, config.policy, config.learner, config.placement.learner_workers, reference, together)
+
+
+def _together(config: RunSettings) -> int:
+    """Most tokens whose activations a worker holds at once for the Conductor: a group's, in one sequence each."""
+    if config.reward.scalariser != "conductor" or config.contexts_ahead:
+        return 0
+    return config.schedule.group_size * config.fitted_rollout.engine.max_model_len
 
 
 def _mends(config: RunSettings, shape: Shape, room: int) -> tuple[str, ...]:
@@ -163,6 +174,9 @@ def _mends(config: RunSettings, shape: Shape, room: int) -> tuple[str, ...]:
 
 def _changes(config: RunSettings) -> Iterator[tuple[str, str, Change]]:
     """(setting, value, change), what costs least first."""
+    if _together(config):
+        conductor = config.reward.conductor.model_copy(update={"context_pass": "own"})
+        yield "reward.conductor.context_pass", "own", partial(_with, section="reward", conductor=conductor)
     if not config.policy.gradient_checkpointing:
         yield "policy.gradient_checkpointing", "true", partial(_with, section="policy", gradient_checkpointing=True)
     if config.placement.learner_workers > 1 and config.learner.reduce_gradients == "step":

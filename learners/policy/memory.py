@@ -118,12 +118,19 @@ def logits(shape: Shape, width: int, tokens: int) -> int:
 
 
 def learner_memory(
-    shape: Shape, policy: PolicySettings, optimizer: OptimizerSettings, workers: int, reference: bool = False
+    shape: Shape,
+    policy: PolicySettings,
+    optimizer: OptimizerSettings,
+    workers: int,
+    reference: bool = False,
+    together: int = 0,
 ) -> dict[str, int]:
     """Bytes on the GPU of each of `workers` learner workers, by what they are for.
 
     Args:
         reference: the initial weights are kept too (`grpo.kl_weight` > 0 without adapters).
+        together: tokens whose passes run before any of them is undone (a group's, for the Conductor); 0: each pass by
+            itself.
     """
     width, lora = WIDTHS[policy.dtype], policy.lora
     trained = adapter_weights(shape, lora) if lora else shape.weights
@@ -133,14 +140,16 @@ def learner_memory(
     copied = trained if width != MASTER else 0  # by autocast, on one worker
     autocast = workers == 1 and not lora and width != MASTER
     whole = workers > 1 and optimizer.reduce_gradients == "step"
+    held = max(optimizer.token_budget, together)
+    passes = -(-held // optimizer.token_budget)
     largest = max(shape.layer_weights, rest) if workers > 1 and not lora else 0  # what is reduced at a time
     return {
         "weights": (MASTER * trained + frozen) // workers,
         "weights in use": width * (between if workers > 1 else copied),
         "gradients": MASTER * (trained // workers + (trained if whole else 0) + largest),
         "optimiser": 2 * MASTER * trained // workers,
-        "activations": activations(shape, width, optimizer.token_budget, policy.gradient_checkpointing, autocast),
-        "logits": logits(shape, width, optimizer.token_budget),
+        "activations": activations(shape, width, held, policy.gradient_checkpointing, autocast),
+        "logits": passes * logits(shape, width, optimizer.token_budget),
     }
 
 

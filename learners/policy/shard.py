@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Many
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +41,13 @@ class Term:
     objective: Objective
     examples: Many[Example]
 
+    @property
+    def trained(self) -> list[Example]:
+        """Those of the examples that change the policy: none where the objective has no weight at present."""
+        if not self.objective.weight:
+            return []
+        return [e for e in self.examples if e.weight != 0 and trained_tokens(e.sequence)]
+
 
 @dataclass(frozen=True, slots=True)
 class _Share:
@@ -56,6 +64,23 @@ class _Share:
     coefficient: Tensor
     advantages: list[Tensor]
     proximal: list[Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the present weights make of one sequence, without gradient.
+
+    Attributes:
+        logprobs: of each trained token at its sequence's temperature, float32 [n].
+        entropies: of the distribution that each was drawn from, in nats, float32 [n].
+        initial: log-probabilities by the initial weights, float32 [n]; None where nobody asked.
+        state: a hidden state that stands for the sequence, float32 [H]; None where nobody asked, or nothing trains.
+    """
+
+    logprobs: npt.NDArray[np.float32]
+    entropies: npt.NDArray[np.float32]
+    initial: npt.NDArray[np.float32] | None = None
+    state: Tensor | None = None
 
 
 class PolicyShard:
@@ -142,18 +167,27 @@ class PolicyShard:
         return scored
 
     @torch.no_grad()
-    def read(self, sequences: Many[Sequence], against: bool = False) -> list[tuple[npt.NDArray[np.float32], ...]]:
-        """For each sequence log-probability, and entropy of the policy's distribution in nats, of every trained token
-        in turn, float32 [n] each; with `against` also its log-probability by the initial weights."""
-        nothing = (np.zeros(0, np.float32),) * (3 if against else 2)
-        found: list[tuple[npt.NDArray[np.float32], ...]] = [nothing for _ in sequences]
+    def read(
+        self, sequences: Many[Sequence], against: bool = False, context: tuple[str, str] | None = None
+    ) -> list[Seen]:
+        """What the policy makes of each sequence, in order.
+
+        Args:
+            against: the initial weights read them too.
+            context: layer and tokens of the state to keep, see `PolicyModel.final_states`.
+        """
+        nothing = np.zeros(0, np.float32)
+        found = [Seen(nothing, nothing, nothing if against else None) for _ in sequences]
         useful = [index for index, sequence in enumerate(sequences) if trained_tokens(sequence)]
         for rows, batch in self._micro_batches(sequences, useful):
-            values = self.model.read(batch, entropy_gradient=False)
+            with self.model.final_states(batch, *context) if context else nullcontext([]) as states:
+                values = self.model.read(batch, entropy_gradient=False)
             values = (*values, self._reference_logprobs(batch)) if against else values
-            columns = [column.cpu().split(batch.trained) for column in values]
+            columns = [[part.numpy() for part in column.cpu().split(batch.trained)] for column in values]
+            columns += [] if against else [[None] * len(batch.trained)]
+            columns += [states[0].cpu()] if context else [[None] * len(batch.trained)]
             for index, *parts in zip(rows, *columns, strict=False):  # an idle batch has a row of its own
-                found[index] = tuple(part.numpy() for part in parts)
+                found[index] = Seen(*parts)
         return found
 
     def export(self, version: int) -> AdapterUpdate | None:
@@ -198,10 +232,7 @@ class PolicyShard:
 
     def _share_out(self, terms: Many[Term]) -> tuple[list[Sequence], list[_Share], dict[str, float]]:
         """The sequences to run, every term's coefficients for them, and the counts over all workers."""
-        used = [
-            [e for e in term.examples if e.weight != 0 and trained_tokens(e.sequence)] if term.objective.weight else []
-            for term in terms
-        ]
+        used = [term.trained for term in terms]
         sequences = {e.sequence.sequence_id: e.sequence for examples in used for e in examples}
         place = {sequence_id: index for index, sequence_id in enumerate(sequences)}
         counts = torch.zeros(len(terms), 3, dtype=torch.float64, device=self._device)

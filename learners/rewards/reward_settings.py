@@ -36,6 +36,11 @@ class ConductorSettings(Settings):
     context_tokens: Literal["last", "mean"] = "last"
     """Of which tokens: the last one of a rollout, or the mean over prompt and response, of the last turn with windowed
     prompts. Tuning: `last`, as published; `mean` where rollouts end alike."""
+    context_pass: Literal["training", "own"] = "training"
+    """Where the states are read. `training`: in the pass that trains, which then holds the activations of a whole group
+    at once. `own`: in a pass without gradients before it, over the sequences in which episodes end. With
+    grpo.proximal=batch and several minibatches a batch is read before it trains anyway, and they come from there.
+    Tuning: `training` costs no time; `own` where `concerto plan` finds no room for a group."""
     update_every: int = Field(default=3, ge=1)
     """GRPO steps (M) whose rollouts are buffered for one update. Tuning: more makes updates steadier and rarer."""
     lr: float = Field(default=5e-5, gt=0)

@@ -49,6 +49,11 @@ class Weigher:
         self._found: list[Weighed] = []
 
     @property
+    def ahead(self) -> bool:
+        """The states are read in a pass of its own, before the one that trains."""
+        return self._scalarise.config.context_pass == "own"
+
+    @property
     def context(self) -> tuple[str, str]:
         """Layer and tokens whose states are read."""
         return self._scalarise.config.context_layer, self._scalarise.config.context_tokens

@@ -6,7 +6,6 @@ import hashlib
 import shutil
 import time
 from collections import Counter, deque
-from collections.abc import Sequence as Many
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -121,15 +120,31 @@ class LearnerWorker:
         compared, imitated = (set().union(*column) for column in zip(*distributed.gather_objects(mine), strict=True))
         config = self.grpo.config
         plan = walk(compared, imitated, config.minibatches, config.epochs, (self._seed, self.grpo.steps))
-        if config.proximal == "batch" and len(plan) > 1:
-            terms = [Term(lead.objective, self._with_proximal(lead.examples)), *others]
+        proximal = config.proximal == "batch" and len(plan) > 1
+        if proximal or (weigher is not None and weigher.ahead):
+            terms = [Term(lead.objective, self._read_ahead(lead, proximal, weigher)), *others]
+            weigher = None
         steps = [self.policy.step([_of_groups(term, chosen) for term in terms], weigher) for chosen in plan]
         return averaged(steps, config.epochs)
 
-    def _with_proximal(self, examples: Many[Example]) -> list[Example]:
-        """The examples with log-probabilities by the present weights, which later steps on them stay near."""
-        read = self.policy.read([example.sequence for example in examples])
-        return [replace(e, proximal=torch.from_numpy(found[0])) for e, found in zip(examples, read, strict=True)]
+    def _read_ahead(self, term: Term, proximal: bool, weigher: Weigher | None) -> list[Example]:
+        """The trained examples, with what the present weights say of them before any step: log-probabilities that all
+        steps on them stay near (`proximal`), and advantages by their terminal states."""
+        examples = term.trained
+        sequences = [example.sequence for example in examples]
+        groups = weigher.together(sequences) if weigher is not None else []
+        rows = range(len(examples)) if proximal else [row for group in groups for row in group]
+        context = weigher.context if weigher is not None else None
+        seen = dict(zip(rows, self.policy.read([sequences[row] for row in rows], context=context), strict=True))
+        if proximal:
+            examples = [replace(e, proximal=torch.from_numpy(seen[row].logprobs)) for row, e in enumerate(examples)]
+        if weigher is None:
+            return examples
+        found: dict[str, tuple[float, ...]] = {}
+        for group in groups:
+            states = [state for row in group if (state := seen[row].state) is not None]
+            found |= weigher.weigh([sequences[row] for row in group], torch.stack(states))
+        return [replace(e, advantages=found.get(e.sequence.sequence_id, e.advantages)) for e in examples]
 
     def score(self, sequences: Tables) -> list[npt.NDArray[np.float32]]:
         """Log-probabilities of trained tokens, float32 [T] for each sequence in order, 0 elsewhere."""
@@ -144,8 +159,8 @@ class LearnerWorker:
         mine = self._share([len(row.token_ids) for row in rows])
         against = self.grpo.config.folds_kl
         found = self._in_order(mine, self.policy.read([rows[index] for index in mine], against))
-        columns = tuple(zip(*found, strict=True)) or ((), (), ())
-        return Reading(*columns)
+        initial = tuple(seen.initial for seen in found) if against else ()
+        return Reading(tuple(seen.logprobs for seen in found), tuple(seen.entropies for seen in found), initial)
 
     def probe(self, sequences: Tables, probing: Probing) -> ProbeResult:
         """Gradient norms of each trajectory, and losses, terminal states and log-probabilities of each sequence, in

@@ -89,7 +89,7 @@ def assert_user_error(result: Result, *parts: str) -> None:
         ),
         (
             ["--set", "reward.scalariser=conductor", "--set", "grpo.epochs=2"],
-            ["grpo.epochs=2", "leave it at 1", "grpo.minibatches"],
+            ["grpo.epochs=2", "leave it at 1", "reward.conductor.context_pass=own"],
         ),
         (["--set", "router.policy=chord"], ["mixes both objectives", "router.mode=online"]),
     ],

@@ -19,6 +19,8 @@ from learners.policy.memory import SPARE
 from tests.learners.policy.test_memory import LARGE, large
 from trajectories.errors import UserError
 
+CONTEXTS = "reward.conductor.context_pass=own"
+
 
 def planned(preset: Any, shape: str, folder: Path, *changes: str) -> MemoryPlan:
     return plan_memory(load_config(preset, None, list(changes)), large(shape, folder))
@@ -61,6 +63,16 @@ def test_a_model_too_large_for_one_card_is_trained_with_adapters(tmp_path: Path)
     assert plan.mends == ("policy.lora.rank=32",)
     assert "a learner worker does not fit: " in plan.complaints()[0]
     assert plan.complaints()[0].endswith("it does with --set policy.lora.rank=32")
+
+
+def test_a_conductor_s_group_is_counted_unless_it_is_read_before(tmp_path: Path) -> None:
+    """A group of whole episodes at once is more than a card holds; the line names the setting that mends it."""
+    conducted = ("reward.scalariser=conductor", "rollout.engine.max_model_len=16384")
+    plain, own = (planned("cluster", "7b", tmp_path, *more) for more in ((), (*conducted, CONTEXTS)))
+    assert own.learner == plain.learner
+    held = planned("cluster", "7b", tmp_path, *conducted)
+    assert held.learner["activations"] > 5 * plain.learner["activations"]
+    assert held.mends == (CONTEXTS,) and CONTEXTS in held.complaints()[0]
 
 
 def test_an_engine_on_the_same_card_takes_its_share(tmp_path: Path) -> None:

@@ -123,6 +123,16 @@ def test_states_are_sixteen_bytes_a_weight_shared_by_the_workers(tmp_path: Path)
     assert memory(shape, 4, reference=True)["weights"] == 2 * four["weights"]
 
 
+def test_what_a_group_holds_at_once_counts_for_all_of_its_passes(tmp_path: Path) -> None:
+    shape = large("1.5b", tmp_path)
+    policy, optimizer = PolicySettings(model="m", dtype="bfloat16"), OptimizerSettings(token_budget=4096)
+    alone = learner_memory(shape, policy, optimizer, 1)
+    group = learner_memory(shape, policy, optimizer, 1, together=3 * 4096)
+    assert group["activations"] == 3 * alone["activations"] and group["logits"] == 3 * alone["logits"]
+    assert {**group, "activations": 0, "logits": 0} == {**alone, "activations": 0, "logits": 0}
+    assert learner_memory(shape, policy, optimizer, 1, together=100) == alone, "less than one pass holds"
+
+
 def test_adapters_train_little_beside_a_frozen_model(tmp_path: Path) -> None:
     shape = large("7b", tmp_path)
     by_hand = 28 * 32 * (2 * 2 * 3584 + 2 * (3584 + 512) + 3 * (3584 + 18944))

@@ -1,4 +1,4 @@
-"""Advantages that are found in the training pass are those that a pass before it would have given."""
+"""Advantages that workers find, in the pass that trains or in one before it, are those that a plain pass would give."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ from trajectories.types import Sequence, Turn
 HIDDEN = 32
 
 
-def scalariser() -> ConductorScalariser:
+def scalariser(context_pass: str = "training") -> ConductorScalariser:
     generator = torch.Generator().manual_seed(5)
     head = ConductorHead(torch.randn(3, HIDDEN, generator=generator), torch.zeros(3), torch.ones(1), version=4)
-    return ConductorScalariser(head, ConductorSettings(), advantages.grpo, seed=1)
+    settings = ConductorSettings.model_validate({"context_pass": context_pass})
+    return ConductorScalariser(head, settings, advantages.grpo, seed=1)
 
 
 def rewards_of(episodes: tuple[str, ...], groups: tuple[int, ...], seed: int = 0) -> RewardBatch:
@@ -59,12 +60,15 @@ def states_of(model: Path, sequences: list[Sequence], episodes: tuple[str, ...])
     return torch.stack(hidden)
 
 
-@pytest.mark.parametrize("lora", [False, True], ids=["full weights", "lora"])
+@pytest.mark.parametrize("context_pass", ["training", "own"])
+@pytest.mark.parametrize("kind", ["full weights", "lora"])
 @pytest.mark.parametrize("advantage", ["grpo", "gigpo", "gae"])
 @pytest.mark.parametrize("token_budget", [8, 64, 10_000])
-def test_one_pass_trains_as_two_do(untied_model: Path, lora: bool, advantage: str, token_budget: int) -> None:
+def test_workers_weigh_as_a_plain_pass_does(
+    untied_model: Path, kind: str, advantage: str, token_budget: int, context_pass: str
+) -> None:
     grpo = GRPOSettings.model_validate({"advantage": advantage})
-    config = learner_settings(untied_model, lora=lora, grpo=grpo, token_budget=token_budget)
+    config = learner_settings(untied_model, lora=kind == "lora", grpo=grpo, token_budget=token_budget)
     rows, batch = windowed_episodes() if advantage != "grpo" else single_sequence_episodes(8)
     table = schema.sequences_to_table(rows)
 
@@ -76,7 +80,7 @@ def test_one_pass_trains_as_two_do(untied_model: Path, lora: bool, advantage: st
 
     one = LearnerWorker(config)
     pending = pending_assignments(table, batch)
-    metrics, weighed = one.train_weighing("grpo", table, pending, batch, scalariser())
+    metrics, weighed = one.train_weighing("grpo", table, pending, batch, scalariser(context_pass))
     assert weighed is not None
     assert {**metrics, "seconds": 0} == pytest.approx({**expected, "seconds": 0}, rel=1e-4, abs=1e-5)
     for (name, ours), theirs in zip(one.policy.model.named_parameters(), two.policy.model.parameters(), strict=True):
@@ -111,6 +115,48 @@ def test_the_context_is_of_the_layer_and_the_tokens_that_the_settings_name(
         states = hidden[-1 if layer == "last" else 1][0]
         expected = states[-1] if tokens == "last" else states.mean(0)
         torch.testing.assert_close(context, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_batch_that_is_read_before_it_trains_is_weighed_by_what_was_read(untied_model: Path) -> None:
+    """Four optimiser steps move the policy; the contexts of all groups are by the weights before them."""
+    rows, batch = single_sequence_episodes(8)
+    table = schema.sequences_to_table(rows)
+    grpo = GRPOSettings(proximal="batch", minibatches=2, epochs=2)
+    worker = LearnerWorker(learner_settings(untied_model, grpo=grpo))
+    metrics, weighed = worker.train_weighing("grpo", table, pending_assignments(table, batch), batch, scalariser())
+    assert metrics["optimiser_steps"] == 4.0 and weighed is not None
+    before = states_of(untied_model, rows, batch.episode_ids)
+    torch.testing.assert_close(weighed.contexts, before, atol=1e-5, rtol=1e-4)
+    assert weighed.rows.tolist() == list(range(8)), "each group once"
+
+
+def test_in_a_pass_of_its_own_no_group_is_held(untied_model: Path) -> None:
+    """Activations that wait for their backward pass, by what autograd has kept and not yet given back."""
+    most = {kind: _most_held(untied_model, kind) for kind in ("training", "own")}
+    assert most["own"] < 0.5 * most["training"], most
+
+
+def _most_held(model: Path, context_pass: str) -> int:
+    rows, batch = single_sequence_episodes(8)
+    table = schema.sequences_to_table(rows)
+    worker = LearnerWorker(learner_settings(model, token_budget=8))
+    held, most = 0, 0
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal held, most
+        held += tensor.nbytes
+        most = max(most, held)
+        return tensor
+
+    def give_back(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal held
+        held -= tensor.nbytes
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, give_back):
+        pending = pending_assignments(table, batch)
+        worker.train_weighing("grpo", table, pending, batch, scalariser(context_pass))
+    return most
 
 
 def test_demonstrations_train_beside_weighed_groups(untied_model: Path) -> None:
