@@ -1,6 +1,7 @@
 """The episodes of a run as a small table in memory, so that they can be listed and filtered; their tokens stay on disk.
 
-A row takes some hundred bytes, so that a run of 100,000 episodes is read in one go.
+A row takes some hundred bytes, so that a run of 100,000 episodes is read in one go. Parts are small: reading one after
+the other is faster and lighter than an Arrow dataset of them.
 """
 
 from __future__ import annotations
@@ -14,14 +15,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
-import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 
 from cluster.reporting.evaluation import task_type
 from cluster.reporting.report.charts import Values
 from cluster.reporting.report.runs import Run
 from trajectories.errors import UserError
 from trajectories.files import reading
-from trajectories.store import ASSIGNMENTS_FILE, EPISODES_FILE, SEQUENCES_FILE
+from trajectories.schema import ASSIGNMENTS, EPISODES, SEQUENCES
+from trajectories.store import ASSIGNMENTS_FILE, EPISODES_FILE, SEQUENCES_FILE, fitted
 from trajectories.types import StopReason
 
 pc: Any = pyarrow.compute
@@ -68,8 +70,9 @@ def read_index(run: Run, folders: Sequence[Path]) -> pa.Table:
     if not folders:
         return INDEX.empty_table()
     names = ["episode_id", "group_id", "environment", "task_id", "stop_reason", "success", "turns", "version_min"]
-    episodes = _read(folders, EPISODES_FILE, [*names, "__filename"])
-    numbers = _part_numbers(episodes["__filename"])
+    by_part = _read(folders, EPISODES_FILE, _columns(EPISODES, names))
+    episodes = pa.concat_tables(by_part)
+    numbers = np.repeat([_number(folder) for folder in folders], [part.num_rows for part in by_part])
     steps = _steps(numbers, run.played)
     tasks = pc.call_function("dictionary_encode", [episodes["task_id"].combine_chunks()])
     types = pa.array([task_type(task) or "" for task in tasks.dictionary.to_pylist()], pa.string())
@@ -154,30 +157,35 @@ def measured(index: pa.Table, steps: Sequence[int]) -> dict[str, Values]:
     return series
 
 
-def _read(folders: Sequence[Path], file: str, columns: list[str]) -> pa.Table:
-    files = [str(path) for folder in folders if (path := folder / file).is_file()]
-    with reading(folders[0].parent, DAMAGED):
-        if not files:
-            return pa.table({name: pa.array([], pa.string()) for name in columns})
-        return ds.dataset(files, format="parquet").to_table(columns=columns)
+def _columns(schema: pa.Schema, names: Sequence[str]) -> pa.Schema:
+    return pa.schema([schema.field(name) for name in names])
 
 
-def _part_numbers(filenames: pa.ChunkedArray) -> pa.Array:
-    encoded = pc.call_function("dictionary_encode", [filenames.combine_chunks()])
-    numbers = [int(PART.findall(name)[-1]) for name in encoded.dictionary.to_pylist()]
-    return pa.array(numbers, pa.int64()).take(encoded.indices)
+def _read(folders: Sequence[Path], file: str, schema: pa.Schema) -> list[pa.Table]:
+    """The columns of a schema, a table a folder; it is empty where the folder has no such file."""
+    return [_read_file(path, schema) if (path := folder / file).is_file() else schema.empty_table() for folder in folders]
 
 
-def _steps(numbers: pa.Array, played: Sequence[int]) -> pa.Array:
+def _read_file(path: Path, schema: pa.Schema) -> pa.Table:
+    with reading(path, DAMAGED), pq.ParquetFile(path, pre_buffer=False) as file:
+        table = file.read(schema.names, use_threads=False)
+    return fitted(table, schema, path, DAMAGED)
+
+
+def _number(folder: Path) -> int:
+    return int(PART.findall(folder.name)[-1])
+
+
+def _steps(numbers: np.ndarray, played: Sequence[int]) -> pa.Array:
     """The step that trained each part; null where the metrics have not come to it yet."""
-    known = pa.array([*played, *[None] * (max(numbers.to_pylist(), default=-1) + 1 - len(played))], pa.int64())
-    return known.take(numbers)
+    known = pa.array([*played, *[None] * (numbers.max(initial=-1) + 1 - len(played))], pa.int64())
+    return known.take(pa.array(numbers))
 
 
 def _routes(episodes: pa.ChunkedArray, folders: Sequence[Path]) -> pa.Array:
     """The route of each episode's sequences, `several` where they differ, null where nothing was assigned."""
-    sequences = _read(folders, SEQUENCES_FILE, ["sequence_id", "episode_id"])
-    assigned = _read(folders, ASSIGNMENTS_FILE, ["sequence_id", "route"])
+    sequences = pa.concat_tables(_read(folders, SEQUENCES_FILE, _columns(SEQUENCES, ["sequence_id", "episode_id"])))
+    assigned = pa.concat_tables(_read(folders, ASSIGNMENTS_FILE, _columns(ASSIGNMENTS, ["sequence_id", "route"])))
     places = pc.index_in(sequences["sequence_id"], value_set=assigned["sequence_id"].combine_chunks())
     routed = pa.table({"episode": sequences["episode_id"], "route": assigned["route"].combine_chunks().take(places)})
     found = routed.group_by("episode").aggregate([("route", "min"), ("route", "max")])
