@@ -163,7 +163,9 @@ def _columns(schema: pa.Schema, names: Sequence[str]) -> pa.Schema:
 
 def _read(folders: Sequence[Path], file: str, schema: pa.Schema) -> list[pa.Table]:
     """The columns of a schema, a table a folder; it is empty where the folder has no such file."""
-    return [_read_file(path, schema) if (path := folder / file).is_file() else schema.empty_table() for folder in folders]
+    return [
+        _read_file(path, schema) if (path := folder / file).is_file() else schema.empty_table() for folder in folders
+    ]
 
 
 def _read_file(path: Path, schema: pa.Schema) -> pa.Table:
