@@ -7,6 +7,7 @@ the other is faster and lighter than an Arrow dataset of them.
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,29 +68,8 @@ def parts(run: Run) -> tuple[Path, ...]:
 
 def read_index(run: Run, folders: Sequence[Path]) -> pa.Table:
     """The `INDEX` of these parts. Raises UserError where one is damaged."""
-    if not folders:
-        return INDEX.empty_table()
-    names = ["episode_id", "group_id", "environment", "task_id", "stop_reason", "success", "turns", "version_min"]
-    by_part = _read(folders, EPISODES_FILE, _columns(EPISODES, names))
-    episodes = pa.concat_tables(by_part)
-    numbers = np.repeat([_number(folder) for folder in folders], [part.num_rows for part in by_part])
-    steps = _steps(numbers, run.played)
-    tasks = pc.call_function("dictionary_encode", [episodes["task_id"].combine_chunks()])
-    types = pa.array([task_type(task) or "" for task in tasks.dictionary.to_pylist()], pa.string())
-    columns = {
-        "id": episodes["episode_id"],
-        "group": episodes["group_id"],
-        "part": numbers,
-        "step": steps,
-        "environment": episodes["environment"],
-        "task": episodes["task_id"],
-        "type": types.take(tasks.indices),
-        "outcome": outcomes(episodes["success"], episodes["stop_reason"]),
-        "turns": episodes["turns"],
-        "route": _routes(episodes["episode_id"], folders),
-        "staleness": pc.subtract(pc.subtract(steps, 1), episodes["version_min"]),
-    }
-    return pa.table(columns, schema=INDEX)
+    of_parts = [_index_of(folder, run.played) for folder in folders]
+    return pa.concat_tables([INDEX.empty_table(), *of_parts]).combine_chunks()
 
 
 def outcomes(success: Any, stop_reason: Any) -> Any:
@@ -157,40 +137,45 @@ def measured(index: pa.Table, steps: Sequence[int]) -> dict[str, Values]:
     return series
 
 
-def _columns(schema: pa.Schema, names: Sequence[str]) -> pa.Schema:
-    return pa.schema([schema.field(name) for name in names])
-
-
-def _read(folders: Sequence[Path], file: str, schema: pa.Schema) -> list[pa.Table]:
-    """The columns of a schema, a table a folder; it is empty where the folder has no such file."""
-    return [
-        _read_file(path, schema) if (path := folder / file).is_file() else schema.empty_table() for folder in folders
-    ]
-
-
-def _read_file(path: Path, schema: pa.Schema) -> pa.Table:
+def read_columns(path: Path, schema: pa.Schema, names: Sequence[str]) -> pa.Table:
+    """Some columns of a part's file; without rows where the part has no such file. Raises UserError: it is damaged."""
+    wanted = pa.schema([schema.field(name) for name in names])
+    if not path.is_file():
+        return wanted.empty_table()
     with reading(path, DAMAGED), pq.ParquetFile(path, pre_buffer=False) as file:
-        table = file.read(schema.names, use_threads=False)
-    return fitted(table, schema, path, DAMAGED)
+        table = file.read(wanted.names, use_threads=False)
+    return fitted(table, wanted, path, DAMAGED)
 
 
-def _number(folder: Path) -> int:
-    return int(PART.findall(folder.name)[-1])
+def _index_of(folder: Path, played: Sequence[int]) -> pa.Table:
+    """The `INDEX` of one part; its step is unknown where the metrics have not come to it yet."""
+    names = ["episode_id", "group_id", "environment", "task_id", "stop_reason", "success", "turns", "version_min"]
+    episodes = read_columns(folder / EPISODES_FILE, EPISODES, names)
+    number = int(PART.findall(folder.name)[-1])
+    step = pa.scalar(played[number] if number < len(played) else None, pa.int64())
+    columns = {
+        "id": episodes["episode_id"],
+        "group": episodes["group_id"],
+        "part": pa.repeat(number, len(episodes)),
+        "step": pa.repeat(step, len(episodes)),
+        "environment": episodes["environment"],
+        "task": episodes["task_id"],
+        "type": [task_type(task) or "" for task in episodes["task_id"].to_pylist()],
+        "outcome": outcomes(episodes["success"], episodes["stop_reason"]),
+        "turns": episodes["turns"],
+        "route": _routes(folder, episodes["episode_id"].to_pylist()),
+        "staleness": pc.subtract(pc.subtract(step, 1), episodes["version_min"]),
+    }
+    return pa.table(columns, schema=INDEX)
 
 
-def _steps(numbers: np.ndarray, played: Sequence[int]) -> pa.Array:
-    """The step that trained each part; null where the metrics have not come to it yet."""
-    known = pa.array([*played, *[None] * (numbers.max(initial=-1) + 1 - len(played))], pa.int64())
-    return known.take(pa.array(numbers))
-
-
-def _routes(episodes: pa.ChunkedArray, folders: Sequence[Path]) -> pa.Array:
-    """The route of each episode's sequences, `several` where they differ, null where nothing was assigned."""
-    sequences = pa.concat_tables(_read(folders, SEQUENCES_FILE, _columns(SEQUENCES, ["sequence_id", "episode_id"])))
-    assigned = pa.concat_tables(_read(folders, ASSIGNMENTS_FILE, _columns(ASSIGNMENTS, ["sequence_id", "route"])))
-    places = pc.index_in(sequences["sequence_id"], value_set=assigned["sequence_id"].combine_chunks())
-    routed = pa.table({"episode": sequences["episode_id"], "route": assigned["route"].combine_chunks().take(places)})
-    found = routed.group_by("episode").aggregate([("route", "min"), ("route", "max")])
-    one = pc.if_else(pc.equal(found["route_min"], found["route_max"]), found["route_min"], "several")
-    at = pc.index_in(episodes, value_set=found["episode"].combine_chunks())
-    return one.combine_chunks().take(at.combine_chunks())
+def _routes(folder: Path, episodes: Sequence[str]) -> list[str | None]:
+    """The route of each episode's sequences, `several` where they differ, None where nothing was assigned."""
+    sequences = read_columns(folder / SEQUENCES_FILE, SEQUENCES, ["sequence_id", "episode_id"])
+    assigned = read_columns(folder / ASSIGNMENTS_FILE, ASSIGNMENTS, ["sequence_id", "route"])
+    route = dict(zip(*(column.to_pylist() for column in assigned.columns), strict=True))
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    for sequence, episode in zip(*(column.to_pylist() for column in sequences.columns), strict=True):
+        if sequence in route:
+            found[episode].add(route[sequence])
+    return [min(own) if len(own) == 1 else "several" if own else None for own in map(found.__getitem__, episodes)]
