@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
-from scipy import stats
+from scipy.special import stdtrit
 
 Z_95 = 1.959963984540054
 RESAMPLES = 10_000
@@ -172,7 +172,7 @@ def t_interval(values: Sequence[float]) -> tuple[float, float]:
     if len(values) < 2:
         return math.nan, math.nan
     mean, spread = float(np.mean(values)), float(np.std(values, ddof=1))
-    half = float(stats.t.ppf(0.975, len(values) - 1)) * spread / math.sqrt(len(values))
+    half = float(stdtrit(len(values) - 1, 0.975)) * spread / math.sqrt(len(values))
     return mean - half, mean + half
 
 

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cluster.reporting.report.charts import finite
-from cluster.reporting.report.index import DAMAGED
+from cluster.reporting.report.index import DAMAGED, read_columns
 from cluster.reporting.report.runs import Run
 from cluster.reporting.report.words import Words
 from trajectories.files import reading
-from trajectories.schema import assignments_from_table, episodes_from_table, sequences_from_table
+from trajectories.schema import SEQUENCES, assignments_from_table, episodes_from_table, sequences_from_table
 from trajectories.store import ASSIGNMENTS_FILE, EPISODES_FILE, SEQUENCES_FILE
 from trajectories.types import Assignment, Episode, Turn
 from trajectories.types import Sequence as TrainedSequence
@@ -37,8 +37,8 @@ def search(run: Run, rows: pa.Table, text: str, words: Words) -> list[bool]:
     """Whether each of these rows, all of one part, has the text in its task or in what was seen and said; upper and
     lower case are alike."""
     needle, said = text.lower(), dict.fromkeys(rows["id"].to_pylist(), "")
-    with reading(path := _part(run, rows["part"][0].as_py()) / SEQUENCES_FILE, DAMAGED):
-        tokens = pq.read_table(path, columns=["episode_id", "token_ids"], filters=_of(list(said)))
+    file = _part(run, rows["part"][0].as_py()) / SEQUENCES_FILE
+    tokens = _only(read_columns(file, SEQUENCES, ["episode_id", "token_ids"]), "episode_id", said)
     for episode, decoded in zip(
         tokens["episode_id"].to_pylist(), words.texts(tokens["token_ids"].to_pylist()), strict=True
     ):
@@ -52,22 +52,28 @@ def _read_part(
 ) -> tuple[tuple[Episode, ...], tuple[TrainedSequence, ...], dict[str, Assignment]]:
     folder = _part(run, part)
     with reading(folder, DAMAGED):
-        episodes = pq.read_table(folder / EPISODES_FILE, filters=_of(ids))
-        sequences = pq.read_table(folder / SEQUENCES_FILE, filters=_of(ids))
+        episodes = _rows(folder / EPISODES_FILE, "episode_id", ids)
+        sequences = _rows(folder / SEQUENCES_FILE, "episode_id", ids)
         assignments: tuple[Assignment, ...] = ()
         if (file := folder / ASSIGNMENTS_FILE).is_file():
-            own = pc.field("sequence_id").isin(sequences["sequence_id"].to_pylist())
-            assignments = assignments_from_table(pq.read_table(file, filters=own))
+            assignments = assignments_from_table(_rows(file, "sequence_id", sequences["sequence_id"].to_pylist()))
         assigned = {assignment.sequence_id: assignment for assignment in assignments}
         return episodes_from_table(episodes), sequences_from_table(sequences), assigned
 
 
-def _part(run: Run, part: int) -> Any:
+def _rows(file: Path, column: str, values: Collection[str]) -> pa.Table:
+    with pq.ParquetFile(file, pre_buffer=False) as opened:
+        return _only(opened.read(use_threads=False), column, values)
+
+
+def _only(table: pa.Table, column: str, values: Collection[str]) -> pa.Table:
+    """The rows that have one of these values. Arrow's own filters would bring in threads that a report needs not."""
+    wanted = set(values)
+    return table.filter(pa.array([value in wanted for value in table[column].to_pylist()], pa.bool_()))
+
+
+def _part(run: Run, part: int) -> Path:
     return run.folder / "trajectories" / f"part-{part:06d}"
-
-
-def _of(ids: Sequence[str]) -> pc.Expression:
-    return pc.field("episode_id").isin(list(ids))
 
 
 def _whole(

@@ -1,11 +1,13 @@
 """The episodes of a run as a small table in memory, so that they can be listed and filtered; their tokens stay on disk.
 
-A row takes some hundred bytes, so that a run of 100,000 episodes is read in one go.
+A row takes some hundred bytes, so that a run of 100,000 episodes is read in one go. Parts are small: reading one after
+the other is faster and lighter than an Arrow dataset of them.
 """
 
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +16,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
-import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 
 from cluster.reporting.evaluation import task_type
 from cluster.reporting.report.charts import Values
 from cluster.reporting.report.runs import Run
 from trajectories.errors import UserError
 from trajectories.files import reading
-from trajectories.store import ASSIGNMENTS_FILE, EPISODES_FILE, SEQUENCES_FILE
+from trajectories.schema import ASSIGNMENTS, EPISODES, SEQUENCES
+from trajectories.store import ASSIGNMENTS_FILE, EPISODES_FILE, SEQUENCES_FILE, fitted
 from trajectories.types import StopReason
 
 pc: Any = pyarrow.compute
@@ -65,28 +68,8 @@ def parts(run: Run) -> tuple[Path, ...]:
 
 def read_index(run: Run, folders: Sequence[Path]) -> pa.Table:
     """The `INDEX` of these parts. Raises UserError where one is damaged."""
-    if not folders:
-        return INDEX.empty_table()
-    names = ["episode_id", "group_id", "environment", "task_id", "stop_reason", "success", "turns", "version_min"]
-    episodes = _read(folders, EPISODES_FILE, [*names, "__filename"])
-    numbers = _part_numbers(episodes["__filename"])
-    steps = _steps(numbers, run.played)
-    tasks = pc.call_function("dictionary_encode", [episodes["task_id"].combine_chunks()])
-    types = pa.array([task_type(task) or "" for task in tasks.dictionary.to_pylist()], pa.string())
-    columns = {
-        "id": episodes["episode_id"],
-        "group": episodes["group_id"],
-        "part": numbers,
-        "step": steps,
-        "environment": episodes["environment"],
-        "task": episodes["task_id"],
-        "type": types.take(tasks.indices),
-        "outcome": outcomes(episodes["success"], episodes["stop_reason"]),
-        "turns": episodes["turns"],
-        "route": _routes(episodes["episode_id"], folders),
-        "staleness": pc.subtract(pc.subtract(steps, 1), episodes["version_min"]),
-    }
-    return pa.table(columns, schema=INDEX)
+    of_parts = [_index_of(folder, run.played) for folder in folders]
+    return pa.concat_tables([INDEX.empty_table(), *of_parts]).combine_chunks()
 
 
 def outcomes(success: Any, stop_reason: Any) -> Any:
@@ -154,33 +137,45 @@ def measured(index: pa.Table, steps: Sequence[int]) -> dict[str, Values]:
     return series
 
 
-def _read(folders: Sequence[Path], file: str, columns: list[str]) -> pa.Table:
-    files = [str(path) for folder in folders if (path := folder / file).is_file()]
-    with reading(folders[0].parent, DAMAGED):
-        if not files:
-            return pa.table({name: pa.array([], pa.string()) for name in columns})
-        return ds.dataset(files, format="parquet").to_table(columns=columns)
+def read_columns(path: Path, schema: pa.Schema, names: Sequence[str]) -> pa.Table:
+    """Some columns of a part's file; without rows where the part has no such file. Raises UserError: it is damaged."""
+    wanted = pa.schema([schema.field(name) for name in names])
+    if not path.is_file():
+        return wanted.empty_table()
+    with reading(path, DAMAGED), pq.ParquetFile(path, pre_buffer=False) as file:
+        table = file.read(wanted.names, use_threads=False)
+    return fitted(table, wanted, path, DAMAGED)
 
 
-def _part_numbers(filenames: pa.ChunkedArray) -> pa.Array:
-    encoded = pc.call_function("dictionary_encode", [filenames.combine_chunks()])
-    numbers = [int(PART.findall(name)[-1]) for name in encoded.dictionary.to_pylist()]
-    return pa.array(numbers, pa.int64()).take(encoded.indices)
+def _index_of(folder: Path, played: Sequence[int]) -> pa.Table:
+    """The `INDEX` of one part; its step is unknown where the metrics have not come to it yet."""
+    names = ["episode_id", "group_id", "environment", "task_id", "stop_reason", "success", "turns", "version_min"]
+    episodes = read_columns(folder / EPISODES_FILE, EPISODES, names)
+    number = int(PART.findall(folder.name)[-1])
+    step = pa.scalar(played[number] if number < len(played) else None, pa.int64())
+    columns = {
+        "id": episodes["episode_id"],
+        "group": episodes["group_id"],
+        "part": pa.repeat(number, len(episodes)),
+        "step": pa.repeat(step, len(episodes)),
+        "environment": episodes["environment"],
+        "task": episodes["task_id"],
+        "type": [task_type(task) or "" for task in episodes["task_id"].to_pylist()],
+        "outcome": outcomes(episodes["success"], episodes["stop_reason"]),
+        "turns": episodes["turns"],
+        "route": _routes(folder, episodes["episode_id"].to_pylist()),
+        "staleness": pc.subtract(pc.subtract(step, 1), episodes["version_min"]),
+    }
+    return pa.table(columns, schema=INDEX)
 
 
-def _steps(numbers: pa.Array, played: Sequence[int]) -> pa.Array:
-    """The step that trained each part; null where the metrics have not come to it yet."""
-    known = pa.array([*played, *[None] * (max(numbers.to_pylist(), default=-1) + 1 - len(played))], pa.int64())
-    return known.take(numbers)
-
-
-def _routes(episodes: pa.ChunkedArray, folders: Sequence[Path]) -> pa.Array:
-    """The route of each episode's sequences, `several` where they differ, null where nothing was assigned."""
-    sequences = _read(folders, SEQUENCES_FILE, ["sequence_id", "episode_id"])
-    assigned = _read(folders, ASSIGNMENTS_FILE, ["sequence_id", "route"])
-    places = pc.index_in(sequences["sequence_id"], value_set=assigned["sequence_id"].combine_chunks())
-    routed = pa.table({"episode": sequences["episode_id"], "route": assigned["route"].combine_chunks().take(places)})
-    found = routed.group_by("episode").aggregate([("route", "min"), ("route", "max")])
-    one = pc.if_else(pc.equal(found["route_min"], found["route_max"]), found["route_min"], "several")
-    at = pc.index_in(episodes, value_set=found["episode"].combine_chunks())
-    return one.combine_chunks().take(at.combine_chunks())
+def _routes(folder: Path, episodes: Sequence[str]) -> list[str | None]:
+    """The route of each episode's sequences, `several` where they differ, None where nothing was assigned."""
+    sequences = read_columns(folder / SEQUENCES_FILE, SEQUENCES, ["sequence_id", "episode_id"])
+    assigned = read_columns(folder / ASSIGNMENTS_FILE, ASSIGNMENTS, ["sequence_id", "route"])
+    route = dict(zip(*(column.to_pylist() for column in assigned.columns), strict=True))
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    for sequence, episode in zip(*(column.to_pylist() for column in sequences.columns), strict=True):
+        if sequence in route:
+            found[episode].add(route[sequence])
+    return [min(own) if len(own) == 1 else "several" if own else None for own in map(found.__getitem__, episodes)]

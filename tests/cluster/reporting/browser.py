@@ -23,12 +23,14 @@ PATIENCE_S = 60.0
 
 
 class Browser:
-    """One tab. `errors` are what the page's console complained of, refused scripts included."""
+    """One tab. `errors` are what the page's console complained of, refused scripts included; `requests` are the
+    addresses that it asked for."""
 
     def __init__(self, socket: ClientConnection) -> None:
         self._socket, self._numbers = socket, itertools.count(1)
         self.errors: list[str] = []
-        for domain in ("Page", "Runtime", "Log"):
+        self.requests: list[str] = []
+        for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
@@ -39,10 +41,15 @@ class Browser:
             if said.get("id") == number:
                 assert "error" not in said, said
                 return said["result"]
-            if said.get("method") == "Runtime.exceptionThrown":
-                self.errors.append(said["params"]["exceptionDetails"]["exception"].get("description", "?"))
-            if said.get("method") == "Log.entryAdded" and said["params"]["entry"]["level"] == "error":
-                self.errors.append(said["params"]["entry"]["text"])
+            self._note(said.get("method"), said.get("params", {}))
+
+    def _note(self, event: str | None, told: dict[str, Any]) -> None:
+        if event == "Runtime.exceptionThrown":
+            self.errors.append(told["exceptionDetails"]["exception"].get("description", "?"))
+        elif event == "Log.entryAdded" and told["entry"]["level"] == "error":
+            self.errors.append(told["entry"]["text"])
+        elif event == "Network.requestWillBeSent":
+            self.requests.append(told["request"]["url"])
 
     def open(self, url: str, width: int = 1280, height: int = 900, dark: bool = False) -> None:
         """Load a page on a screen of this size, in pixels."""
@@ -68,8 +75,13 @@ class Browser:
             time.sleep(0.05)
 
     def press(self, key: str) -> None:
+        typed = {"text": "\r", "windowsVirtualKeyCode": 13} if key == "Enter" else {}
         for kind in ("keyDown", "keyUp"):
-            self.call("Input.dispatchKeyEvent", type=kind, key=key)
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, **typed)
+
+    def type(self, text: str) -> None:
+        """Text into the field that has the focus."""
+        self.call("Input.insertText", text=text)
 
     def screenshot(self, path: Path) -> None:
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
@@ -78,24 +90,27 @@ class Browser:
 @contextmanager
 def browser() -> Iterator[Browser]:
     assert CHROMIUM is not None
-    with tempfile.TemporaryDirectory() as profile:
-        options = [
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--remote-debugging-port=0",
-            f"--user-data-dir={profile}",
-        ]
-        process = subprocess.Popen([CHROMIUM, *options, "about:blank"], stderr=subprocess.PIPE, text=True)
-        assert process.stderr is not None
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--remote-debugging-port=0"]
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        command = [CHROMIUM, *options, f"--user-data-dir={profile}", "about:blank"]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            address = next(line.split()[-1] for line in process.stderr if line.startswith("DevTools listening on"))
-            with connect(address, max_size=None) as whole:
-                whole.send(json.dumps({"id": 1, "method": "Target.getTargets"}))
-                targets = json.loads(whole.recv(PATIENCE_S))["result"]["targetInfos"]
+            port, whole = _address(Path(profile) / "DevToolsActivePort")
+            with connect(f"ws://127.0.0.1:{port}{whole}", max_size=None) as socket:
+                socket.send(json.dumps({"id": 1, "method": "Target.getTargets"}))
+                targets = json.loads(socket.recv(PATIENCE_S))["result"]["targetInfos"]
             tab = next(target["targetId"] for target in targets if target["type"] == "page")
-            with connect(f"{address.partition('/devtools')[0]}/devtools/page/{tab}", max_size=None) as socket:
+            with connect(f"ws://127.0.0.1:{port}/devtools/page/{tab}", max_size=None) as socket:
                 yield Browser(socket)
         finally:
             process.terminate()
             process.wait(PATIENCE_S)
+
+
+def _address(file: Path) -> list[str]:
+    """Port and path that Chromium listens at, which it writes to this file when it does."""
+    end = time.monotonic() + PATIENCE_S
+    while not (file.exists() and len(lines := file.read_text().splitlines()) == 2):
+        assert time.monotonic() < end, "Chromium did not start"
+        time.sleep(0.05)
+    return lines

@@ -77,10 +77,10 @@ def write_part(folder: Path, part: int, seen: str = SEEN, said: str = SAID) -> N
     TrajectoryStore(folder / "trajectories").write(part, episodes, sequences, assignments_to_table(assignments))
 
 
-def trajectory(group: int, member: int, version: int, seen: str, said: str) -> Trajectory:
+def trajectory(group: int, member: int, version: int, seen: str, said: str, played: int = 2) -> Trajectory:
     ids: list[int] = []
     turns, spoken = [], []
-    for at in range(2):
+    for at in range(played):
         ids += TOKENIZER.encode("<|im_start|>", add_special_tokens=False) + TOKENIZER.encode(f"{at}: {seen}")
         answer = [*TOKENIZER.encode(said), TOKENIZER.eos_token_id]
         turns.append(Turn(len(ids), len(ids) + len(answer), float(at and not member), at, bool(at)))
@@ -112,7 +112,7 @@ def trajectory(group: int, member: int, version: int, seen: str, said: str) -> T
         stop_reason=StopReason.DONE if not member else StopReason.TURN_LIMIT,
         success=not member,
         rewards={"success": float(not member)},
-        turns=2,
+        turns=played,
         generation_seconds=1.0,
         environment_seconds=0.5,
         waiting_seconds=0.0,

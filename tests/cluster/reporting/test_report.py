@@ -7,6 +7,8 @@ import re
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,6 +24,7 @@ from cluster.reporting.report.runs import Run, read_runs
 from cluster.reporting.report.words import Words
 from tests.cluster.reporting.report_runs import SAID, SEEN, TASKS, TOKENIZER, record, write_part, write_run
 from trajectories.errors import UserError
+from trajectories.store import ASSIGNMENTS_FILE, EPISODES_FILE, SEQUENCES_FILE
 
 
 @pytest.fixture
@@ -200,6 +203,27 @@ def test_a_part_without_assignments_has_no_routes(run):
     assert set(index["route"].to_pylist()) == {None} and "Routes" not in charts_of(run)
     (episode,) = read_episodes(run, index.slice(0, 1), Words.of_run(run))
     assert episode["played"][0]["advantage"] is None and episode["rewardAdvantages"] == {}
+
+
+def test_an_episode_of_several_sequences_has_their_route_or_several(run):
+    (part, *_) = parts(run)
+    table, assigned = pq.read_table(part / SEQUENCES_FILE), pq.read_table(part / ASSIGNMENTS_FILE)
+    again = pa.array([f"{name}-again" for name in table["sequence_id"].to_pylist()])
+    doubled = pa.concat_tables([table, table.set_column(0, table.field(0), again)])
+    routes = assigned.set_column(0, assigned.field(0), again).set_column(1, assigned.field(1), pa.array(["drop"] * 4))
+    pq.write_table(doubled, part / SEQUENCES_FILE)
+    pq.write_table(pa.concat_tables([assigned, routes]), part / ASSIGNMENTS_FILE)
+    assert index_of(run)["route"].to_pylist()[:4] == ["several", "several", "drop", "drop"]
+
+
+@pytest.mark.parametrize("file", [EPISODES_FILE, SEQUENCES_FILE, ASSIGNMENTS_FILE])
+def test_a_damaged_part_is_named(run, file):
+    (broken := parts(run)[1] / file).write_bytes(b"PAR1")
+    with pytest.raises(UserError, match=rf"cannot read .*part-000001/{file}.*move that part away"):
+        index_of(run)
+    pq.write_table(pa.table({"x": [1]}), broken)
+    with pytest.raises(UserError, match="lacks the column"):
+        index_of(run)
 
 
 def test_faults_are_counted(tmp_path):

@@ -59,6 +59,7 @@ function draw(title, space, width) {
     scales: { x: { time: false, range: (plot, first, last) => beside(first, last) }, y: { range: (plot, low, high) => room(title, low, high) } },
     axes: [axis, { ...axis, size: 62, values: (plot, splits) => splits.map((value) => number(value)) }],
     cursor: { sync: { key: "step" }, points: { size: 7 } },
+    legend: { markers: { fill: (plot, at) => plot.series[at].mark } },
     series: [{ label: "step" }, ...lines.map(lineSeries), ...points.map(pointSeries)],
     hooks: { drawClear: [stageBands], draw: [(plot) => intervals(plot, points)] },
   };
@@ -118,6 +119,7 @@ function lineSeries(line) {
     label: line.label,
     stroke: line.stroke,
     dash: line.dash,
+    mark: line.faint ? null : line.stroke,
     width: line.faint ? 1 : 2,
     alpha: line.faint ? 0.35 : 1,
     spanGaps: true,
@@ -130,6 +132,7 @@ function pointSeries(line) {
   return {
     label: line.label,
     stroke: line.stroke,
+    mark: line.way === "greedy" ? line.stroke : null,
     paths: () => null,
     points: { show: true, size: 9, width: 2, fill: line.way === "greedy" ? line.stroke : colour("--card") },
     value: (plot, value) => number(value),

@@ -46,7 +46,7 @@ function legend() {
 function turnItem(turn, at) {
   const marks = [
     turn.advantage === null ? null : el("span", { class: "chip" }, `advantage ${number(turn.advantage)}`),
-    turn.reward ? el("span", { class: "chip good" }, `reward ${number(turn.reward)}`) : null,
+    turn.reward ? el("span", { class: turn.reward > 0 ? "chip good" : "chip warn" }, `reward ${number(turn.reward)}`) : null,
     turn.valid ? null : el("span", { class: "chip warn" }, "not valid"),
     turn.truncated ? el("span", { class: "chip warn" }, "cut off") : null,
   ];

@@ -2,7 +2,7 @@
 
 /** A table of texts. Cells that begin with two blanks belong to the row above them. */
 function table({ title, columns, rows }) {
-  const cell = (text, at) => el("td", { class: at ? "figure" : text.startsWith("  ") ? "below" : null }, text.trim());
+  const cell = (text, at) => el("td", { class: at ? "figure" : text.startsWith("  ") ? "below" : null }, breakable(text.trim()));
   return el(
     "figure",
     { class: "table" },
@@ -18,6 +18,11 @@ function table({ title, columns, rows }) {
       ),
     ),
   );
+}
+
+/** A text that may be broken after the points, slashes and underscores of a name, where the table lets it. */
+function breakable(text) {
+  return text.split(/(?<=[\w\]"][._/,])(?=\w)/).flatMap((piece, at) => (at ? [el("wbr"), piece] : [piece]));
 }
 
 function summaryView() {
