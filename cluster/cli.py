@@ -15,6 +15,7 @@ from cluster.cli_options import AT, CONSOLE, ConfigFile, Data, Overrides, Preset
 from cluster.interruption import interruptible
 from cluster.jobs_cli import AS_THEY_ARE, jobs_app, submit
 from cluster.memory_cli import learn, memory_app
+from cluster.reproduce_cli import reproduce
 from trajectories.errors import ConcertoError, UserError
 from trajectories.files import FAULTS, check_file, check_folder
 
@@ -30,6 +31,7 @@ app.add_typer(memory_app, name="memory")
 app.add_typer(jobs_app, name="jobs")
 app.command("submit", context_settings=AS_THEY_ARE)(submit)
 app.command("learn")(learn)
+app.command("reproduce")(reproduce)
 
 INTERRUPTED = 130
 

@@ -19,7 +19,7 @@ from types import FrameType
 import yaml
 from rich.console import Console
 
-from cluster.config.matrix import load_matrix
+from cluster.config.matrix import MatrixSettings, load_matrix
 from cluster.config.run import RunSettings
 from cluster.inputs.run_folder import saved_config
 from cluster.interruption import handled_by
@@ -41,24 +41,30 @@ class ComparisonInterrupted(ConcertoError):
 
 
 def run_compare(matrix_file: Path, out: Path, console: Console) -> Comparison:
+    """`compare_matrix` of a file. Raises UserError for a wrong matrix too."""
+    return compare_matrix(load_matrix(matrix_file), str(matrix_file), out, console)
+
+
+def compare_matrix(matrix: MatrixSettings, source: str, out: Path, console: Console) -> Comparison:
     """Train what is not trained yet, then write `OUT/table.md`, `comparison.json`, `success.svg` and `seconds.svg`.
 
+    Args:
+        source: where the matrix comes from, for what is said of it.
     Raises:
-        UserError: a wrong matrix, or `out` holds runs of another one.
+        UserError: `out` holds runs of another matrix.
         RunError: a run failed; the message names its log.
         ComparisonInterrupted: the run under way was interrupted.
     """
-    matrix = load_matrix(matrix_file)
     runs = matrix.runs()
     for name, config in runs.items():
-        _check_same(out / "runs" / name, config, matrix_file)
+        check_same(out / "runs" / name, config, source)
     summaries: dict[str, RunSummary] = {}
     for number, (name, config) in enumerate(runs.items(), start=1):
         run_dir = out / "runs" / name
         if not is_finished(run_dir):
             console.print(f"{number} of {len(runs)}: {name}", highlight=False)
             started = time.monotonic()
-            _train(run_dir, config)
+            train_run(run_dir, config)
             console.print(f"  took {time.monotonic() - started:.0f} s", highlight=False)
         summaries[name] = summarise_run(run_dir)
     comparison = compare_runs(summaries, list(matrix.arms), matrix.seeds, matrix.reference)
@@ -69,8 +75,8 @@ def run_compare(matrix_file: Path, out: Path, console: Console) -> Comparison:
     return comparison
 
 
-def _train(run_dir: Path, config: RunSettings) -> None:
-    """One run as a process of its own. Raises RunError when it fails."""
+def train_run(run_dir: Path, config: RunSettings) -> None:
+    """One run as a process of its own. Raises RunError when it fails, ComparisonInterrupted when it is interrupted."""
     run_dir.parent.mkdir(parents=True, exist_ok=True)
     file, log = run_dir.with_suffix(".yaml"), run_dir.with_suffix(".log")
     file.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
@@ -110,7 +116,8 @@ def run_process(command: Sequence[str], log: Path) -> int:
     return INTERRUPTED if interrupted else code
 
 
-def _check_same(run_dir: Path, config: RunSettings, matrix_file: Path) -> None:
+def check_same(run_dir: Path, config: RunSettings, source: str) -> None:
+    """Raises UserError where the folder holds a run of other settings."""
     learned = has_checkpoint(run_dir) or is_finished(run_dir)  # else it is begun anew
     if learned and saved_config(run_dir) != config:
-        raise UserError(f"{run_dir} was trained by other settings than those of {matrix_file}: name another --out.")
+        raise UserError(f"{run_dir} was trained by other settings than those of {source}: name another --out.")

@@ -73,7 +73,7 @@ def run_learn(job: LearnJob, base_url: str, budget: int | None, out: Path, conso
         raise UserError(
             f"--replay {job.upkeep.replay} tells nothing: give {LEAST_PAIRS:.0f} questions or more, or leave it out"
         )
-    questions = _questions(Path(job.tasks))
+    questions = read_asked(Path(job.tasks))
     texts = _references(Path(job.references)) if job.references else None
     model = OpenAIChat(base_url, job.model)
     torch.set_num_threads(1)  # a sentence is soon read, unless two threads wait for each other on a busy core
@@ -154,7 +154,7 @@ def _warnings_told(console: Console) -> Iterator[None]:
         logger.propagate = True
 
 
-def _questions(path: Path) -> list[Asked]:
+def read_asked(path: Path) -> list[Asked]:
     """All questions of a file in their order. Raises UserError."""
     if not path.is_file():
         raise UserError(f"no questions at {path}: there is no such file; name a file of questions with --tasks")

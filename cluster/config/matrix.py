@@ -92,12 +92,19 @@ def load_matrix(path: Path) -> MatrixSettings:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, *UNREADABLE) as error:
         raise UserError(f"cannot read the matrix {path}: {' '.join(str(error).split())}") from None
+    return check_matrix(values, str(path))
+
+
+def check_matrix(values: Any, source: str) -> MatrixSettings:
+    """The matrix that `values` describe. Raises UserError, which names their `source`, for what is unknown."""
     try:
         matrix = MatrixSettings.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{path}: {_explain(error)}") from None
+        raise UserError(f"{source}: {_explain(error)}") from None
     if matrix.preset not in PRESETS:
-        raise UserError(f"{path}: unknown preset {matrix.preset!r}.{did_you_mean(matrix.preset, PRESETS)}")
+        raise UserError(f"{source}: unknown preset {matrix.preset!r}.{did_you_mean(matrix.preset, PRESETS)}")
     if matrix.reference is not None and matrix.reference not in matrix.arms:
-        raise UserError(f"{path}: the reference {matrix.reference!r} is no arm: name one of {', '.join(matrix.arms)}.")
+        raise UserError(
+            f"{source}: the reference {matrix.reference!r} is no arm: name one of {', '.join(matrix.arms)}."
+        )
     return matrix

@@ -226,11 +226,11 @@ def test_a_committed_matrix_gives_every_arm_as_many_learner_steps(name, steps, a
 def test_a_start_that_failed_does_not_hold_its_folder_against_a_corrected_matrix(tmp_path):
     wrong, corrected = (load_config("local", None, [f"learner.lr={rate}"]) for rate in (1, 2))
     save_config(wrong, tmp_path)
-    compare._check_same(tmp_path, corrected, tmp_path / "m.yaml")
+    compare.check_same(tmp_path, corrected, "m.yaml")
     (tmp_path / "checkpoints" / "step-000001").mkdir(parents=True)
-    compare._check_same(tmp_path, wrong, tmp_path / "m.yaml")
+    compare.check_same(tmp_path, wrong, "m.yaml")
     with pytest.raises(UserError, match="was trained by other settings"):
-        compare._check_same(tmp_path, corrected, tmp_path / "m.yaml")
+        compare.check_same(tmp_path, corrected, "m.yaml")
 
 
 def test_a_run_that_was_stopped_has_a_curve_and_is_not_finished(tmp_path):
