@@ -21,6 +21,7 @@ from router import online
 from router.arbitration import Decision
 from router.online import Group, OnlineRouter
 from router.probe import ProbeResult
+from router.scores import score_percentiles
 from trajectories.schema import assignments_to_table, concat_tables
 from trajectories.types import Assignment, Route
 
@@ -210,4 +211,4 @@ def _metrics(decisions: Sequence[Decision | None]) -> dict[str, float]:
         values = [value for decision in made if (value := getattr(decision, name)) is not None]
         if values:
             metrics[f"router/{name}"] = sum(values) / len(values)
-    return metrics
+    return metrics | score_percentiles([decision.score for decision in made])

@@ -7,7 +7,7 @@ low values to SFT, so every score reads "the higher, the more this needs explora
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -49,6 +49,14 @@ class Candidates:
             values = getattr(self, name)
             if values is not None and len(values) != len(self.ids):
                 raise UserError(f"{len(self.ids)} trajectories came with {len(values)} {name}")
+
+
+def score_percentiles(scores: Iterable[float | None]) -> dict[str, float]:
+    """Metrics `router/score_p10`, `_p50` and `_p90` of the scores that there are, interpolated; none of none."""
+    values = torch.tensor([score for score in scores if score is not None], dtype=torch.float64)
+    if not len(values):
+        return {}
+    return {f"router/score_p{percent}": float(values.quantile(percent / 100)) for percent in (10, 50, 90)}
 
 
 Score = Callable[[Candidates], Tensor]

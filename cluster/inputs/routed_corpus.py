@@ -27,7 +27,7 @@ from router.arbitration import make_arbiter
 from router.probe import ProbeResult, by_trajectory, check, whole_batches
 from router.probing import Probing
 from router.router_settings import MIXES, RouterSettings
-from router.scores import Candidates
+from router.scores import Candidates, score_percentiles
 from trajectories.errors import UserError
 from trajectories.ids import demonstrated_task
 from trajectories.schema import sequences_from_table
@@ -236,7 +236,7 @@ def _route_metrics(rows: Sequence[Any]) -> dict[str, float]:
             "router/score_mean": sum(scores) / len(scores),
             "router/score_min": min(scores),
             "router/score_max": max(scores),
-        }
+        } | score_percentiles(scores)
     return metrics | ({"router/threshold": thresholds.pop()} if len(thresholds) == 1 else {})
 
 

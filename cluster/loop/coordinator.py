@@ -240,6 +240,7 @@ def group_metrics(groups: Sequence[FinishedGroup], frontier: GroupFrontier, vers
         "informative_groups": informative / len(groups),
         "staleness": sum(behind) / len(groups),
         "staleness_max": float(max(behind)),
+        **{f"staleness/{age}": behind.count(age) / len(groups) for age in range(max(gate.max_staleness, *behind) + 1)},
         "skipped_turns": float(sum(play.turns for play in skipped.values())),
         "groups_ready": float(len(frontier.ready)),
         "groups_submitted": float(gate.submitted),

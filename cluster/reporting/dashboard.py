@@ -71,6 +71,7 @@ ROWS = (
         (
             Panel("Ready and running", ("groups_ready", "groups_running")),
             Panel("Staleness", ("staleness", "staleness_max")),
+            Panel("Groups by staleness", ("staleness/{versions}",)),
             Panel("Since the stage began", ("groups_accepted", "groups_filtered", "groups_skipped")),
         ),
     ),
@@ -107,7 +108,7 @@ ROWS = (
         (
             Panel("Routed trajectories", ("router/sft", "router/grpo")),
             Panel("Not routed", ("router/unrouted", "router/waiting")),
-            Panel("Concentration", ("router/score", "router/threshold")),
+            Panel("Concentration", ("router/score_p10", "router/score_p50", "router/score_p90", "router/threshold")),
         ),
     ),
 )

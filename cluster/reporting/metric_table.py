@@ -119,6 +119,7 @@ SECTIONS: Mapping[str, tuple[Metric, ...]] = {
             "staleness", Kind.MEAN, "versions", "Versions by which a group's oldest tokens were behind in training."
         ),
         Metric("staleness_max", Kind.STATE, "versions", "The same of the batch's most stale group."),
+        Metric("staleness/{versions}", Kind.MEAN, "share", "Groups that were behind by so many versions."),
         Metric("groups_ready", Kind.STATE, "groups", "Finished groups that wait for a later step."),
         Metric("groups_running", Kind.STATE, "groups", "Groups that are being played."),
         Metric(
@@ -196,6 +197,9 @@ SECTIONS: Mapping[str, tuple[Metric, ...]] = {
         Metric("router/unrouted", Kind.SUM, "groups", "Groups without a reference trajectory; GRPO takes them."),
         Metric("router/waiting", Kind.SUM, "groups", "Groups whose score has no threshold yet to be compared with."),
         Metric("router/score", Kind.MEAN, "", "Concentration of the gradients, mean over the step's references."),
+        Metric("router/score_p10", Kind.MEAN, "", "Tenth percentile of these; the threshold should lie among them."),
+        Metric("router/score_p50", Kind.MEAN, "", "Their median."),
+        Metric("router/score_p90", Kind.MEAN, "", "Their ninetieth percentile."),
         Metric("router/threshold", Kind.STATE, "", "What scores are compared with."),
         Metric("router/score_mean", Kind.MEAN, "", "At step 0: mean score of the corpus."),
         Metric("router/score_min", Kind.STATE, "", "At step 0: its lowest score."),
@@ -205,6 +209,9 @@ SECTIONS: Mapping[str, tuple[Metric, ...]] = {
         Metric("router/score_mean/{environment}", Kind.MEAN, "", "At step 0: mean score by environment."),
         Metric("router/score_min/{environment}", Kind.STATE, "", "At step 0: lowest score by environment."),
         Metric("router/score_max/{environment}", Kind.STATE, "", "At step 0: highest score by environment."),
+        Metric("router/score_p10/{environment}", Kind.MEAN, "", "At step 0: tenth percentile by environment."),
+        Metric("router/score_p50/{environment}", Kind.MEAN, "", "At step 0: median by environment."),
+        Metric("router/score_p90/{environment}", Kind.MEAN, "", "At step 0: ninetieth percentile by environment."),
         Metric("router/threshold/{environment}", Kind.STATE, "", "At step 0: threshold by environment."),
     ),
     "Experience": (

@@ -43,6 +43,7 @@ def test_demonstrations_train_where_they_are_imitated_and_stay_out_where_not(
     probed = ProbeResult(names, owners, torch.ones(2, 7), (4,) * 7, torch.tensor([1.0, 2.0]), torch.zeros(2, 4), ())
     assignments, batch, said, after = router.route(OnlineRouter(arbiter), probed, experts, own, None, groups)
     assert said["duplicates"] == 6 / 8, "all members act alike, and each group has a first one"
+    assert ("router/score_p50" in said) == isinstance(arbiter, RunningQuantile), "only a quantile compares scores"
     rows = assignments_from_table(assignments)
     assert [row.sequence_id for row in rows if row.route is Route.SFT] == imitated
     assert {row.router_version for row in rows} == {1} and after.steps == 1

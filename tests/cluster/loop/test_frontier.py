@@ -61,6 +61,13 @@ def test_success_counts_an_environment_whose_groups_were_all_skipped():
     }
 
 
+def test_staleness_is_told_as_a_share_of_the_groups_by_versions():
+    groups = frontier(max_staleness=3)
+    metrics = group_metrics([finished(oldest_version=version) for version in (5, 5, 4, 3)], groups, version=5)
+    assert [metrics[f"staleness/{age}"] for age in range(4)] == [0.5, 0.25, 0.25, 0.0]
+    assert metrics["staleness"] == 0.75 and "staleness/4" not in metrics
+
+
 def test_a_group_with_exactly_min_group_members_is_ready():
     groups = frontier()
     assert groups.issue(0) == 0
