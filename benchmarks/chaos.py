@@ -11,6 +11,7 @@ When all faults are spent it goes on to its end; then the trained tasks are coun
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import random
 import tempfile
@@ -40,6 +41,8 @@ VICTIMS = {
     "command": "",
 }
 """What dies, and how its process is called; the command is the run's own process."""
+JOB = "job"
+"""The command and all below it at once, as a node that loses its power."""
 GROUPS = 2
 """Groups of a step."""
 
@@ -61,7 +64,12 @@ def settings(memory: Path, steps: int, seed: int) -> dict[str, Any]:
 
 
 def strike(run: RunProcess, names: Sequence[str], draw: random.Random) -> str | None:
-    """Kill one process of the run, of a kind that is there; its name, or None where there was none."""
+    """Kill one process of the run, of a kind that is there, or all; its name, or None where there was none."""
+    if JOB in names:
+        for process in (*run.descendants(), psutil.Process(run.process.pid)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        return JOB
     titles = [(process, title(process)) for process in run.descendants()]
     present = {name: [process for process, words in titles if VICTIMS[name] in words] for name in names}
     if "command" in present:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.tensor import DTensor
+from torch.profiler import record_function
 
 from learners.learner_settings import OptimizerSettings, PolicySettings
 from learners.objectives.objective import Example, Objective, Tokens, token_advantages
@@ -152,7 +153,8 @@ class PolicyShard:
             sums += partial
         totals |= self._averages(shares, distributed.sum_over_workers(sums), totals)
         lead = terms[0].objective
-        return totals | self._optimizer.step(lead.lr_scale, lead.betas)
+        with record_function("concerto/optimiser"):
+            return totals | self._optimizer.step(lead.lr_scale, lead.betas)
 
     @torch.no_grad()
     def token_logprobs(self, sequences: Many[Sequence]) -> list[npt.NDArray[np.float32]]:
@@ -180,7 +182,10 @@ class PolicyShard:
         found = [Seen(nothing, nothing, nothing if against else None) for _ in sequences]
         useful = [index for index, sequence in enumerate(sequences) if trained_tokens(sequence)]
         for rows, batch in self._micro_batches(sequences, useful):
-            with self.model.final_states(batch, *context) if context else nullcontext([]) as states:
+            with (
+                record_function("concerto/read"),
+                self.model.final_states(batch, *context) if context else nullcontext([]) as states,
+            ):
                 values = self.model.read(batch, entropy_gradient=False)
             values = (*values, self._reference_logprobs(batch)) if against else values
             columns = [[part.numpy() for part in column.cpu().split(batch.trained)] for column in values]
@@ -296,14 +301,16 @@ class PolicyShard:
     def _run(self, batch: PaddedBatch, shares: list[_Share]) -> tuple[Tensor, Tensor | None]:
         """Log-probabilities [N] with their gradient, and entropies [N] where an objective needs them."""
         objectives = [share.objective for share in shares]
-        if not any(objective.needs_entropy for objective in objectives):
-            return self.model(batch), None
-        return self.model.read(batch, any(objective.raises_entropy for objective in objectives))
+        with record_function("concerto/forward"):
+            if not any(objective.needs_entropy for objective in objectives):
+                return self.model(batch), None
+            return self.model.read(batch, any(objective.raises_entropy for objective in objectives))
 
     def _backward(self, loss: Tensor, last: bool) -> None:
         """Add to the gradients; workers add up theirs in the last pass of a step, or in each."""
         distributed.reduce_gradients(self.model, last or self._reduce == "pass")
-        loss.backward()
+        with record_function("concerto/backward"):
+            loss.backward()
 
     def _micro_batches(self, sequences: Many[Sequence], chosen: Many[int]) -> Iterator[tuple[list[int], PaddedBatch]]:
         """(indices, batch) of the chosen sequences, see `_plan`."""

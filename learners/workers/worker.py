@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
+from torch.profiler import record_function
 
 from learners.learner_settings import LearnerSettings
 from learners.objectives.grpo import GRPOObjective
@@ -162,6 +163,7 @@ class LearnerWorker:
         initial = tuple(seen.initial for seen in found) if against else ()
         return Reading(tuple(seen.logprobs for seen in found), tuple(seen.entropies for seen in found), initial)
 
+    @record_function("concerto/probe")
     def probe(self, sequences: Tables, probing: Probing) -> ProbeResult:
         """Gradient norms of each trajectory, and losses, terminal states and log-probabilities of each sequence, in
         order, by the present weights. Each worker probes trajectories of its own; no weight and no optimiser state
@@ -200,6 +202,7 @@ class LearnerWorker:
         """Where engines meet the first worker to take full weights; None on all others."""
         return None if distributed.rank() else self._sender.address()
 
+    @record_function("concerto/publish")
     def send(self, lives: dict[str, tuple[str, int]], timeout_s: float) -> dict[str, str]:
         """Send the current weights to engines that take them now: see `WeightSender.send`. Nothing on all workers but
         the first, which help to gather them."""

@@ -141,6 +141,17 @@ def test_a_list_of_tables_is_one_batch(untied_model: Path) -> None:
     assert ours["grad_norm"] == theirs["grad_norm"]
 
 
+def test_a_profile_tells_the_parts_of_a_step_by_name(untied_model: Path) -> None:
+    worker = LearnerWorker(learner_settings(untied_model))
+    sequences, assignments = make_tables(make_sequences(4))
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        worker.train("sft", sequences, assignments)
+        worker.read(sequences)
+        worker.probe(sequences, Probing(token_budget=64))
+    told = {event.key.removeprefix("concerto/") for event in profile.key_averages() if "concerto/" in event.key}
+    assert told == {"forward", "backward", "optimiser", "read", "probe"}
+
+
 def test_a_sequence_without_assignment_is_refused(untied_model: Path) -> None:
     sequences, assignments = make_tables(make_sequences(6))
     with pytest.raises(ValueError, match="1 of 6 sequences have no assignment, the first is s0"):
