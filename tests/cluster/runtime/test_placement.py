@@ -1,15 +1,20 @@
 """The placement plan: pure, never over-books a node, and says what is missing."""
 
 import asyncio
+import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster.config.loading import load_config
 from cluster.runtime.placement import Demand, Node, plan_placement, preflight
+from cluster.runtime.session import run_demands
 from trajectories.errors import UserError
 
+PAGE = Path(__file__).parents[3] / "docs" / "cluster.md"
 ROLLOUT, LEARNER, HOST = Demand("rollout-0", 4, 1), Demand("learner-0", 4, 1), Demand("env-0", 1, 0)
 
 
@@ -24,6 +29,9 @@ def test_colocated_halves_share_one_gpu():
     halves = [Demand("rollout-0", 2, 0.5), Demand("learner-0", 2, 0.5)]
     assert plan_placement(halves, [Node("a", 4, 1)]).feasible
     assert not plan_placement([*halves, Demand("x", 0, 0.1)], [Node("a", 4, 1)]).feasible
+
+
+SIDES = ("learner-", "rollout-")
 
 
 def resources(amount: float, kind: str) -> tuple[float, float]:
@@ -76,6 +84,20 @@ def test_shares_that_make_one_gpu_fit_on_it_although_floats_round(shares):
     demands = [Demand(f"d{at}", 0, share) for at, share in enumerate(shares)]
     assert plan_placement(demands, [Node("a", 1, 1)]).feasible
     assert not plan_placement([*demands, Demand("more", 0, 0.01)], [Node("a", 1, 1)]).feasible
+
+
+@pytest.mark.parametrize("settings", re.findall(r"`(placement\.learner_workers=[^`]+)`", PAGE.read_text()))
+def test_what_the_page_sets_for_four_nodes_keeps_learners_and_engines_apart(settings):
+    nodes = [Node(name, 96, 8) for name in "abcd"]
+    plan = plan_placement(run_demands(load_config("cluster", None, settings.split())), nodes)
+    assert plan.feasible
+    used = {kind: {node for demand, node in plan.assigned if demand.name.startswith(kind)} for kind in SIDES}
+    assert (len(used["learner-"]), len(used["rollout-"])) == (1, 3) and not used["learner-"] & used["rollout-"]
+
+
+def test_the_preset_cluster_fills_a_node_of_eight_gpus():
+    plan = plan_placement(run_demands(load_config("cluster", None, [])), [Node("a", 96, 8)])
+    assert plan.feasible and sum(demand.gpus for demand, _ in plan.assigned) == 8
 
 
 def test_the_shortfall_names_actors_and_free_resources_per_node():
