@@ -46,6 +46,7 @@ class Coordinator:
         self._stream: GroupStream | None = None
         self._published = -1
         self._parity: dict[str, float] = {}
+        self._saved: dict[str, float] = {}  # what the next step tells of the checkpoint before it
         self._resumed_from: Path | None = None
 
     def stop(self) -> None:
@@ -112,7 +113,8 @@ class Coordinator:
             metrics |= group_metrics(groups, self._stream.frontier, at.version)
             await self._recording.add(at.parts, [group.data for group in groups], trained.assignments)
             self._move(parts=at.parts + 1)
-        metrics |= self._parts.gauges() | {"waited_s": waited, "step_s": time.monotonic() - started}
+        metrics |= self._parts.gauges() | {"waited_s": waited, "step_s": time.monotonic() - started} | self._saved
+        self._saved = {}
         if "probe_s" in metrics:
             metrics["probe_share"] = metrics["probe_s"] / metrics["step_s"]
         self._parts.observer.step(self.manifest.step, stage.name, metrics)
@@ -178,6 +180,7 @@ class Coordinator:
 
     async def _save(self) -> None:
         """Write a checkpoint. All that it counts is on disk before it has its name."""
+        started = time.monotonic()
         self._move(memory=self._parts.memory())
         if self._stream is not None:
             self._move(frontier=self._stream.frontier.snapshot())
@@ -194,6 +197,7 @@ class Coordinator:
         await save_checkpoint(
             self._run_dir, self.manifest, self._parts.learner.save, save_data, self._programme.checkpoint.keep
         )
+        self._saved = {"checkpoint_s": time.monotonic() - started}
 
     def _move(self, **changes: Any) -> None:
         self.manifest = self.manifest.model_copy(update=changes)

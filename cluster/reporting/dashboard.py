@@ -50,7 +50,7 @@ ROWS = (
         "Is it fast?",
         "Where the seconds of a step go. Much waiting: more rollout actors; none at all: more learner workers.",
         (
-            Panel("Seconds of a step", ("waited_s", "seconds", "publish_s", "probe_s", "read_s")),
+            Panel("Seconds of a step", ("waited_s", "seconds", "publish_s", "probe_s", "read_s", "checkpoint_s")),
             Panel("Trained tokens per second", ("trained_tokens", "sft/tokens", "grpo/tokens"), per="step_s"),
             Panel("Seconds of an episode", ("episode/generation_s", "episode/environment_s", "episode/waiting_s")),
         ),

@@ -19,8 +19,8 @@ def lessons(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def costs(records: Sequence[Mapping[str, Any]]) -> str | None:
-    """One line with the seconds of routing and of each stage, and their shares, without evaluations; None before the
-    first step.
+    """One line with the seconds of routing, of each stage and of checkpoints between steps, and their shares, without
+    evaluations; None before the first step.
 
     A probe of 10 s, SFT of 30 s and GRPO of 60 s give "cost: probe 10.0 s (10%), sft 30.0 s (30%), grpo 60.0 s (60%)".
     What a mixed step probes counts with the probe. What else routing takes, as playing for pass rates does, is "other
@@ -28,10 +28,11 @@ def costs(records: Sequence[Mapping[str, Any]]) -> str | None:
     """
     seconds: dict[str, float] = {"probe": 0.0, "other routing": 0.0}
     for record in records:
-        probed = record.get("probe_s", 0.0)
+        probed, written = record.get("probe_s", 0.0), record.get("checkpoint_s", 0.0)
         seconds["probe"] += probed
         if "step_s" in record:
             seconds[record["stage"]] = seconds.get(record["stage"], 0.0) + record["step_s"] - probed
+            seconds["checkpoints"] = seconds.pop("checkpoints", 0.0) + written  # the last one named
         elif "routing_s" in record:
             seconds["other routing"] += record["routing_s"] - probed
     total = sum(seconds.values())

@@ -267,6 +267,14 @@ def test_groups_may_finish_while_a_checkpoint_keeps_those_before(tmp_path):
     assert len(learner.trained) == 18
 
 
+def test_the_step_after_a_checkpoint_tells_what_it_took(tmp_path):
+    log = Log()
+    saving = programme(GRPO, checkpoint=CheckpointSettings(every=2))
+    asyncio.run(coordinator(tmp_path, saving, World(log=log)).run())
+    told = [at for at, metrics in enumerate(log.metrics, 1) if "checkpoint_s" in metrics]
+    assert told == [3, 5], "after steps 2 and 4; nothing follows the last"
+
+
 def test_a_checkpoint_has_the_memory_s_snapshot(tmp_path):
     asyncio.run(coordinator(tmp_path, programme(GRPO), World(memory=7)).run())
     assert load_manifest(latest_checkpoint(tmp_path)).memory == 7

@@ -27,4 +27,8 @@ def test_the_cost_is_that_of_routing_and_of_every_stage_with_their_shares() -> N
     parts = "probe 8.0 s (8%), other routing 2.0 s (2%), sft 30.0 s (30%), grpo 60.0 s (60%)"
     assert costs([routing, *steps]) == f"cost: {parts}"
     assert costs([{"stage": "mixed", "step_s": 10.0, "probe_s": 4.0}]) == "cost: probe 4.0 s (40%), mixed 6.0 s (60%)"
+    saved = {"stage": "sft", "step_s": 6.0, "checkpoint_s": 2.0}
+    assert costs([saved, {"stage": "grpo", "step_s": 2.0}]) == (
+        "cost: sft 6.0 s (60%), grpo 2.0 s (20%), checkpoints 2.0 s (20%)"
+    )
     assert costs([]) is None
