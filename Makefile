@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 DATA ?= ../shared/data
 MODEL ?= runs/demo/model
+TRL ?= trl-env/bin/python
+BENCH ?= runs/bench/bench.json
 ENVIRONMENT := $(wildcard requirements/*) pyproject.toml
 
 .PHONY: help install demo test test-quick test-real mutate lint format docs site bench gpu-check
@@ -50,11 +52,8 @@ site: $(VENV)/.installed-docs  ## build the documentation site into build/site, 
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: export OMP_NUM_THREADS := 1
-bench: $(VENV)/.installed-reference  ## run the benchmarks on the data under DATA and the model of `make demo`; each prints its ratio
-	$(BIN)/python -m benchmarks.alfworld_engine $(DATA)/alfworld/alfworld_mini_36games.tar.xz
-	$(BIN)/python -m benchmarks.rollouts --model $(MODEL)
-	$(BIN)/python -m benchmarks.webshop --data $(DATA)/webshop
-	$(BIN)/python -m benchmarks.conductor --run $(dir $(MODEL))
+bench: $(VENV)/.installed-reference  ## run the benchmarks on the data under DATA and the model of `make demo`: one JSON and one table
+	$(BIN)/python -m benchmarks.suite --data $(DATA) --model $(MODEL) --trl $(TRL) --out $(BENCH)
 
 .PHONY: rehearse
 rehearse: $(VENV)/.installed  ## rehearse a run on GPUs without one: our calls against the GPU builds, memory, placement (0.8 GB once)

@@ -23,8 +23,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.figures import Figure, write_figures
 from benchmarks.learner import ours
-from benchmarks.models import SHAPES, machine, random_model, transcripts, write_results
+from benchmarks.models import SHAPES, machine, random_model, transcripts
 from learners.learner_settings import OptimizerSettings, PolicySettings
 from learners.policy.shard import PolicyShard
 from learners.tiny import embedded_model_path
@@ -70,10 +71,26 @@ def run(command: list[str], tokens: int) -> dict[str, Any]:
         raise SystemExit(f"{' '.join(command[:3])} failed:\n{done.stderr[-2000:]}")
     found = json.loads(done.stdout.splitlines()[-1])
     seconds = statistics.median(found["seconds"])
-    return {"tokens_per_s": round(tokens / seconds), "seconds": round(seconds, 2), "peak_mib": found["peak_mib"]}
+    return {"tokens_per_s": round(tokens / seconds)} | found | {"seconds": round(seconds, 2)}
 
 
-def main() -> None:
+def best_of(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """TRL's fastest row."""
+    return max(rows[1:], key=lambda row: row["tokens_per_s"])
+
+
+def figures(rows: list[dict[str, Any]]) -> list[Figure]:
+    """Ours, TRL's at its fastest, and their ratios."""
+    mine, best = rows[0], best_of(rows)
+    return [
+        *(Figure(row["who"], row["tokens_per_s"], "tokens a second") for row in (mine, best)),
+        Figure("tokens a second", mine["tokens_per_s"] / best["tokens_per_s"], "times TRL's at its fastest"),
+        *(Figure(f"peak memory, {row['who']}", row["peak_mib"], "MiB") for row in (mine, best)),
+        Figure("peak memory", mine["peak_mib"] / best["peak_mib"], "times TRL's at its fastest"),
+    ]
+
+
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--python", required=True, help="of an environment with TRL")
     parser.add_argument("--shape", choices=SHAPES, default="135m")
@@ -85,7 +102,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, help="JSON file")
     parser.add_argument("--ours", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    options = make_parser().parse_args()
     asked = {name: getattr(options, name) for name in ("shape", "sequences", "tokens", "dtype", "steps", "threads")}
     if options.ours:
         return step_ours(options.ours, asked)
@@ -104,8 +125,9 @@ def main() -> None:
             found = run([*command, json.dumps(asked | {"rows": count})], tokens)
             rows.append({"who": f"trl, {count} a pass"} | found)
             print(rows[-1], flush=True)
-            write_results(options.out, {"machine": machine(), "asked": asked, "tokens": tokens, "rows": rows})
-    best = max(rows[1:], key=lambda row: row["tokens_per_s"])
+            details = {"machine": machine(), "asked": asked, "tokens": tokens, "rows": rows}
+            write_figures(options.out, "against_trl", figures(rows), **details)
+    best = best_of(rows)
     print(
         f"concerto: {rows[0]['tokens_per_s'] / best['tokens_per_s']:.2f} times the best of TRL, "
         f"{rows[0]['peak_mib'] / best['peak_mib']:.2f} times its memory"

@@ -1,6 +1,6 @@
 """The native ALFWorld engine against stock TextWorld, on the same games and the same commands, in one run.
 
-    python -m benchmarks.alfworld_engine DATA [--games 6] [--steps 30]
+    python -m benchmarks.alfworld_engine DATA [--games 6] [--steps 30] [--out FILE]
 
 Measured in CPU seconds of this process: load + first reset, steps with admissible commands read after each, and the
 resident memory of one more environment with a game of its own. Prints a Markdown table and exits with 1 below the
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.figures import Figure, write_figures
 from envs.alfworld.games import OFFICIAL_SPLITS, Game
 from envs.alfworld.library import GameLibrary
 from envs.alfworld.native.engine import NativeEngine, NativeGame
@@ -102,12 +103,17 @@ def _played(engine: Any, game_type: Any, steps: int) -> Callable[[Game], object]
     return make
 
 
-def main() -> int:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="official games: archive or folder")
     parser.add_argument("--games", type=int, default=6, help="games, spread evenly over the set (default 6)")
     parser.add_argument("--steps", type=int, default=30, help="steps in each game (default 30)")
-    options = parser.parse_args()
+    parser.add_argument("--out", type=Path, help="JSON file")
+    return parser
+
+
+def main() -> int:
+    options = make_parser().parse_args()
     library = GameLibrary.open(options.data)
     splits = [split for split in OFFICIAL_SPLITS if split in library.splits()]
     task_ids = [task_id for split in splits for task_id in library.task_ids(split)]
@@ -127,6 +133,17 @@ def main() -> int:
         f"| one more environment, MB | {stock_memory:.1f} | {native_memory:.1f} | | {MEGABYTES:.0f} MB |\n"
     )
     sys.stdout.write(f"{options.games} games, {native.steps} steps with admissible commands\n\n{rows}")
+    figures = (
+        Figure("load + first reset, native", native.reset, "CPU s"),
+        Figure("load + first reset, stock", stock.reset, "CPU s"),
+        Figure("load + first reset", resets, "times as fast as stock", at_least=RESET_RATIO),
+        Figure("steps, native", native.rate, "a CPU second"),
+        Figure("steps, stock", stock.rate, "a CPU second"),
+        Figure("steps", steps, "times as many as stock", at_least=STEP_RATIO),
+        Figure("one more environment, native", native_memory, "MB", at_most=MEGABYTES),
+        Figure("one more environment, stock", stock_memory, "MB"),
+    )
+    write_figures(options.out, "alfworld_engine", figures)
     return 0 if steps >= STEP_RATIO and resets >= RESET_RATIO and native_memory <= MEGABYTES else 1
 
 

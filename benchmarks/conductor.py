@@ -22,6 +22,7 @@ import torch
 from transformers import AutoConfig
 
 from actors.conductor import RemoteConductor, start_conductor
+from benchmarks.figures import Figure, write_figures
 from benchmarks.models import transcripts
 from cluster.reporting.metrics import read_metrics
 from learners.learner_settings import GRPOSettings, LearnerSettings, OptimizerSettings, PolicySettings
@@ -100,7 +101,7 @@ def learner_share(run: Path) -> float:
     return sum(record["seconds"] for record in steps) / sum(record["step_s"] for record in steps)
 
 
-def main() -> None:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="learners/tiny/model", help="policy; its hidden size is the context's")
     parser.add_argument("--groups", type=int, default=4, help="groups a step; 4 in the local preset")
@@ -108,7 +109,12 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=550, help="mean tokens of a rollout")
     parser.add_argument("--rounds", type=int, default=9, help="steps of each kind")
     parser.add_argument("--run", type=Path, help="run whose metrics tell the learner's share of a whole step")
-    arguments = parser.parse_args()
+    parser.add_argument("--out", type=Path, help="JSON file")
+    return parser
+
+
+def main() -> None:
+    arguments = make_parser().parse_args()
     logging.basicConfig(level=logging.WARNING)
     torch.set_num_threads(1)
     keep_freed_memory()  # as workers do
@@ -134,12 +140,20 @@ def main() -> None:
         print(f"learner step, {name:20s} {np.median(seconds):7.3f} CPU s ({spread})")
     print(f"actor calls in it                  {1000 * calls:7.1f} ms")
     print(f"overhead                           {share:7.2%} of a learner step")
+    figures = [
+        Figure("learner step, GRPO", float(np.median(plain)), "CPU s"),
+        Figure("learner step with the Conductor", float(np.median(conducted)), "CPU s"),
+        Figure("actor calls of a step", 1000 * calls, "ms"),
+        Figure("overhead", 100 * share, "% of a learner step"),
+    ]
     if arguments.run is not None:
         part = learner_share(arguments.run)
+        figures.append(Figure("overhead in all", 100 * share * part, "% of a whole step", at_most=100 * LIMIT))
         verdict = "within" if share * part <= LIMIT else "ABOVE"
         print(
             f"the learner takes {part:.0%} of a step of {arguments.run.name}: {share * part:.2%}, {verdict} {LIMIT:.0%}"
         )
+    write_figures(arguments.out, "conductor", figures)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from benchmarks.models import SHAPES, finish, machine, random_model, transcripts, write_results
+from benchmarks.figures import Figure, write_figures
+from benchmarks.models import SHAPES, finish, machine, random_model, transcripts
 from learners.learner_settings import GRPOSettings, LoraSettings, OptimizerSettings, PolicySettings
 from learners.objectives.grpo import GRPOObjective
 from learners.objectives.objective import Example
@@ -127,7 +128,22 @@ def case(arguments: argparse.Namespace, shape: str, model: Path, budget: int, ra
     return rows
 
 
-def main() -> None:
+def figures(rows: list[dict[str, Any]]) -> list[Figure]:
+    """Tokens a second of each row that fitted, share of the matrix rate, and the ratio to the plain loop after it."""
+    found, mine = [], 0.0
+    for row in rows:
+        if "error" in row:
+            continue
+        name, rate = f"{row['shape']}, {row['token_budget']:,} tokens a pass", row["tokens_per_s"]
+        found.append(Figure(f"{name}, {row['way']}", rate, "tokens a second"))
+        found.append(Figure(f"{name}, {row['way']}", 100 * row["utilisation"], "% of the matrix rate"))
+        if row["way"] == "plain" and mine:
+            found.append(Figure(name, mine / rate, "times the plain loop's tokens"))
+        mine = rate if row["way"] == "concerto" else 0.0
+    return found
+
+
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", nargs="+", choices=SHAPES, default=["135m"])
     parser.add_argument("--token-budget", type=int, nargs="+", default=[8192], help="tokens in one forward pass")
@@ -139,18 +155,22 @@ def main() -> None:
     parser.add_argument("--plain", action="store_true", help="measure a plain transformers loop beside it")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, help="JSON file")
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    arguments = make_parser().parse_args()
     keep_freed_memory()
     multiply_with_onednn()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    results: dict[str, Any] = {"machine": machine(), "rows": []}
-    print(results["machine"])
+    about, rows = machine(), []
+    print(about)
     for shape in arguments.shape:
         with tempfile.TemporaryDirectory(prefix="concerto-bench-") as folder:
             model = random_model(shape, Path(folder), device)
             for budget in arguments.token_budget:
-                results["rows"] += case(arguments, shape, model, budget, results["machine"]["matrix_tflops"] * 1e12)
-                write_results(arguments.out, results)
+                rows += case(arguments, shape, model, budget, about["matrix_tflops"] * 1e12)
+                write_figures(arguments.out, "learner", figures(rows), machine=about, rows=rows)
                 gc.collect()
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()

@@ -28,7 +28,8 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 
-from benchmarks.models import SHAPES, finish, machine, random_model, transcripts, write_results
+from benchmarks.figures import Figure, write_figures
+from benchmarks.models import SHAPES, finish, machine, random_model, transcripts
 from cluster.inputs.models import resolve_model
 from learners.learner_settings import PolicySettings
 from learners.policy.loading import load_policy
@@ -50,7 +51,11 @@ SKETCH = 32
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def main() -> None:
+SPEED, MEMORY = 3.0, 1.5
+"""What it is held to: times the speed of one sequence at a time, and times the peak memory of a plain pass."""
+
+
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="concerto-tiny")
     parser.add_argument("--corpus", type=Path, help="sequences table; without one, random transcripts")
@@ -62,15 +67,34 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, help="JSON file")
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    options = make_parser().parse_args()
     keep_freed_memory()
     multiply_with_onednn()
-    results: dict[str, Any] = {"machine": machine(), "rows": []}
+    about, rows = machine(), []
     for shape in options.shape or [None]:
         with tempfile.TemporaryDirectory(prefix="concerto-bench-") as folder:
             model = str(random_model(shape, Path(folder), DEVICE)) if shape else resolve_model(options.model)
-            results["rows"] += _measure(options, PolicySettings(model=model, dtype=options.dtype), shape)
-            write_results(options.out, results)
+            rows += _measure(options, PolicySettings(model=model, dtype=options.dtype), shape)
+            write_figures(options.out, "probe", _figures(rows), machine=about, rows=rows)
+
+
+def _figures(rows: list[dict[str, Any]]) -> list[Figure]:
+    """Of each model and number of threads."""
+    found = []
+    for row in rows:
+        where = f"{Path(row['model']).name}, threads: {row['threads']}"
+        memory = row["probe_mib"] / row["plain_mib"]
+        found += [
+            Figure(f"exact probe, {where}", row["batched_passes"], "training passes"),
+            Figure(f"exact probe in bfloat16, {where}", row["fast_passes"], "training passes"),
+            Figure(f"batched, {where}", row["ratio"], "times as fast as one by one", at_least=SPEED),
+            Figure(f"peak memory, {where}", memory, "times a plain pass's", at_most=MEMORY),
+        ]
+    return found
 
 
 def _measure(options: argparse.Namespace, config: PolicySettings, shape: str | None) -> list[dict[str, Any]]:

@@ -29,7 +29,8 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from transformers import AutoModelForCausalLM
 
-from benchmarks.models import SHAPES, finish, machine, random_model, write_results
+from benchmarks.figures import Figure, write_figures
+from benchmarks.models import SHAPES, finish, machine, random_model
 from learners.learner_settings import OptimizerSettings, PolicySettings
 from learners.policy.shard import PolicyShard
 from learners.policy.transport import WeightReceiver, WeightSender
@@ -37,6 +38,8 @@ from learners.policy.weight_update import serialize
 
 BUCKET = 512 << 20
 """Bytes of GPU memory that are handed over at once."""
+MEMORY = 1.1
+"""What a broadcast is held to: extra memory of both sides, in model sizes."""
 LIFE, PATIENCE_S = "engine/1", 600.0
 SPAWN = torch_multiprocessing.get_context("spawn")
 
@@ -183,14 +186,32 @@ def publish(way: str, model_dir: str, repeats: int, answer: Connection) -> None:
     receiver.join()
 
 
-def main() -> None:
+def figures(rows: list[dict[str, Any]]) -> list[Figure]:
+    """Of each shape and way that arrived whole: seconds, and extra memory of both sides together."""
+    found = []
+    for row in rows:
+        if not row.get("equal"):
+            continue
+        name = f"{row['shape']}, {row['way']}"
+        extra = sum(row[side][where] for side in ("sender", "receiver") for where in ("host_mib", "device_mib"))
+        goal = MEMORY if row["way"] == "broadcast" else None
+        found.append(Figure(f"{name}: publication", row["seconds"], "s"))
+        found.append(Figure(f"{name}: extra memory", extra / row["model_mib"], "times the model's size", at_most=goal))
+    return found
+
+
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", nargs="+", choices=SHAPES, default=["135m"])
     parser.add_argument("--repeats", type=int, default=3, help="publications; the fastest counts")
     parser.add_argument("--out", type=Path, help="JSON file")
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    arguments = make_parser().parse_args()
     cuda = torch.cuda.is_available()
-    results: dict[str, Any] = {"machine": machine(), "rows": []}
+    about, rows = machine(), []
     for shape in arguments.shape:
         with tempfile.TemporaryDirectory(prefix="concerto-bench-") as folder:
             model = random_model(shape, Path(folder), torch.device("cuda" if cuda else "cpu"))
@@ -201,13 +222,15 @@ def main() -> None:
                 work.start()
                 tell.close()
                 try:
-                    row = {"shape": shape, "model_mib": round(size), "way": way} | listen.recv()
+                    row = {"shape": shape, "model_mib": round(size, 2), "way": way} | listen.recv()
                 except EOFError:
                     row = {"shape": shape, "way": way, "error": "the process died; see above"}
                 work.join()
-                results["rows"].append(row)
+                rows.append(row)
                 print("  ".join(f"{key}={value}" for key, value in row.items()), flush=True)
-                write_results(arguments.out, results)
+                write_figures(arguments.out, "publication", figures(rows), machine=about, rows=rows)
+    if not all(row.get("equal") for row in rows):
+        raise SystemExit("not everything arrived as it was sent: see the rows without equal=True")
 
 
 if __name__ == "__main__":

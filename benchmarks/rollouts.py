@@ -1,6 +1,6 @@
 """Episodes per minute: independent asynchronous episodes against a lockstep loop, on the same engine and tasks.
 
-    python -m benchmarks.rollouts --model DIR
+    python -m benchmarks.rollouts --model DIR [--out FILE]
 
 In the lockstep loop, as in verl-agent and its descendants, a batch of episodes takes its turns together: generate for
 all, wait for the slowest response, step all, wait for the slowest environment. Finished episodes stay in the batch and
@@ -13,12 +13,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import statistics
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import ray
 
@@ -26,6 +28,7 @@ from actors.engine import Engine, EngineSettings, SamplingParameters
 from actors.environment_host import EnvironmentPool, start_environment_host
 from actors.episode import Agent, EpisodeTask, Rules, Session, play
 from actors.rollout_group import RolloutSettings
+from benchmarks.figures import Figure, write_figures
 from envs import load_panel, make_environment
 from trajectories.builder import PromptBuilder, make_builder
 from trajectories.chat import ChatTokenizer
@@ -63,10 +66,14 @@ class Outcome:
     successes: int
     generated_tokens: int
 
+    @property
+    def rate(self) -> float:
+        """Episodes a minute."""
+        return 60 * len(self.turns) / self.seconds
+
     def __str__(self) -> str:
-        rate = 60 * len(self.turns) / self.seconds
         return (
-            f"{rate:7.1f} episodes/min, {self.generated_tokens / self.seconds:6.1f} tokens/s, "
+            f"{self.rate:7.1f} episodes/min, {self.generated_tokens / self.seconds:6.1f} tokens/s, "
             f"{sum(self.turns) / len(self.turns):.1f} turns an episode, {self.successes}/{len(self.turns)} solved"
         )
 
@@ -151,7 +158,8 @@ async def measure(bench: Bench, loop: Callable[[Bench], Awaitable[list[tuple[int
     return Outcome(seconds, turns, sum(solved), bench.engine.stats().generated_tokens - tokens)
 
 
-async def run(arguments: argparse.Namespace) -> None:
+async def run(arguments: argparse.Namespace) -> list[tuple[Outcome, Outcome]]:
+    """Outcomes of both loops, asynchronous and lockstep, of each repeat."""
     from actors.vllm_engine import VllmEngine
 
     environment = arguments.panel.partition("/")[0]
@@ -173,19 +181,31 @@ async def run(arguments: argparse.Namespace) -> None:
     bench = Bench(engine, pool, environment, tokenizer, settings, sampling, task_ids)
     try:
         await measure(replace(bench, task_ids=task_ids[: settings.episodes]), asynchronous)
-        ratios = []
+        pairs = []
         for _ in range(arguments.repeats):
             fresh = await measure(bench, asynchronous)
             print(f"asynchronous {fresh}")
             locked = await measure(bench, lockstep)
             print(f"lockstep     {locked}")
-            ratios.append((len(fresh.turns) / fresh.seconds) / (len(locked.turns) / locked.seconds))
-        print("ratio        " + ", ".join(f"{ratio:.2f}" for ratio in ratios))
+            pairs.append((fresh, locked))
+        print("ratio        " + ", ".join(f"{fresh.rate / locked.rate:.2f}" for fresh, locked in pairs))
+        return pairs
     finally:
         await engine.close()
 
 
-def main() -> None:
+def figures(pairs: list[tuple[Outcome, Outcome]]) -> list[Figure]:
+    """Medians over repeats."""
+    fresh, locked = (statistics.median(outcome.rate for outcome in loop) for loop in zip(*pairs, strict=True))
+    ratio = statistics.median(fresh.rate / locked.rate for fresh, locked in pairs)
+    return [
+        Figure("asynchronous", fresh, "episodes a minute"),
+        Figure("lockstep", locked, "episodes a minute"),
+        Figure("episodes a minute", ratio, "times lockstep's"),
+    ]
+
+
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="model directory or name")
     parser.add_argument("--panel", default="alfworld/generated/train", help="tasks, taken in order")
@@ -198,13 +218,20 @@ def main() -> None:
     parser.add_argument("--hosts", type=int, default=1, help="environment processes")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--out", type=Path, help="JSON file")
+    return parser
+
+
+def main() -> None:
+    arguments = make_parser().parse_args()
     logging.basicConfig(level=logging.WARNING)
     with tempfile.TemporaryDirectory(prefix="concerto-ray-") as folder:
         ray.init(num_cpus=2, include_dashboard=False, _temp_dir=folder, log_to_driver=False)
         try:
-            asyncio.run(run(parser.parse_args()))
+            pairs = asyncio.run(run(arguments))
         finally:
             ray.shutdown()
+    write_figures(arguments.out, "rollouts", figures(pairs))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How fast and how light is WebShop? Steps a second, memory per process, and search on catalogues of several sizes.
 
-    python -m benchmarks.webshop [--data DIR] [--sizes 1000 100000 500000] [--report FILE]
+    python -m benchmarks.webshop [--data DIR] [--sizes 1000 100000 500000] [--out FILE]
 
 Steps: the oracle's episodes on training goals, one process. Memory: resident and private megabytes of processes that
 have played, from the kernel's own account (smaps_rollup). Private is the unique set size, Private_Clean +
@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.figures import Figure, write_figures
 from envs.experts import play_expert
 from envs.webshop import Catalogue, WebShopEnvironment
 from envs.webshop.catalogue import build_catalogue
@@ -40,26 +41,51 @@ logger = logging.getLogger(__name__)
 
 EPISODES = 1000
 QUERIES = 500
+STEPS, FIRST_MB, FURTHER_MB = 1000.0, 60.0, 10.0
+"""What it is held to: steps a CPU second, resident memory of the first process, private memory of a further one."""
 
 
-def main() -> None:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--data", type=Path, help="folder with the original's files; the generated catalogue without it"
     )
     parser.add_argument("--sizes", type=int, nargs="*", default=[1000, 100_000, 500_000], help="products to search")
-    parser.add_argument("--report", type=Path, help="also write the figures to this file, as JSON")
-    arguments = parser.parse_args()
+    parser.add_argument("--out", type=Path, help="JSON file")
+    return parser
+
+
+def main() -> None:
+    arguments = make_parser().parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     WebShopEnvironment(arguments.data)  # built here if it is not there yet
-    figures: dict[str, Any] = {
+    found: dict[str, Any] = {
         "play": {mode: run_apart(play, arguments.data, mode) for mode in ("text", "text_rich")},
         "further processes": further_processes(arguments.data),
         "search": {size: measure_size(size) for size in arguments.sizes},
     }
-    logger.info("%s", json.dumps(figures, indent=1))
-    if arguments.report is not None:
-        arguments.report.write_text(json.dumps(figures, indent=1))
+    logger.info("%s", json.dumps(found, indent=1))
+    write_figures(arguments.out, "webshop", figures(found), measured=found)
+
+
+def figures(found: dict[str, Any]) -> list[Figure]:
+    """Those that WebShop is held to, and of searches."""
+    text, rich = (found["play"][mode] for mode in ("text", "text_rich"))
+    afresh, forked = (found["further processes"][way] for way in ("started afresh", "forked"))
+    own, whole = (max(one["private MB of WebShop"] for one in afresh), max(one["private MB"] for one in forked))
+    searches = [
+        Figure(f"search of {size:,} products, {part}", row[f"{part} ms"], "ms")
+        for size, row in found["search"].items()
+        for part in ("p50", "p99")
+    ]
+    return [
+        Figure("steps, text", text["steps per CPU second"], "a CPU second", at_least=STEPS),
+        Figure("steps, text_rich", rich["steps per CPU second"], "a CPU second"),
+        Figure("resident memory of the first process", text["resident MB"], "MB", at_most=FIRST_MB),
+        Figure("WebShop's own memory in a further process", own, "MB", at_most=FURTHER_MB),
+        Figure("all private memory of a forked process", whole, "MB", at_most=FURTHER_MB),
+        *searches,
+    ]
 
 
 def play(data: Path | None, mode: str) -> dict[str, float]:

@@ -4,7 +4,8 @@
     python trl_steps.py BATCH.npz MODEL '{"rows": 4, "dtype": "bfloat16", "steps": 4, "threads": 2}'
 
 Nothing is generated: the trainer is handed the batch where it would sample one, with the trained positions as its mask
-of what the model itself wrote. Prints JSON: seconds of each step after the first, and MiB of the process at its peak.
+of what the model itself wrote. Prints JSON: seconds of each step after the first, MiB of the process at its peak, and
+versions.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import resource
 import sys
 import tempfile
 import time
+from importlib import metadata
 from typing import Any
 
 import numpy as np
@@ -114,7 +116,8 @@ def main() -> None:
         trainer.given = given
         trainer.train()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"seconds": clock.seconds[1:], "peak_mib": round(peak)}))
+    versions = {name: metadata.version(name) for name in ("trl", "torch", "transformers")}
+    print(json.dumps({"seconds": clock.seconds[1:], "peak_mib": round(peak), "versions": versions}))
 
 
 if __name__ == "__main__":
