@@ -2,9 +2,9 @@
 
     python -m benchmarks.conductor --run runs/demo      # a run with a GRPO stage, for the learner's share of a step
 
-The same rollouts are trained by plain GRPO and with the Conductor in turn: advantages found in the training pass from
-the terminal states, the Conductor's parameters fetched and its experience sent by actor calls, an update every third
-step. Whole steps of both kinds are timed in one run; the actor calls also by themselves.
+The same rollouts are trained by plain GRPO and with the Conductor in turn: advantages found from the terminal states,
+in the training pass or in one before it, the Conductor's parameters fetched and its experience sent by actor calls, an
+update every third step. Whole steps of each kind are timed in one run; the actor calls also by themselves.
 """
 
 from __future__ import annotations
@@ -53,24 +53,36 @@ def reward_batch(groups: int, size: int) -> RewardBatch:
     )
 
 
+PLAIN, TRAINING = "GRPO", "with contexts as it trains"
+KINDS = {PLAIN: None, TRAINING: "training", "with contexts beforehand": "own"}
+"""Steps, and from which pass (`reward.conductor.context_pass`) the Conductor's contexts come in them."""
+
+
 class Contest:
-    """Steps of both kinds on the same rollouts and by the same worker."""
+    """Steps of each kind on the same rollouts and by the same worker."""
 
     def __init__(self, model: str, sequences: list[Sequence], batch: RewardBatch, conductor: RemoteConductor) -> None:
         optimizer = OptimizerSettings(token_budget=1024, lr=1e-6)
         self._worker = LearnerWorker(LearnerSettings(policy=PolicySettings(model=model), optimizer=optimizer))
         self._sequences, self._batch = schema.sequences_to_table(sequences), batch
-        self._conductor, self._config = conductor, ConductorSettings()
+        self._conductor = conductor
         self.calls: list[float] = []
 
-    def plain(self) -> None:
+    async def step(self, kind: str) -> None:
+        """One learner step: by plain GRPO, or with the Conductor's contexts from the pass that KINDS names."""
+        if context_pass := KINDS[kind]:
+            await self._conducted(ConductorSettings.model_validate({"context_pass": context_pass}))
+        else:
+            self._plain()
+
+    def _plain(self) -> None:
         scalarised = Uniform()(self._batch)
         assignments = scalarised_assignments(self._sequences, self._batch, scalarised, GRPOSettings())
         self._worker.train("grpo", self._sequences, assignments)
 
-    async def conducted(self) -> None:
+    async def _conducted(self, config: ConductorSettings) -> None:
         started = time.perf_counter()
-        scalarise = ConductorScalariser(await self._conductor.head(), self._config, advantages.grpo)
+        scalarise = ConductorScalariser(await self._conductor.head(), config, advantages.grpo)
         called = time.perf_counter() - started
         assignments = pending_assignments(self._sequences, self._batch)
         parts = ("grpo", self._sequences, assignments, self._batch, scalarise)
@@ -82,17 +94,15 @@ class Contest:
         self.calls.append(called + time.perf_counter() - started)
 
 
-async def measure(contest: Contest, rounds: int) -> tuple[list[float], list[float]]:
-    """CPU seconds of this process for plain and for conducted steps, in turn; the first of each does not count."""
-    plain, conducted = [], []
+async def measure(contest: Contest, rounds: int) -> dict[str, np.ndarray]:
+    """CPU seconds of this process for the steps of each kind, in turn; the first of each does not count."""
+    spent: dict[str, list[float]] = {kind: [] for kind in KINDS}
     for _ in range(rounds + 1):
-        started = time.process_time()
-        contest.plain()
-        plain.append(time.process_time() - started)
-        started = time.process_time()
-        await contest.conducted()
-        conducted.append(time.process_time() - started)
-    return plain[1:], conducted[1:]
+        for kind, seconds in spent.items():
+            started = time.process_time()
+            await contest.step(kind)
+            seconds.append(time.process_time() - started)
+    return {kind: np.array(seconds[1:]) for kind, seconds in spent.items()}
 
 
 def learner_share(run: Path) -> float:
@@ -130,22 +140,21 @@ def main() -> None:
             sequences = transcripts(count, arguments.tokens, vocabulary=1000)
             batch = reward_batch(arguments.groups, arguments.size)
             contest = Contest(arguments.model, sequences, batch, RemoteConductor(handle))
-            plain, conducted = (np.array(part) for part in asyncio.run(measure(contest, arguments.rounds)))
+            spent = asyncio.run(measure(contest, arguments.rounds))
         finally:
             ray.shutdown()
-    calls, share = float(np.median(contest.calls[1:])), float(np.median(conducted) / np.median(plain) - 1)
+    calls, medians = float(np.median(contest.calls[2:])), {kind: float(np.median(one)) for kind, one in spent.items()}
+    shares = {kind: seconds / medians[PLAIN] - 1 for kind, seconds in medians.items() if kind != PLAIN}
+    share = shares[TRAINING]
     print(f"{count} rollouts of {arguments.tokens} tokens on average, {len(CHANNELS)} channels, contexts of {hidden}")
-    for name, seconds in (("GRPO", plain), ("with the Conductor", conducted)):
+    for kind, seconds in spent.items():
         spread = f"{seconds.min():.3f} to {seconds.max():.3f}"
-        print(f"learner step, {name:20s} {np.median(seconds):7.3f} CPU s ({spread})")
-    print(f"actor calls in it                  {1000 * calls:7.1f} ms")
-    print(f"overhead                           {share:7.2%} of a learner step")
-    figures = [
-        Figure("learner step, GRPO", float(np.median(plain)), "CPU s"),
-        Figure("learner step with the Conductor", float(np.median(conducted)), "CPU s"),
-        Figure("actor calls of a step", 1000 * calls, "ms"),
-        Figure("overhead", 100 * share, "% of a learner step"),
-    ]
+        more = f", {shares[kind]:.2%} more" if kind in shares else ""
+        print(f"learner step, {kind:30s} {medians[kind]:7.3f} CPU s ({spread}){more}")
+    print(f"actor calls in it {1000 * calls:.1f} ms")
+    figures = [Figure(f"learner step, {kind}", seconds, "CPU s") for kind, seconds in medians.items()]
+    figures += [Figure(f"overhead {kind}", 100 * more, "% of a learner step") for kind, more in shares.items()]
+    figures.append(Figure("actor calls of a step", 1000 * calls, "ms"))
     if arguments.run is not None:
         part = learner_share(arguments.run)
         figures.append(Figure("overhead in all", 100 * share * part, "% of a whole step", at_most=100 * LIMIT))
