@@ -14,6 +14,7 @@ import openai
 
 from experience.protocols import Completion, EndpointDown, Message, RefusedRequest
 from trajectories.errors import UserError, first_line
+from trajectories.settings import address_fault, without_password
 
 logger = logging.getLogger(__name__)
 
@@ -57,15 +58,14 @@ class OpenAIChat:
         first_wait_s: float = FIRST_WAIT_S,
         names: OptionNames = COMMAND,
     ) -> None:
-        """Raises UserError where `base_url` is none."""
-        if not re.match(r"https?://\w", base_url):
-            raise UserError(f"{names.base_url} {base_url} is no address: write it as http://HOST:PORT/v1")
+        """Raises UserError where `base_url` is no address or holds a password, and where the key cannot be sent."""
+        if fault := address_fault(base_url):
+            raise UserError(f"{names.base_url} {without_password(base_url)}: {fault}")
         self._base_url = base_url
         self._model = model
         self._first_wait_s = first_wait_s
         self._names = names
-        key = os.environ.get("OPENAI_API_KEY") or "none"
-        self._client = openai.AsyncOpenAI(base_url=base_url, api_key=key, timeout=timeout_s, max_retries=0)
+        self._client = openai.AsyncOpenAI(base_url=base_url, api_key=_key(), timeout=timeout_s, max_retries=0)
 
     async def complete(
         self, messages: Sequence[Message], schema: Mapping[str, Any], max_tokens: int, temperature: float
@@ -130,6 +130,15 @@ def _completion(response: Any) -> Completion:
         raise TypeError("the message is no text")
     prompt_tokens = usage.prompt_tokens if usage else 0
     return Completion(text or "", prompt_tokens, usage.completion_tokens if usage else 0)
+
+
+def _key() -> str:
+    """The key, without the line end that files of secrets have. What no header can hold is refused here: the HTTP
+    library would quote the whole key in its error. Raises UserError, which does not say the key."""
+    key = os.environ.get("OPENAI_API_KEY", "").strip() or "none"
+    if not (key.isascii() and key.isprintable()):
+        raise UserError("OPENAI_API_KEY has letters that no key has: set it again, as the endpoint's owner gave it")
+    return key
 
 
 def _name(schema: Mapping[str, Any]) -> str:
