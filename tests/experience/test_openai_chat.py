@@ -140,10 +140,10 @@ async def test_the_line_end_of_a_file_of_secrets_is_no_part_of_the_key(
 
 
 @pytest.mark.parametrize("key", ["sk-one\nsk-two", "sk-tw…o", "sk-\x7ftwo"])
-def test_a_key_that_no_header_can_hold_is_refused_and_not_told(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+async def test_a_key_that_no_header_can_hold_is_refused_and_not_told(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", key)
     with pytest.raises(UserError, match="set it again") as raised:
-        OpenAIChat("http://localhost:8000/v1", "m")
+        await ask("http://localhost:8000/v1")
     assert "sk-" not in str(raised.value)
 
 
