@@ -149,7 +149,7 @@ async def test_a_key_that_no_header_can_hold_is_refused_and_not_told(monkeypatch
 
 @pytest.mark.parametrize("address", ["http://me:secret@localhost:8000/v1", "https://secret@localhost/v1"])
 def test_an_address_with_a_password_is_refused_and_not_told(address: str) -> None:
-    with pytest.raises(UserError, match="--base-url http.*: it holds a name or password") as raised:
+    with pytest.raises(UserError, match=r"--base-url http.*: it holds a name or password") as raised:
         OpenAIChat(address, "m")
     assert "secret" not in str(raised.value)
 
