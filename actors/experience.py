@@ -104,7 +104,8 @@ class ExperienceActor:
             if settings.learns:
                 from experience.sentence_embedder import MINILM, SentenceEmbedder  # takes seconds
 
-                memory = Memory.open(self._path, SentenceEmbedder.load(settings.embedder or MINILM))
+                embedder = SentenceEmbedder.load(settings.embedder or MINILM, "experience.embedder")
+                memory = Memory.open(self._path, embedder)
                 self._prompter = Prompter(self._chat(), Spending(settings.token_budget))
                 self._tokenizer = ChatTokenizer.from_pretrained(self._policy.model)
             else:

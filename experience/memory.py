@@ -33,9 +33,7 @@ class Memory:
         Raises UserError: another embedder made it, or it cannot be opened.
         """
         space = Space(embedder.name, embedder.dimension)
-        if not Store.exists(path):
-            return cls(Store.create(path, space), embedder)
-        store = Store.open(path)
+        store = Store.open(path) if Store.exists(path) else Store.create(path, space)
         if (made := store.space) != space:
             raise UserError(
                 f"the memory {path} holds vectors of {made.embedder} ({made.dimension} numbers), not of "

@@ -14,6 +14,7 @@ import openai
 
 from experience.protocols import Completion, EndpointDown, Message, RefusedRequest
 from trajectories.errors import UserError, first_line
+from trajectories.settings import address_fault, without_password
 
 logger = logging.getLogger(__name__)
 
@@ -57,15 +58,15 @@ class OpenAIChat:
         first_wait_s: float = FIRST_WAIT_S,
         names: OptionNames = COMMAND,
     ) -> None:
-        """Raises UserError where `base_url` is none."""
-        if not re.match(r"https?://\w", base_url):
-            raise UserError(f"{names.base_url} {base_url} is no address: write it as http://HOST:PORT/v1")
+        """Raises UserError where `base_url` is no address or holds a password."""
+        if fault := address_fault(base_url):
+            raise UserError(f"{names.base_url} {without_password(base_url)}: {fault}")
         self._base_url = base_url
         self._model = model
         self._first_wait_s = first_wait_s
         self._names = names
-        key = os.environ.get("OPENAI_API_KEY") or "none"
-        self._client = openai.AsyncOpenAI(base_url=base_url, api_key=key, timeout=timeout_s, max_retries=0)
+        self._key = os.environ.get("OPENAI_API_KEY", "").strip() or "none"  # files of secrets end with a line end
+        self._client = openai.AsyncOpenAI(base_url=base_url, api_key=self._key, timeout=timeout_s, max_retries=0)
 
     async def complete(
         self, messages: Sequence[Message], schema: Mapping[str, Any], max_tokens: int, temperature: float
@@ -74,9 +75,11 @@ class OpenAIChat:
 
         Raises:
             RefusedRequest: the endpoint takes requests, but not this one (400, 413, 422).
-            UserError: it knows no such model or path (404), or does not let us in (401, 403).
+            UserError: it knows no such model or path (404), or does not let us in (401, 403), or the key is none.
             EndpointDown: all attempts failed.
         """
+        if not (self._key.isascii() and self._key.isprintable()):  # else the HTTP library would quote it in its error
+            raise UserError("OPENAI_API_KEY has letters that no key has: set it again, as the endpoint's owner gave it")
         request = {
             "model": self._model,
             "messages": list(messages),

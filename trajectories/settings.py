@@ -8,9 +8,30 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
 
+def address_fault(address: str) -> str:
+    """Why an endpoint's address is of no use, in words that do not say it, since it may hold a password; empty where it
+    is fine.
+
+    >>> address_fault("http://localhost:8000/v1"), address_fault("localhost:8000")
+    ('', 'it is no address: write it as http://HOST:PORT/v1')
+    """
+    if without_password(address) != address:
+        return "it holds a name or password, which logs and config.yaml would show: leave that out, set OPENAI_API_KEY"
+    return "" if re.match(r"https?://\w", address) else "it is no address: write it as http://HOST:PORT/v1"
+
+
+def without_password(text: str) -> str:
+    """A text with what stands before the host of its addresses left out.
+
+    >>> without_password("at http://me:secret@host/v1")
+    'at http://…@host/v1'
+    """
+    return re.sub(r"(https?://)[^/?#\s]*@", r"\1…@", text)
+
+
 def _an_address(address: str) -> str:
-    if not re.match(r"https?://\w", address):
-        raise ValueError("it is no address: write it as http://HOST:PORT/v1")
+    if fault := address_fault(address):
+        raise ValueError(fault)
     return address
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import resource
 import shutil
 import socket
@@ -58,7 +59,7 @@ class Machine:
         versions: of installed distributions, by name.
         requires: what Concerto itself asks for.
         cpu_flags: of the first core; empty where the system does not tell.
-        gpu: whether a GPU's driver is loaded.
+        gpu: whether a GPU's driver is loaded. WSL and some containers have one without its file; torch then finds it.
         torch_cuda: CUDA version that torch was built for, or None; `cuda_works` whether it finds a GPU.
         shared: bytes of shared memory, or None where there is no such folder.
         temp: folder below which Ray puts its sockets.
@@ -72,7 +73,7 @@ class Machine:
     cuda_works: bool
     shared: int | None
     temp: Path
-    memory: int = field(default_factory=lambda: psutil.virtual_memory().available)
+    memory: int = field(default_factory=lambda: memory_left())
     open_files: int = field(default_factory=lambda: resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
 
@@ -86,7 +87,7 @@ class Machine:
             versions={name.lower(): one.version for one in metadata.distributions() if (name := one.metadata["Name"])},
             requires=tuple(_own_requirements()),
             cpu_flags=_cpu_flags(),
-            gpu=Path("/proc/driver/nvidia/version").exists(),
+            gpu=Path("/proc/driver/nvidia/version").exists() or torch.cuda.is_available(),
             torch_cuda=torch.version.cuda,
             cuda_works=torch.cuda.is_available(),
             shared=shutil.disk_usage(shared).total if shared.is_dir() else None,
@@ -186,7 +187,10 @@ def check_memory(machine: Machine, config: RunSettings) -> Iterator[Finding]:
     free = machine.memory / GIB
     if free < MEMORY_GIB:
         yield Finding(
-            "memory", "WRONG", f"{free:.1f} GiB free, and a run takes {MEMORY_GIB} or more", "end other programs"
+            "memory",
+            "WRONG",
+            f"{free:.1f} GiB free, and a run takes {MEMORY_GIB} or more",
+            "end other programs, or give the container more",
         )
     else:
         yield Finding("memory", "ok", f"{free:.0f} GiB free")
@@ -232,6 +236,7 @@ def check_network(machine: Machine, config: RunSettings) -> Iterator[Finding]:
         found = f"{through[0]} catches what goes to this machine itself"
         yield Finding("network", "WRONG", found, "export no_proxy=localhost,127.0.0.1")
     address = config.placement.address or machine.environment.get("RAY_ADDRESS")
+    address = None if address == "local" else address  # Ray's own word for a cluster that is begun here
     if address and address != "auto" and (reason := _unreachable(address)):
         mend = "ray start --head there, or unset RAY_ADDRESS and leave out placement.address"
         yield Finding("network", "WRONG", f"no Ray cluster at {address} ({reason})", mend)
@@ -271,6 +276,27 @@ CHECKS: tuple[Check, ...] = (
 )
 
 
+def memory_left(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes that may still be taken: of the machine, or of the container that this is in, where that has fewer.
+
+    Args:
+        cgroup: folder of the container's limits, in either version of them; files that it holds in memory are given up
+            when somebody needs the room.
+    """
+    left = psutil.virtual_memory().available
+    for limit, used, stat in (
+        ("memory.max", "memory.current", "memory.stat"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
+    ):
+        try:
+            room = int((cgroup / limit).read_text()) - int((cgroup / used).read_text())
+            cached = re.search(r"^inactive_file (\d+)$", (cgroup / stat).read_text(), re.MULTILINE)
+            left = min(left, max(0, room + (int(cached[1]) if cached else 0)))
+        except (OSError, ValueError):  # not this version, or there is no limit
+            continue
+    return left
+
+
 def _own_requirements() -> list[str]:
     try:
         return metadata.requires("concerto") or []
@@ -287,10 +313,10 @@ def _cpu_flags() -> frozenset[str]:
 
 
 def _unreachable(address: str) -> str:
-    """Why nothing answers at `host:port` or `ray://host:port`; empty where something does."""
+    """Why nothing answers at `host:port`, `[IPv6]:port` or `ray://host:port`; empty where something does."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     try:
-        socket.create_connection((host, int(port)), PROBLEM_S).close()
+        socket.create_connection((host.strip("[]"), int(port)), PROBLEM_S).close()
     except ValueError:
         return "it is no HOST:PORT"
     except OSError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import shlex
 import time
 import urllib.error
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import urlsplit
 
 from cluster.interruption import handled_in_loop
-from trajectories.errors import ConcertoError, RunError, UserError, first_line
+from trajectories.errors import ConcertoError, RunError, UserError, first_line, last_line
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
@@ -41,6 +42,9 @@ ANSWER_S = 10.0
 AGENT_S = 60.0
 """A head that has just started takes jobs only when a node has its agent."""
 POLL_S = 1.0
+TOO_LARGE = re.compile("RequestEntityTooLarge|status code 413|exceeds the maximum size")
+"""What Ray, or a proxy before it, says of a working directory that is too large: a dashboard takes 100 MiB."""
+TRACEBACK = "Traceback (most recent call last)"
 ATTEMPTS = 30
 """Attempts in a row, `POLL_S` apart, to reach a head that is lost while its job is followed."""
 
@@ -106,10 +110,15 @@ def submit(client: JobSubmissionClient, arguments: Sequence[str], folder: Path, 
         while True:
             try:
                 return client.submit_job(entrypoint=entrypoint, runtime_env=environment)
-            except RuntimeError as error:  # for some seconds, the nodes of a head that has just started
+            except RuntimeError as error:
+                if TOO_LARGE.search(str(error)):
+                    raise UserError(
+                        f"--working-dir {folder} is too large to be sent ({_words(error)}): name a smaller folder, or "
+                        "leave out with its .gitignore what the job does not need"
+                    ) from error
                 if "No available agent" not in str(error) or time.monotonic() > deadline:
                     raise
-            time.sleep(POLL_S)
+            time.sleep(POLL_S)  # for some seconds, the nodes of a head that has just started have no agent
 
 
 def details(client: JobSubmissionClient, job: str) -> JobDetails:
@@ -118,7 +127,7 @@ def details(client: JobSubmissionClient, job: str) -> JobDetails:
         try:
             return client.get_job_info(job)
         except RuntimeError as error:
-            if "404" in str(error):
+            if "status code 404" in str(error):  # an id may have these digits as well
                 raise UserError(
                     f"no job {job!r} at {client.get_address()}: `ray job list --address {client.get_address()}` "
                     "shows those that there are"
@@ -227,8 +236,13 @@ def _refuse(address: str, error: Exception) -> NoReturn:
             f"{address} does not accept the token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to that of the cluster"
         ) from error
     if isinstance(error, OSError | RuntimeError | ValueError):
-        raise UserError(f"{address} refuses ({first_line(error)})") from error
+        raise UserError(f"{address} refuses ({_words(error)})") from error
     raise error
+
+
+def _words(error: Exception) -> str:
+    """What an error says in one line; of one that quotes a traceback, as Ray's dashboard does, what that ends with."""
+    return last_line(Exception(str(error).rstrip(".\n"))) if TRACEBACK in str(error) else first_line(error)
 
 
 def _token_file() -> Path:

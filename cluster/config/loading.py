@@ -17,7 +17,7 @@ from cluster.config.run import RunSettings
 from learners.learner_settings import TINY
 from router.router_settings import RouterSettings
 from trajectories.errors import UserError, did_you_mean
-from trajectories.settings import Settings
+from trajectories.settings import Settings, without_password
 
 DEFAULTS = {"policy": {"model": TINY}}
 
@@ -185,4 +185,4 @@ def _explain(error: ValidationError) -> str:
         message = f"{message} In a YAML file, put it in quotes."
     if isinstance(problem["input"], Mapping):  # several keys do not go together, and the message names them
         return f"{key}: {message}" if key else message
-    return f"{key}={problem['input']!r} does not fit: {message[0].lower()}{message[1:]}"
+    return f"{key}={without_password(repr(problem['input']))} does not fit: {message[0].lower()}{message[1:]}"

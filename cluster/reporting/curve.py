@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from html import escape
 from itertools import accumulate, cycle
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ def write_learning_curve(run_dir: Path) -> Path:
     title = "success: rollouts (line), evaluations with 95 % interval (points; hollow: sampled)"
     axes.append(f'<text x="{MARGIN}" y="16">{title}</text>')
     axes += [
-        f'<text x="{WIDTH - 8}" y="{16 + 14 * at}" text-anchor="end" fill="{colours[panel]}">{panel}</text>'
+        f'<text x="{WIDTH - 8}" y="{16 + 14 * at}" text-anchor="end" fill="{colours[panel]}">{escape(panel)}</text>'
         for at, panel in enumerate(panels)
     ]
     path = run_dir / "learning_curve.svg"

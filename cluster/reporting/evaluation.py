@@ -227,9 +227,11 @@ def evaluation_file(run_dir: Path, name: str) -> Path:
 
 
 def run_evaluations(run_dir: Path) -> Evaluations:
-    """The run's evaluations, in the order they were made."""
+    """The run's evaluations, in the order of the weights that they played; of the same weights, in the order of time,
+    which alone would not do: a copy of a run has times of its own."""
     files = sorted((run_dir / "evaluations").glob("*.json"), key=lambda file: file.stat().st_mtime)
-    return {file.stem: read_evaluations(file) for file in files}
+    read = {file.stem: read_evaluations(file) for file in files}
+    return dict(sorted(read.items(), key=lambda item: max((one.version or 0 for one in item[1]), default=0)))
 
 
 def _task_result(task_id: str, finished: FinishedGroup) -> TaskResult:

@@ -19,7 +19,7 @@ labels `run` and `stage`, and a third where the name has a part in braces; what 
 KINDS = {
     Kind.MEAN: "an average over what the step trained or played",
     Kind.SUM: "of this step alone: over several steps it adds up",
-    Kind.TOTAL: "counted since the stage began",
+    Kind.TOTAL: "counted since the stage began; what is said of experience, since the run was started or resumed",
     Kind.STATE: "as it is at the end of the step",
 }
 TABLE = "| name | in Prometheus | kind | unit | what it says |\n| --- | --- | --- | --- | --- |"

@@ -26,7 +26,7 @@ class Kind(StrEnum):
     SUM = "sum"
     """Counted or measured in the step; over several steps it adds up."""
     TOTAL = "total"
-    """Counted since the stage began."""
+    """Counted since the stage began; experience, since the run was started or resumed."""
     STATE = "state"
     """As it is at the end of the step."""
 
@@ -131,7 +131,7 @@ SECTIONS: Mapping[str, tuple[Metric, ...]] = {
             "groups_filtered",
             Kind.TOTAL,
             "groups",
-            "Groups given back to be played again: too few members, or too old.",
+            "Groups with too few members, or too old: played again or given up.",
         ),
         Metric("groups_skipped", Kind.TOTAL, "groups", "Groups that dynamic sampling replaced: nothing to compare."),
         Metric("skipped_turns", Kind.SUM, "turns", "Turns of the groups that were skipped for this batch."),

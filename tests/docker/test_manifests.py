@@ -3,6 +3,7 @@ without them."""
 
 import json
 import lzma
+import re
 import shlex
 import subprocess
 import sys
@@ -60,6 +61,13 @@ def test_a_misspelt_field_of_a_manifest_would_be_found():
 
 def test_the_job_runs_on_the_cluster_of_the_other_manifest():
     assert read("kuberay/rayjob.yaml")["spec"]["rayClusterSpec"] == read("kuberay/raycluster.yaml")["spec"]
+
+
+def test_the_operator_has_the_token_too_and_gives_it_to_the_pod_that_submits():
+    spec = read("kuberay/raycluster.yaml")["spec"]
+    assert spec["authOptions"] == {"mode": "token", "secretName": "concerto-token"}
+    pinned = re.findall(r"^ray==(\S+)$", (REPO / "requirements" / "gpu.txt").read_text(), re.MULTILINE)
+    assert [spec["rayVersion"]] == pinned  # without it KubeRay refuses the token, and its probes want a wget
 
 
 def test_every_volume_that_is_mounted_is_there():

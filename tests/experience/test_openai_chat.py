@@ -128,3 +128,32 @@ async def test_a_spent_budget_stops_before_the_next_request() -> None:
     prompter = Prompter(Saying("x", "x", "x"), Spending(budget=20))
     with pytest.raises(BudgetSpent, match=r"budget of 20 is spent \(30 tokens\)"):
         await prompter.ask(NAME, Naming, question="?")
+
+
+async def test_the_line_end_of_a_file_of_secrets_is_no_part_of_the_key(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret\n")
+    with endpoint(lambda request: (200, completion("{}"))) as url:
+        assert (await ask(url)).text == "{}"
+    assert "sk-secret" not in caplog.text
+
+
+@pytest.mark.parametrize("key", ["sk-one\nsk-two", "sk-tw…o", "sk-\x7ftwo"])
+async def test_a_key_that_no_header_can_hold_is_refused_and_not_told(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(UserError, match="set it again") as raised:
+        await ask("http://localhost:8000/v1")
+    assert "sk-" not in str(raised.value)
+
+
+@pytest.mark.parametrize("address", ["http://me:secret@localhost:8000/v1", "https://secret@localhost/v1"])
+def test_an_address_with_a_password_is_refused_and_not_told(address: str) -> None:
+    with pytest.raises(UserError, match=r"--base-url http.*: it holds a name or password") as raised:
+        OpenAIChat(address, "m")
+    assert "secret" not in str(raised.value)
+
+
+def test_an_address_that_is_none_is_refused() -> None:
+    with pytest.raises(UserError, match="--base-url localhost:8000: it is no address: write it as http://HOST:PORT/v1"):
+        OpenAIChat("localhost:8000", "m")

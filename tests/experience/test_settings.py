@@ -54,3 +54,10 @@ def test_a_block_that_leaves_no_room_for_a_prompt_is_refused_where_there_is_one(
     assert load_config("local", overrides=wide)
     with pytest.raises(UserError, match="leave no room for a prompt"):
         load_config("local", overrides=[*wide, "experience.enabled=true"])
+
+
+def test_an_address_with_a_password_gets_into_no_configuration_and_no_message() -> None:
+    settings = ["experience.base_url=http://me:secret@host/v1", "experience.model=m"]
+    with pytest.raises(UserError, match=r"experience\.base_url.*it holds a name or password") as raised:
+        load_config("local", None, settings)
+    assert "secret" not in str(raised.value)

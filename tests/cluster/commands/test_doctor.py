@@ -3,6 +3,7 @@ it."""
 
 from __future__ import annotations
 
+import socket
 import sys
 from dataclasses import replace
 from io import StringIO
@@ -13,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from cluster.commands import doctor
-from cluster.commands.doctor import GIB, Machine, show_doctor
+from cluster.commands.doctor import GIB, Machine, memory_left, show_doctor
 from cluster.config.loading import load_config
 from trajectories.errors import UserError
 
@@ -106,6 +107,39 @@ def test_a_python_that_is_too_old(looked: Any, monkeypatch: pytest.MonkeyPatch) 
 def test_a_gpu_that_works_and_a_small_shared_memory_keep_nothing_from_running(looked: Any) -> None:
     printed, ended = looked(replace(SOUND, **GPU, cuda_works=True, shared=GIB // 16))
     assert not ended and "ok     gpu        CUDA 13.0" in printed and "note   memory" in printed
+
+
+@pytest.mark.parametrize(
+    ("limit", "used", "stat"),
+    [
+        ("memory.max", "memory.current", "memory.stat"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
+    ],
+)
+def test_a_container_s_limit_counts_where_the_machine_has_more(
+    tmp_path: Path, limit: str, used: str, stat: str
+) -> None:
+    whole = memory_left(tmp_path)
+    (tmp_path / "memory").mkdir()
+    for name, text in ((limit, "3000"), (used, "1200"), (stat, "anon 1\ninactive_file 200\nactive_file 5\n")):
+        (tmp_path / name).write_text(text + "\n")
+    assert memory_left(tmp_path) == 2000
+    (tmp_path / limit).write_text("max\n")
+    assert memory_left(tmp_path) > 2000 and whole > 2000
+
+
+def test_a_driver_that_torch_finds_is_there_without_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert Machine.here().gpu
+
+
+def test_an_ipv6_address_is_tried_and_local_is_none(looked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+    monkeypatch.setattr(socket, "create_connection", lambda at, wait: (tried.append(at), socket.socket())[1])
+    printed, ended = looked(replace(SOUND, environment={"RAY_ADDRESS": "[::1]:6379"}))
+    assert not ended and tried == [("::1", 6379)] and "a Ray cluster at [::1]:6379" in printed
+    printed, ended = looked(replace(SOUND, environment={"RAY_ADDRESS": "local"}))
+    assert not ended and "Ray starts here by itself" in printed
 
 
 def test_this_machine_can_be_looked_at() -> None:

@@ -140,6 +140,41 @@ def test_a_job_has_its_command_its_folder_and_time_to_stop(tmp_path):
     assert environment["env_vars"] == {"RAY_JOB_STOP_WAIT_TIME_S": "600", "A": "1"}
 
 
+QUOTED = """Request failed with status code 500: Traceback (most recent call last):
+  File "job_head.py", line 393, in upload_package
+    data = await req.read()
+{}
+."""
+"""How Ray's client tells what its dashboard failed with."""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        QUOTED.format("aiohttp.web_exceptions.HTTPRequestEntityTooLarge: Request Entity Too Large"),
+        QUOTED.format("ValueError: Package size (600.00MiB) exceeds the maximum size of 512.00MiB. To exclude"),
+        "Request failed with status code 413: <html>nginx</html>.",
+    ],
+)
+def test_a_working_directory_that_is_too_large_is_told_with_what_to_do(tmp_path, text):
+    def submit_job(**options: Any) -> str:
+        raise RuntimeError(text)
+
+    client: Any = SimpleNamespace(get_address=lambda: "http://head:8265", submit_job=submit_job)
+    with pytest.raises(UserError, match=rf"--working-dir {tmp_path} is too large .*\.gitignore") as raised:
+        jobs.submit(client, ["train"], tmp_path, {})
+    assert "Traceback" not in str(raised.value)
+
+
+def test_of_a_traceback_of_the_head_its_end_is_told():
+    class Broken(Head):
+        def get_job_info(self, job: str) -> Any:
+            raise RuntimeError(QUOTED.format("KeyError: raysubmit_404"))
+
+    with pytest.raises(UserError, match=r"^http://head:8265 refuses \(KeyError: raysubmit_404\)$"):
+        jobs.details(Broken([]), "raysubmit_404")  # pyright: ignore[reportArgumentType]
+
+
 def test_ctrl_c_stops_following_and_not_the_job():
     class Endless(Head):
         async def tail_job_logs(self, job: str) -> AsyncIterator[str]:

@@ -33,3 +33,11 @@ def test_routing_before_the_first_stage_takes_its_time(tmp_path):
         "{http://www.w3.org/2000/svg}rect"
     )
     assert float(sft.attrib["x"]) == MARGIN + (RIGHT - MARGIN) / 2
+
+
+def test_a_panel_may_have_any_name(tmp_path):
+    (tmp_path / "evaluations").mkdir()
+    played = evaluation([True], version=0).model_copy(update={"panel": "R&D <1>/valid"})
+    write_evaluations(tmp_path / "evaluations" / "base.json", (played,))
+    picture = ElementTree.fromstring(write_learning_curve(tmp_path).read_text())
+    assert "R&D <1>/valid" in [text.text for text in picture.iter("{http://www.w3.org/2000/svg}text")]

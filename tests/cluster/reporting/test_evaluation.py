@@ -1,6 +1,7 @@
 """Evaluation: whole panels, greedily and sampled, and the file."""
 
 import asyncio
+import os
 from collections import Counter
 from dataclasses import replace
 from functools import partial
@@ -15,7 +16,9 @@ from cluster.reporting.evaluation import (
     Subject,
     TaskResult,
     evaluate_panel,
+    evaluation_file,
     read_evaluations,
+    run_evaluations,
     write_evaluations,
 )
 from cluster.reporting.evaluation_tables import evaluation_tables, type_tables
@@ -179,3 +182,16 @@ def test_without_experience_nothing_of_an_evaluation_changes():
     result = asyncio.run(evaluate_panel(SimulatedRollouts(), PANEL, Sampling(), Subject("m")))
     assert result.arms == result.outcomes and result.memory_snapshot is None
     assert len(evaluation_tables({"base": (result,)})) == 1
+
+
+def test_the_evaluations_of_a_copied_run_stand_in_the_order_of_their_weights(tmp_path):
+    versions = {"base": 0, "after_sft": 20, "step_000040": 40, "step_000100": 100, "after_grpo": 100}
+    for at, (name, version) in enumerate(versions.items()):
+        played = asyncio.run(evaluate_panel(SimulatedRollouts(), PANEL, Sampling(), Subject("m", version), limit=1))
+        file = evaluation_file(tmp_path, name)
+        write_evaluations(file, (played,))
+        os.utime(file, (at, at))
+    assert list(run_evaluations(tmp_path)) == list(versions)
+    for at, name in enumerate(sorted(versions)):  # as a copy has them, whose files were written by their names
+        os.utime(evaluation_file(tmp_path, name), (at, at))
+    assert [versions[name] for name in run_evaluations(tmp_path)] == [0, 20, 40, 100, 100]
