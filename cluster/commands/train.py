@@ -20,6 +20,7 @@ from cluster.reporting.entropy import EntropyWatch
 from cluster.reporting.lessons import costs, lessons
 from cluster.reporting.metrics import MetricsWriter, read_metrics
 from cluster.reporting.progress import RunObserver
+from cluster.reporting.trackers import check_trackers, open_trackers
 from cluster.runtime.assembly import assembled
 from cluster.runtime.session import check_resources, ray_cluster
 from trajectories.errors import WorkersLost, last_line
@@ -35,8 +36,10 @@ def run_training(plan: Plan, console: Console) -> None:
     Raises:
         Interrupted: after a stop by Ctrl-C, SIGTERM or a terminal that closed, checkpoint written.
         StorageError: the disk of the run directory is full or read-only; the last checkpoint is good.
+        UserError: a service that it names has no client here, or does not take the run.
         WorkersLost: workers died `MAX_DEATHS` times without a new checkpoint in between.
     """
+    check_trackers(plan.config.tracking)
     with ray_cluster(plan.config.placement):
         say = partial(console.print, markup=False, highlight=False)
         asyncio.run(check_resources(plan.config, trains=True, say=say))
@@ -75,7 +78,9 @@ def _train_through_deaths(plan: Plan, console: Console, say: Callable[[str], Non
 
 async def _train(plan: Plan, console: Console) -> None:
     say = partial(console.print, markup=False, highlight=False)
-    writer = MetricsWriter(plan.run_dir, plan.manifest.step + 1, ray_metrics=not plan.config.placement.inline, say=say)
+    config, step = plan.config, plan.manifest.step
+    trackers = open_trackers(config.tracking, plan.run_dir, config.model_dump(mode="json"), step > 0, say)
+    writer = MetricsWriter(plan.run_dir, step + 1, not config.placement.inline, say, trackers)
     try:
         with RunObserver(console, writer, EntropyWatch(plan.config.grpo.entropy_floor)) as observer:
             async with assembled(plan, observer) as assembly:

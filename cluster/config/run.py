@@ -15,6 +15,7 @@ from cluster.config.sections import (
     EvaluationSettings,
     PlacementSettings,
     ScheduleSettings,
+    TrackingSettings,
 )
 from envs import ENVIRONMENTS, EnvironmentSettings, is_known
 from experience.experience_settings import ExperienceSettings
@@ -51,6 +52,7 @@ class RunSettings(Settings):
     schedule: ScheduleSettings = ScheduleSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
+    tracking: TrackingSettings = TrackingSettings()
     placement: PlacementSettings = PlacementSettings()
 
     def opening(self, name: str) -> tuple[str | None, EnvironmentSettings | None]:

@@ -225,6 +225,16 @@ class CheckpointSettings(Settings):
     as much for AdamW."""
 
 
+class TrackingSettings(Settings):
+    """Services that a run's metrics go to beside its own files. Their clients find servers and keys in variables of
+    their own (WANDB_API_KEY, WANDB_BASE_URL, WANDB_MODE; MLFLOW_TRACKING_URI), so that none stands here."""
+
+    wandb: str | None = None
+    """Project in Weights & Biases; null: none. Needs `pip install wandb`. Tuning: one for runs that are compared."""
+    mlflow: str | None = None
+    """Experiment of MLflow; null: none. Needs `pip install mlflow-skinny`, or `mlflow`. Tuning: as for `wandb`."""
+
+
 class PlacementSettings(Settings):
     """Actors and what each demands of the cluster. CPUs and GPUs may be fractions; two halves share one."""
 

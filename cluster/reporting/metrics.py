@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from cluster.reporting.metric_table import Metric, defined
+from cluster.reporting.trackers import Trackers
 from trajectories.files import read_lines, storing, written_aside
 from trajectories.ids import plain_name
 
 
 class MetricsWriter:
-    """Writes each record to `RUN/metrics.jsonl` and `RUN/tensorboard/`, and to Ray's gauges where Ray runs.
+    """Writes each record to `RUN/metrics.jsonl` and `RUN/tensorboard/`, to Ray's gauges where Ray runs, and to the
+    services that the run names.
 
     Lines from `from_step` on are removed first: a resumed run repeats the steps after its checkpoint. So is a last line
     that a kill or a full disk has torn, which `say` is told. All methods raise StorageError where the disk is at fault.
@@ -28,6 +30,7 @@ class MetricsWriter:
         from_step: int = 0,
         ray_metrics: bool = False,
         say: Callable[[str], None] = lambda line: None,
+        trackers: Trackers | None = None,
     ) -> None:
         from torch.utils.tensorboard.writer import SummaryWriter  # here, because who reads metrics needs no torch
 
@@ -35,6 +38,7 @@ class MetricsWriter:
         self._keep_before(from_step, say)
         self._board = SummaryWriter(run_dir / "tensorboard", purge_step=from_step)
         self._gauges = RayGauges(plain_name(run_dir.name)) if ray_metrics else None
+        self._trackers = trackers or Trackers({}, say)
 
     def write(self, step: int, stage: str, values: Mapping[str, float]) -> None:
         record = {"step": step, "stage": stage, "time": round(time.time(), 3), **values}
@@ -46,8 +50,11 @@ class MetricsWriter:
             self._board.flush()
         if self._gauges is not None:
             self._gauges.show(stage, {name: value for name, value in record.items() if name != "stage"})
+        self._trackers.log(step, stage, values)
 
-    def close(self) -> None:
+    def close(self, failed: bool = False) -> None:
+        """`failed`: the run ended by an error, which services are told."""
+        self._trackers.close(failed)
         with storing(self._path):
             self._board.close()
 

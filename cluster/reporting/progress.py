@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from cluster.config.sections import Stage
+from cluster.loop.coordinator import Interrupted
 from cluster.reporting.entropy import EntropyWatch
 from cluster.reporting.metrics import MetricsWriter
 
@@ -38,9 +39,9 @@ class RunObserver:
         self._progress.start()
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         self._progress.stop()
-        self._writer.close()
+        self._writer.close(failed=kind is not None and not issubclass(kind, Interrupted))
 
     def say(self, line: str) -> None:
         self._console.print(line, highlight=False, markup=False)
