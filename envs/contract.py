@@ -26,10 +26,10 @@ def check_observation(observation: Any, who: str) -> None:
         raise UserError(f"{who} shows a {type(observation.text).__name__} as its text: give a str")
     actions = observation.admissible_actions
     if not isinstance(actions, tuple):
-        raise UserError(f"{who} names {_shown(actions)} as its admissible actions: give a tuple of texts")
+        raise UserError(f"{who} names {shown(actions)} as its admissible actions: give a tuple of texts")
     for action in actions:
         if not isinstance(action, str):
-            raise UserError(f"{who} names {_shown(action)} as an admissible action: give texts")
+            raise UserError(f"{who} names {shown(action)} as an admissible action: give texts")
 
 
 def check_step(step: Any, reward_names: tuple[str, ...], who: str) -> None:
@@ -39,11 +39,11 @@ def check_step(step: Any, reward_names: tuple[str, ...], who: str) -> None:
     check_observation(step.observation, who)
     for name, values in (("rewards", step.rewards), ("info", step.info)):
         if not isinstance(values, Mapping):
-            raise UserError(f"{who} gives {_shown(values)} as {name}: give a dict")
+            raise UserError(f"{who} gives {shown(values)} as {name}: give a dict")
     _check_rewards(step.rewards, reward_names, who)
     state = step.info.get("state_hash", 0)
     if not isinstance(state, Integral) or not -(2**63) <= int(state) < 2**63:
-        raise UserError(f"{who} gives {_shown(state)} as state_hash: give a whole number of 63 bits")
+        raise UserError(f"{who} gives {shown(state)} as state_hash: give a whole number of 63 bits")
 
 
 def _check_rewards(rewards: Mapping[str, Any], reward_names: tuple[str, ...], who: str) -> None:
@@ -52,9 +52,10 @@ def _check_rewards(rewards: Mapping[str, Any], reward_names: tuple[str, ...], wh
             raise UserError(f"{who} gives no reward {name!r}: give every one of its reward_names at every step")
         reward = rewards[name]
         if not isinstance(reward, Real) or not math.isfinite(reward):
-            raise UserError(f"{who} gives {_shown(reward)} as the reward {name!r}: give a finite number")
+            raise UserError(f"{who} gives {shown(reward)} as the reward {name!r}: give a finite number")
 
 
-def _shown(value: Any) -> str:
-    shown = " ".join(repr(value).split())
-    return shown if len(shown) <= LONGEST_SHOWN else f"{shown[:LONGEST_SHOWN]}…"
+def shown(value: Any) -> str:
+    """A wrong value for an error line: on one line, and short."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
