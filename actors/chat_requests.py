@@ -65,7 +65,7 @@ def _limit(name: str, value: Any) -> int:
 
 def _message(at: int, message: Any) -> Message:
     role = message.get("role") if isinstance(message, Mapping) else None
-    if role not in ROLES:
+    if not isinstance(role, str) or role not in ROLES:
         raise Refusal(f"messages[{at}] has the role {role!r}: take system, user or assistant")
     if message.get("tool_calls"):
         raise Refusal(f"messages[{at}] calls tools, which are not offered: write what was done as text")

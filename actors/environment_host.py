@@ -15,14 +15,19 @@ from ray.exceptions import RayActorError
 from actors import runtime
 from actors.episode import EnvironmentFailure, Session
 from envs.base import Environment, Observation, StepResult
+from envs.contract import check_observation, check_step
 from trajectories.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+LONGEST_ACTION = 80
+"""Characters of an action that a failure repeats."""
 Openers = Mapping[str, Callable[[], Environment]]
 """What makes an environment, by its name."""
 Place = tuple[str, str]
 """A slot, and which of its environments."""
+Stepped = StepResult | EnvironmentFailure | UserError
+"""What became of one action: a failure is the episode's, a UserError the run's."""
 
 
 class EnvironmentHost:
@@ -51,27 +56,39 @@ class EnvironmentHost:
         if place not in self._environments:
             self._environments[place] = self._openers[place[1]]()
         try:
-            return self._environments[place].reset(task_id, seed)
+            observation = self._environments[place].reset(task_id, seed)
+            check_observation(observation, f"the environment {place[1]}")
+            return observation
         except Exception:
             self._discard(place)
             raise
 
-    def step_all(self, steps: Sequence[tuple[Place, str]]) -> list[StepResult | EnvironmentFailure]:
+    def step_all(self, steps: Sequence[tuple[Place, str]]) -> list[Stepped]:
         """An action in each of several slots, one after the other; an action that failed has its failure in place of a
         result. A slot whose environment raised is emptied; a step in an empty slot fails."""
         return [self._step(place, action) for place, action in steps]
 
-    def _step(self, place: Place, action: str) -> StepResult | EnvironmentFailure:
+    def _step(self, place: Place, action: str) -> Stepped:
         if place not in self._environments:
             return EnvironmentFailure(f"no episode in slot {place[0]}: its process was restarted")
+        environment = self._environments[place]
         try:
-            return self._environments[place].step(action)
+            step = environment.step(action)
+            check_step(step, tuple(environment.reward_names), f"the environment {place[1]}")
+            return step
+        except UserError as error:  # another attempt would end in the same line
+            self._discard(place)
+            return error
         except Exception as error:
             self._discard(place)
-            return EnvironmentFailure(f"step {action!r}: {_in_a_line(error)}")
+            return EnvironmentFailure(f"step {_shortened(action)!r}: {_in_a_line(error)}")
 
     def _discard(self, place: Place) -> None:
-        self._environments.pop(place).close()
+        """Empty a slot whose environment raised; one in such a state need not be able to close."""
+        try:
+            self._environments.pop(place).close()
+        except Exception as error:
+            logger.warning("an environment %s that had failed could not be closed: %s", place[1], _in_a_line(error))
 
 
 def start_environment_host(openers: Openers, options: Mapping[str, Any]) -> ActorHandle:
@@ -120,11 +137,11 @@ class _HostLine:
         try:
             results = await _bounded(f"a step of {len(steps)} episodes", self._host, call, self._timeout_s)
         except EnvironmentFailure as failure:
-            results = [EnvironmentFailure(str(failure)) for _ in steps]
+            results: list[Stepped] = [EnvironmentFailure(str(failure)) for _ in steps]
         for (_, _, answer), result in zip(steps, results, strict=True):
             if answer.cancelled():
                 continue
-            if isinstance(result, EnvironmentFailure):
+            if isinstance(result, Exception):
                 answer.set_exception(result)
             else:
                 answer.set_result(result)
@@ -213,6 +230,10 @@ def _in_words(what: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise EnvironmentFailure(f"{what}: {_in_a_line(error)}") from error
+
+
+def _shortened(action: str) -> str:
+    return action if len(action) <= LONGEST_ACTION else f"{action[:LONGEST_ACTION]}…"
 
 
 def _in_a_line(error: Exception) -> str:

@@ -31,7 +31,8 @@ class EnvironmentFailure(ConcertoError):
 
 
 class Session(Protocol):
-    """An environment for one episode, wherever it lives. Failures are EnvironmentFailure, bad task ids UserError."""
+    """An environment for one episode, wherever it lives. Failures are EnvironmentFailure; bad task ids, and what no
+    environment may answer, UserError."""
 
     @property
     def reward_names(self) -> tuple[str, ...]: ...
@@ -181,7 +182,7 @@ async def play(
         waiting_seconds: what the episode spent before it got its environment; only recorded.
     Raises:
         EnvironmentFailure, EngineError: the episode is lost and may be tried again.
-        UserError: no environment knows this task.
+        UserError: no environment knows this task, or its environment does not keep to `envs.base`.
     """
     engine, builder, sampling = agent.engine, agent.builder, agent.sampling
     tally = Tally(session.reward_names)

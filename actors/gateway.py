@@ -10,7 +10,6 @@ It listens on the loopback alone, and every episode has a path of its own with a
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import secrets
 import time
@@ -111,7 +110,7 @@ class Gateway:
 async def _body(request: web.Request) -> Any:
     try:
         return await request.json()
-    except (json.JSONDecodeError, UnicodeDecodeError):
+    except (ValueError, LookupError, RecursionError):  # of the text, the character set, the depth
         raise Refusal("the body is no JSON") from None
 
 

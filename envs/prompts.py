@@ -19,10 +19,13 @@ from trajectories.errors import UserError, first_line
 from trajectories.prompt_settings import Instructions, PromptSettings
 
 ALIASES: Mapping[str, Mapping[str, str]] = {
-    "alfworld": {r"(?:put|place) (.+) (?:in/on|into|onto|in|on) (.+)": r"move \1 to \2"},
+    "alfworld": {
+        r"(?:put|place) (.+) (?:in/on|into|onto|in|on) (.+)": r"move \1 to \2",
+        r"(?:put|place|move) (.+) (?:in/on|into|onto|in|on|to) (.+)": r"put \1 in/on \2",
+    },
 }
-"""Other words for an environment's actions, taken where a format is set and what they stand for is admissible. Older
-ALFWorld, and so all that models have read of it, says `put X in/on Y` for `move X to Y`."""
+"""Other words for an environment's actions, taken where a format is set and what they stand for is admissible. Games
+fetched before ALFWorld 0.4, and so all that models have read of it, say `put X in/on Y` for `move X to Y`."""
 
 
 def instructions(environment: str, prompt: PromptSettings) -> Instructions:

@@ -126,16 +126,19 @@ def read_records(path: Path) -> Iterator[tuple[str, Any]]:
     """
     try:
         content = lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes()
-        text = content.decode()
+        text = content.decode("utf-8-sig")
     except (OSError, EOFError, lzma.LZMAError, UnicodeDecodeError) as error:
         raise UserError(
             f"no recorded demonstrations at {path} ({in_words(error)}); name a .json or .jsonl file"
         ) from error
     if ".jsonl" in path.suffixes:
-        for number, line in enumerate(text.splitlines(), start=1):
-            yield f"{path} line {number}", _parse(line, f"{path} line {number}")
+        for number, line in enumerate(text.split("\n"), start=1):  # splitlines breaks within texts too, at U+2028
+            if line.strip():
+                yield f"{path} line {number}", _parse(line, f"{path} line {number}")
         return
     document = _parse(text, str(path))
+    if not isinstance(document, dict | list):
+        raise UserError(f"{path} holds one {type(document).__name__}: give a list of records, or an object by name")
     named = document.items() if isinstance(document, dict) else enumerate(document, start=1)
     for name, record in named:
         yield f"{path} record {name}", record

@@ -15,7 +15,7 @@ earns no `format`, and the environment gets `NO_ACTION`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
@@ -30,11 +30,15 @@ _OPENING = "<think>"
 _WRAPPING = " \t\r\f\v\u00a0`*\"'“”>"
 """What models put around an action."""
 _FENCE = re.compile(r"\s*```\w*\s*")
-_LABEL = re.compile(r"(?:^|(?<=</think>))[ \t>*_#]*action[ \t]*\d*[ \t*_]*:[*_]*", re.IGNORECASE | re.MULTILINE)
-_OBSERVATION = re.compile(r"(?:^|(?<=</think>))[ \t>*_#]*observation[ \t]*\d*[ \t*_]*:", re.IGNORECASE | re.MULTILINE)
+# Possessive, so that a long run of blanks is gone over once, not once a blank.
+_LABEL = re.compile(r"(?:^|(?<=</think>))[ \t>*_#]*+action[ \t]*+\d*+[ \t*_]*+:[*_]*+", re.IGNORECASE | re.MULTILINE)
+_OBSERVATION = re.compile(
+    r"(?:^|(?<=</think>))[ \t>*_#]*+observation[ \t]*+\d*+[ \t*_]*+:", re.IGNORECASE | re.MULTILINE
+)
 _THINKS, _THOUGHT = re.compile("<think>", re.IGNORECASE), re.compile("</think>", re.IGNORECASE)
 _ACTS = re.compile("<action>", re.IGNORECASE)
 _TAGS = re.compile(r"<action>((?:(?!<action>).)*?)</action>", re.IGNORECASE | re.DOTALL)
+_SEARCH = re.compile(r"search\s*\[(.+)\]", re.IGNORECASE)
 _END_OF_ACTION = re.compile(r"[\r\n]|</action>", re.IGNORECASE)
 
 
@@ -119,24 +123,28 @@ def write_answer(
     return answer.removeprefix(_OPENING) if format == "tagged" and thought else f"</think>\n{answer}"
 
 
-def as_admissible(action: str, admissible: Iterable[str], aliases: Mapping[str, str]) -> str:
+def as_admissible(action: str, admissible: Collection[str], aliases: Mapping[str, str], searches: bool = False) -> str:
     """The admissible action that is meant, where exactly one differs from `action` in nothing but capitals and blanks,
-    or from what an alias makes of it; else the action as it is.
+    or from what an alias makes of it; else the action as it is. One whose words are the same goes before the others.
 
     >>> as_admissible("Put mug 1 in shelf 2", ["move mug 1 to shelf 2"], {r"put (.+) in (.+)": r"move \\1 to \\2"})
     'move mug 1 to shelf 2'
 
     Args:
         aliases: regular expressions of whole actions, and what they stand for.
+        searches: `search[words]` is admissible too, with any words; they stay as they are.
     """
-    by_words: dict[str, list[str]] = {}
-    for one in admissible:
-        by_words.setdefault(_words(one), []).append(one)
+    if searches and (search := _SEARCH.fullmatch(action)):
+        return f"search[{search[1]}]"
     said = _words(action)
     renamed = [match.expand(new) for old, new in aliases.items() if (match := re.fullmatch(old, said))]
-    for words in (said, *renamed):
-        if len(meant := by_words.get(words, [])) == 1:
-            return meant[0]
+    for bare in (_words, _letters):
+        known: dict[str, list[str]] = {}
+        for one in admissible:
+            known.setdefault(bare(one), []).append(one)
+        for words in (said, *renamed):
+            if len(meant := known.get(bare(words), [])) == 1:
+                return meant[0]
     return action
 
 
@@ -222,3 +230,7 @@ def _trimmed(response: str, start: int, end: int) -> tuple[int, int]:
 
 def _words(action: str) -> str:
     return " ".join(action.casefold().split())
+
+
+def _letters(action: str) -> str:
+    return "".join(action.casefold().split())

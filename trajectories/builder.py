@@ -181,6 +181,8 @@ class _Builder:
         self._config = config
         self._instructions = instructions or Instructions(config.system)
         self._admissible: tuple[str, ...] = ()
+        self._searches = False
+        """The environment has shown a search box: it takes searches, also where it shows none (WebShop)."""
         self._drafts = [Draft()]
 
     def prompt(self) -> npt.NDArray[np.int32]:
@@ -218,7 +220,8 @@ class _Builder:
         answer = read_answer(self._config.format, response, finished, self.opened)
         if answer.violation:
             return answer
-        return replace(answer, action=as_admissible(answer.action, self._admissible, self._instructions.aliases))
+        aliases = self._instructions.aliases
+        return replace(answer, action=as_admissible(answer.action, self._admissible, aliases, self._searches))
 
     def _open(self, prompt: str) -> None:
         """Begin the last draft."""
@@ -238,6 +241,7 @@ class _Builder:
 
     def _observation_text(self, observation: Observed) -> str:
         self._admissible = observation.admissible_actions
+        self._searches = self._searches or observation.can_search
         if not self._config.list_actions:
             return observation.text
         search = ("search[words]",) if observation.can_search else ()

@@ -50,9 +50,9 @@ class ControlTokens:
         """Token ids; control tokens written in the text become themselves unless it is quoted, none are added.
 
         With the control token <|end|>, encode("a<|end|>") ends with its id; encode(quote("a<|end|>")) is the ids of
-        "a<" and then those of "|end|>".
+        "a<" and then those of "|end|>". Half a character (a lone surrogate), which no tokenizer takes, becomes "?".
         """
-        pieces = text.split(BREAK)
+        pieces = (text if text.isascii() else text.encode(errors="replace").decode()).split(BREAK)
         return [token for piece in pieces for token in self._tokenizer(piece, add_special_tokens=False)["input_ids"]]  # pyright: ignore
 
     def spoken(self, token_ids: list[int]) -> str:

@@ -18,13 +18,14 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
 from envs.base import Observation, StepResult
+from envs.contract import shown
 from trajectories.errors import UserError, first_line
 
 SEEDS: Mapping[str, Sequence[int]] = MappingProxyType(
@@ -139,14 +140,15 @@ class GymnasiumPlay:
             self._environment.step(action), 5, f"{_name(self._environment)}.step"
         )
         observation = self._observation(text, info)
-        self._score += float(reward)
+        reward = _number(reward, f"{_name(self._environment)}.step")
+        self._score += reward
         done = bool(terminated or truncated)
         solved = done and bool(info.get("success", terminated and self._score >= self._solved_at))
         state = info.get("state_hash", _hash(text))
         self._score = None if done else self._score
         return StepResult(
             observation,
-            rewards={"success": float(solved), "score": float(reward)},
+            rewards={"success": float(solved), "score": reward},
             done=done,
             info={"action_valid": bool(info.get("action_valid", True)), "state_hash": state},
         )
@@ -162,7 +164,13 @@ class GymnasiumPlay:
                 f"{_name(self._environment)} shows a {type(text).__name__}, no text: wrap it in a class whose reset "
                 "and step say it in words"
             )
-        return Observation(text, tuple(info.get("admissible_actions", ())))
+        told = info.get("admissible_actions")
+        actions = () if told is None else tuple(told) if isinstance(told, Iterable) else (told,)
+        if isinstance(told, str) or not all(isinstance(action, str) for action in actions):
+            raise UserError(
+                f"{_name(self._environment)} tells {shown(told)} as its admissible_actions: give a list of texts"
+            )
+        return Observation(text, actions)
 
 
 def plays_like_gymnasium(found: Any) -> bool:
@@ -183,10 +191,21 @@ def _made(make: Callable[[], Any]) -> Any:
 def _parts(answer: Any, count: int, what: str) -> Any:
     """Raises UserError where the answer has not Gymnasium's form."""
     if isinstance(answer, tuple) and len(answer) == count:
+        if not isinstance(answer[-1], Mapping):
+            raise UserError(
+                f"{what} gives {shown(answer[-1])} as its info: give a dict, empty where there is nothing to tell"
+            )
         return answer
     wanted = {2: "(observation, info)", 5: "(observation, reward, terminated, truncated, info)"}[count]
     got = f"{len(answer)} values" if isinstance(answer, tuple) else f"a {type(answer).__name__}"
     raise UserError(f"{what} gives {got}, not {wanted}: it has not {INTERFACE}")
+
+
+def _number(reward: Any, what: str) -> float:
+    try:
+        return float(reward)
+    except (TypeError, ValueError):
+        raise UserError(f"{what} gives {shown(reward)} as its reward: give a number") from None
 
 
 def _name(environment: Any) -> str:

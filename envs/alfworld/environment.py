@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -9,10 +11,11 @@ from typing import Any, Protocol
 from envs.alfworld.explorer import Explorer
 from envs.alfworld.library import GameLibrary
 from envs.alfworld.native.engine import NativeEngine, NativeGame
+from envs.alfworld.native.pddl import UnsupportedConstruct
 from envs.alfworld.progress import covered_way, met_conditions
 from envs.alfworld.settings import AlfworldSettings
 from envs.base import Observation, StepResult
-from trajectories.errors import UserError
+from trajectories.errors import UserError, first_line
 
 DEFAULTS = AlfworldSettings()
 EFFICIENCY_TURNS = 50
@@ -83,6 +86,7 @@ class AlfworldEnvironment:
         self._come = covered_way if settings.progress == "distance" else met_conditions
         self._library = library
         self._engine: GameEngine = engine_type()
+        self._task_id = ""
         self._turns = 0
         self._playing = False
 
@@ -98,7 +102,9 @@ class AlfworldEnvironment:
         Raises:
             UserError: the game is not in the library, or damaged.
         """
-        text = self._engine.reset(_compiled(self._library, self._game_type, task_id))
+        self._task_id = task_id
+        with _named(task_id):
+            text = self._engine.reset(_compiled(self._library, self._game_type, task_id))
         self._turns = 0
         self._playing = not self._engine.won
         return self._observation(text)
@@ -109,7 +115,8 @@ class AlfworldEnvironment:
         command = action.strip()
         valid = command in self._engine.admissible_commands
         before = self._come(self._engine)
-        text = self._engine.step(command)
+        with _named(self._task_id):
+            text = self._engine.step(command)
         self._turns += 1
         won = self._engine.won
         self._playing = not won
@@ -136,9 +143,30 @@ class AlfworldEnvironment:
 
 @lru_cache(maxsize=COMPILED_GAMES)
 def _compiled(library: GameLibrary, game_type: Any, task_id: str) -> Any:
-    """A game ready to play, for any number of environments."""
+    """A game ready to play, for any number of environments. Raises UserError."""
     game = library.read(task_id)
-    return game_type.compile(game.domain, game.problem, game.grammar)
+    try:
+        return game_type.compile(game.domain, game.problem, game.grammar)
+    except UnsupportedConstruct:
+        raise
+    except (UserError, LookupError, TypeError, ValueError, RecursionError) as error:  # in texts of any kind
+        reason = first_line(error) if isinstance(error, UserError) else f"{type(error).__name__}: {first_line(error)}"
+        raise UserError(
+            f"the game {task_id} cannot be played ({reason}): its file is damaged; fetch the games again with "
+            "`concerto data alfworld`"
+        ) from error
+
+
+@contextmanager
+def _named(task_id: str) -> Iterator[None]:
+    """Says which game it is that the native engine does not play."""
+    try:
+        yield
+    except UnsupportedConstruct as error:
+        raise UserError(
+            f"the game {task_id} cannot be played ({first_line(error)}): if it is no game of your own, fetch the games "
+            "again with `concerto data alfworld`, else set environments.alfworld.engine=textworld"
+        ) from error
 
 
 def _load_engine(name: str) -> tuple[Any, Any]:

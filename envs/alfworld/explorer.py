@@ -18,6 +18,7 @@ import re
 from dataclasses import dataclass, field
 
 from envs.base import Observation
+from trajectories.errors import UserError
 
 SEARCHED_LATER = {"fridge": 1, "microwave": 1, "safe": 1, "cabinet": 2, "drawer": 2}
 """Receptacle kinds that are usually closed: the few of their kind after all open surfaces, the many last. Of five such
@@ -128,10 +129,20 @@ class Explorer:
         self._wander = wander
 
     def reset(self, observation: Observation) -> None:
-        """Read the room and the task. Raises ValueError if the task sentence is not understood."""
+        """Read the room and the task.
+
+        Raises:
+            ValueError: the task sentence is not understood.
+            UserError: the game is older than the words that the explorer knows.
+        """
         text = observation.text
         self._task = read_task(text)
         self._known = Knowledge(tuple(_THING.findall(text.split("you see", 1)[-1].split("Your task", 1)[0])))
+        if not self._known.receptacles:
+            raise UserError(
+                "the explorer cannot play this game, which lists no receptacle as `a desk 1`: it may be older than "
+                "ALFWorld 0.4: run `concerto data alfworld` for today's games"
+            )
         self._command = ""
 
     def act(self, observation: Observation) -> str:

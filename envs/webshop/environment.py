@@ -52,7 +52,9 @@ class WebShopEnvironment:
     Actions: `search[words]` on every page, `click[text]` of something that is shown; all else does nothing.
     Observations list the clicks in the original's order; the search page's own button does nothing there either and is
     not listed, `can_search` tells of the search box instead. Nor is an option whose text has a "[" or a line break: the
-    original reads an action from the last "[" on, so that nothing can choose it.
+    original reads an action from the last "[" on, so that nothing can choose it. The words `<r>`, `<a>`, `<c>`, `<q>`
+    at the head of a search, by which the original lists products at random or by attribute, category or query, are
+    ordinary words here: a shopper that found them would see the goal's products without searching.
 
     Rewards of a step. `score` (the original's reward) and its parts `type`, `attribute`, `option` and `price` come with
     the purchase and are 0 before; `success` is 1 where `score` is 1. `format`: 1 if the action reads `search[...]` or

@@ -7,7 +7,6 @@ the original's `text` or `text_rich` observation, `follow` gives the situation a
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -20,7 +19,6 @@ ObservationMode = Literal["text", "text_rich"]
 MAX_HITS = 50
 HITS_PER_PAGE = 10
 BACK_TO_SEARCH, NEXT, PREVIOUS, BUY = "back to search", "next >", "< prev", "buy now"
-_ACTION = re.compile(r"(.+)\[(.+)\]")
 
 
 class Page(StrEnum):
@@ -79,9 +77,15 @@ class Situation:
 
 
 def parse_action(action: str) -> tuple[str, str] | None:
-    """`search[Red Shoes]` → `("search", "red shoes")`; None where the string is no `name[argument]`."""
-    match = _ACTION.match(action)
-    return None if match is None else (match[1], match[2].lower())
+    """`search[Red Shoes]` → `("search", "red shoes")`; None where the string is no `name[argument]`.
+
+    Of several brackets the last pair counts, as in the original, whose regular expression `(.+)\\[(.+)\\]` takes time
+    in the square of their number.
+    """
+    line = action.partition("\n")[0]
+    end = line.rfind("]")
+    start = line.rfind("[", 1, max(0, end - 1))
+    return None if start < 0 else (line[:start], line[start + 1 : end].lower())
 
 
 def follow(

@@ -204,9 +204,10 @@ async def test_what_is_not_offered_is_told_as_openai_tells_it(serve) -> None:
         with pytest.raises(openai.BadRequestError, match="tools is not offered while a policy is trained") as told:
             await served.ask(ROOM, tools=[{"type": "function", "function": {"name": "f"}}])
         assert (told.value.type, told.value.code) == ("invalid_request_error", "unsupported_parameter")
-        async with aiohttp.ClientSession() as http:
-            for data in (b"{", b"\xff"):
-                async with http.post(f"{served.address}/v1/chat/completions", data=data) as answer:
+        async with aiohttp.ClientSession(f"{served.address}/v1/") as http:
+            for data, charset in ((b"{", "utf-8"), (b"\xff", "utf-8"), (b"[" * 100_000, "utf-8"), (b"{}", "none")):
+                kind = {"Content-Type": f"a/b; charset={charset}"}
+                async with http.post("chat/completions", data=data, headers=kind) as answer:
                     assert (await answer.json())["error"]["message"] == "the body is no JSON"
         for body in ({}, {"action": 5}, ["down"]):
             assert "with a text" in (await served.environment(body))[1]["error"]["message"]
@@ -217,9 +218,9 @@ async def test_what_is_not_offered_is_told_as_openai_tells_it(serve) -> None:
     ("request_", "said"),
     [
         ([], "the body is no JSON object"),
-        ({}, "messages is no list"),
         ({"messages": []}, "messages is no list of one message or more"),
         ({"messages": ["Hello"]}, r"messages\[0\] has the role None: take system, user or assistant"),
+        ({"messages": [{"role": ["user"], "content": ""}]}, r"messages\[0\] has the role \['user'\]"),
         ({"messages": [{"role": "tool", "content": ""}]}, r"messages\[0\] has the role 'tool'"),
         ({"messages": [{"role": "assistant", "content": None}]}, r"messages\[0\].content is no text"),
         ({"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "calls tools, which are not offered"),

@@ -87,3 +87,9 @@ def test_alfworlds_old_words_are_taken_where_a_format_is_set(old: str) -> None:
     assert as_admissible(action, admissible, set_.aliases) == "move mug 1 to desk 1"
     assert as_admissible(action, admissible, unset.aliases) == action
     assert not re.search(r"\bput\b", set_.system)
+
+
+@pytest.mark.parametrize("said", ["move mug 1 to desk 1", "put mug 1 on desk 1", "Put mug 1 in/on desk 1"])
+def test_games_from_before_alfworld_0_4_take_the_words_of_the_prompt(said: str) -> None:
+    aliases = instructions("alfworld", PromptSettings(format="react")).aliases
+    assert as_admissible(said, ("put mug 1 in/on desk 1", "look"), aliases) == "put mug 1 in/on desk 1"

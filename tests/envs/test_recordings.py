@@ -50,6 +50,22 @@ def test_what_wins_on_training_goals_is_imported(tmp_path: Path) -> None:
         assert won.thoughts == ("well",) * len(won.demonstration)
 
 
+@pytest.mark.parametrize("mark", ["\u2028", "\x85", "\u2029"])
+def test_a_line_ends_where_json_lines_end_it(tmp_path: Path, mark: str) -> None:
+    """Scraped texts hold characters at which Python would break a line too."""
+    record = shop_record("1500")
+    record["conversations"][0]["value"] = f"the{mark}rules"
+    path = tmp_path / "shop.jsonl"
+    path.write_text(f"\ufeff{json.dumps(record, ensure_ascii=False)}\r\n\n", encoding="utf-8")
+    assert [won.task_id for won in imported(path).won] == ["1500"]
+
+
+def test_a_file_of_one_number_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "shop.json").write_text("5")
+    with pytest.raises(UserError, match=r"shop\.json holds one int: give a list of records"):
+        imported(tmp_path / "shop.json")
+
+
 def test_what_does_not_win_is_refused(tmp_path: Path) -> None:
     assert imported(written(tmp_path / "shop.jsonl", shop_record("1500", ["search[shoes]"]))).refused == {
         Refusal.LOST: 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -45,6 +47,14 @@ def test_only_a_complete_action_counts_where_the_budget_ended_the_response(forma
 )
 def test_what_is_written_in_a_format_is_read_back(format: str, action: str, thought: str) -> None:
     assert read_answer(format, write_answer(format, action, thought)).action == action  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("response", ["action" + " " * 50_000, "observation" + " " * 50_000, "Action" + "*" * 50_000])
+@pytest.mark.parametrize("format", sorted(FORMATS))
+def test_an_answer_of_nothing_but_blanks_is_read_at_once(format: str, response: str) -> None:
+    started = time.process_time()
+    read_answer(format, response)
+    assert time.process_time() - started < 1.0
 
 
 READ = {
@@ -139,9 +149,23 @@ ALIASES = {"put (.+) in (.+)": r"move \1 to \2"}
         ("click[BUY NOW]", "click[Buy Now]"),
         ("click[red]", "click[red]"),
         ("Dance", "Dance"),
+        ("click [Buy Now]", "click[Buy Now]"),
+        ("Put mug1 in desk1", "move mug 1 to desk 1"),
+        ("move mug1 to desk1", "move mug 1 to desk 1"),
+        ("click[5  0]", "click[5 0]"),
+        ("Click[50]", "click[50]"),
+        ("click[50 ]", "click[50 ]"),
     ],
 )
 def test_words_that_mean_one_admissible_action_become_it(said: str, meant: str) -> None:
     admissible = ("go to desk 1", "move mug 1 to desk 1", "click[Buy Now]", "click[Red]", "click[RED]")
+    admissible += ("click[5 0]", "click[50]")
     assert as_admissible(said, admissible, ALIASES) == meant
     assert all(as_admissible(action, admissible, ALIASES) == action for action in admissible)
+
+
+@pytest.mark.parametrize("said", ["search[Red shoes]", "Search[Red shoes]", "SEARCH [Red shoes]"])
+def test_a_search_is_forgiven_its_capitals_and_blanks_as_a_click_is(said: str) -> None:
+    assert as_admissible(said, (), {}, searches=True) == "search[Red shoes]"
+    assert as_admissible(said, (), {}) == said
+    assert as_admissible("Search it", (), {}, searches=True) == "Search it"

@@ -155,3 +155,14 @@ def test_the_clock_tells_the_day_of_the_settings_and_nothing_else() -> None:
     assert chat.decode(builder.prompt().tolist()).startswith("04 Mar 2027")
     with pytest.raises(UserError, match=r"cannot set 'strftime_now': set rollout\.prompt\.date"):
         chat.check_options({"strftime_now": "now"})
+
+
+@pytest.mark.parametrize("mode", ["transcript", "windowed"])
+def test_half_a_character_of_an_environment_becomes_a_question_mark(mode: Mode) -> None:
+    """No tokenizer takes a lone surrogate; JSON and undecodable bytes smuggle it into texts."""
+    prompts = []
+    for text in ("a\ud800b", "a?b"):
+        builder = make_builder(ChatTokenizer(CHATML), PromptSettings(mode=mode, list_actions=True))
+        builder.begin(Seen(text, (text,)))
+        prompts.append(builder.prompt().tolist())
+    assert prompts[0] == prompts[1]

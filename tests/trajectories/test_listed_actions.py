@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.trajectories import samples
-from trajectories.builder import PromptSettings, TranscriptBuilder
+from trajectories.builder import PromptSettings, TranscriptBuilder, make_builder
 from trajectories.chat import ChatTokenizer
 
 CHATML = ChatTokenizer(samples.byte_tokenizer(samples.CHATML))
@@ -39,3 +40,14 @@ def test_a_search_that_is_possible_is_listed() -> None:
     builder = TranscriptBuilder(CHATML, PromptSettings(list_actions=True))
     builder.begin(Shown("A shop.", ("click[back]",), can_search=True))
     assert "Admissible actions: search[words], click[back]" in CHATML.decode(builder.prompt().tolist())
+
+
+@pytest.mark.parametrize("mode", ["transcript", "windowed"])
+@pytest.mark.parametrize(("shop", "action"), [(True, "search[Red Shoes]"), (False, "Search [Red Shoes]")])
+def test_a_shop_that_has_shown_its_search_box_takes_searches_on_every_page(mode: str, shop: bool, action: str) -> None:
+    builder = make_builder(CHATML, PromptSettings.model_validate({"mode": mode, "format": "action"}))
+    builder.begin(Shown("A page.", (), can_search=shop))
+    for _ in range(2):
+        ids = CHATML.encode_response("Search [Red Shoes]")
+        assert builder.add_response(ids, [0.0] * len(ids), 0, finished=True).action == action
+        builder.add_observation(Shown("Another page.", ()), 0.0, 0, True)

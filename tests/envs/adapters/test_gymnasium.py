@@ -65,6 +65,10 @@ def test_an_episode_that_is_cut_off_is_done_and_no_success() -> None:
         environment.step("x")
 
 
+def test_no_list_of_actions_is_an_empty_one() -> None:
+    assert make_environment(f"{HERE}.Choosy").reset("train/1").admissible_actions == ()
+
+
 def test_equal_texts_are_equal_states_unless_info_tells() -> None:
     plain, telling = make_environment(WORDS), make_environment(f"{HERE}.Telling")
     plain.reset("train/1"), telling.reset("train/1")
@@ -129,6 +133,10 @@ def test_the_line_of_the_page_makes_tasks(monkeypatch: pytest.MonkeyPatch) -> No
             r"Shelf.reset cannot be called with a seed alone \(.*'task_id'\): it has not the interface of Gym",
         ),
         ("NeedsArguments", None, r"NeedsArguments cannot be made \(TypeError: .*length.*name a GymnasiumTasks"),
+        ("Silent", None, "Silent.reset gives None as its info: give a dict, empty where there is nothing to tell"),
+        ("Listing", None, "Listing tells 'give up' as its admissible_actions: give a list of texts"),
+        ("Numbering", None, r"Numbering tells range\(0, 3\) as its admissible_actions: give a list of texts"),
+        ("Stingy", None, "Stingy.step gives None as its reward: give a number"),
         ("five", "DIR", "NeedsArguments takes no data, so leave out data"),
         ("Nothing", None, r"words.Nothing cannot be imported \(ModuleNotFoundError"),
         ("backwards", None, r"words.backwards cannot be imported"),

@@ -11,7 +11,20 @@ import gymnasium
 from envs.adapters.gymnasium import GymnasiumTasks
 from examples.own_environment import Shelf
 
-__all__ = ["NeedsArguments", "Old", "Shelf", "Showing", "Telling", "WordGame", "five"]
+__all__ = [
+    "Choosy",
+    "Listing",
+    "NeedsArguments",
+    "Numbering",
+    "Old",
+    "Shelf",
+    "Showing",
+    "Silent",
+    "Stingy",
+    "Telling",
+    "WordGame",
+    "five",
+]
 
 
 class WordGame(gymnasium.Env[str, str]):
@@ -54,6 +67,41 @@ class Old(WordGame):
 
     def step(self, action: str) -> Any:
         return "Hm.", 0.0, True, {}
+
+
+class Silent(WordGame):
+    """Tells nothing beside what it shows."""
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        return super().reset(seed=seed)[0], None
+
+
+class Listing(WordGame):
+    """Has one admissible action, and gives it as it is."""
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        return super().reset(seed=seed)[0], {"admissible_actions": "give up"}
+
+
+class Numbering(WordGame):
+    """Names its actions by numbers."""
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        return super().reset(seed=seed)[0], {"admissible_actions": range(3)}
+
+
+class Stingy(WordGame):
+    """Gives no reward."""
+
+    def step(self, action: str) -> Any:
+        return "Hm.", None, True, False, {}
+
+
+class Choosy(WordGame):
+    """Has no list of actions, and says so."""
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        return super().reset(seed=seed)[0], {"admissible_actions": None}
 
 
 class NeedsArguments(WordGame):

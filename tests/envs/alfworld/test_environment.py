@@ -13,6 +13,7 @@ from envs.alfworld.library import GameLibrary
 from envs.alfworld.native.engine import NativeGame
 from envs.alfworld.settings import AlfworldSettings
 from envs.base import Environment
+from tests.envs.alfworld.test_games import TASK, write_games
 from trajectories.errors import UserError
 
 HELDOUT = "alfworld/generated/heldout"
@@ -131,3 +132,28 @@ def test_the_members_of_a_group_share_one_compiled_game(task_id: str, monkeypatc
     assert members[1].reset(task_id, seed=0).text in openings
     members[0].close()
     assert members[1].reset(task_id, seed=0).text in openings and len(compiled) == 1
+
+
+@pytest.mark.parametrize(
+    ("part", "old", "new", "fix"),
+    [
+        ("pddl_problem", "(:init", "(:init (openable nothing)) (:init", "fetch the games again with `concerto data"),
+        ("pddl_problem", "(:init", "(:init ((x) y)", "fetch the games again with `concerto data alfworld`"),
+        ("pddl_problem", "(:objects", "(:objects :objects () (", "fetch the games again with `concerto data alfworld`"),
+        (
+            "pddl_domain",
+            "(:action look",
+            "(:constraints) (:action look",
+            "else set environments.alfworld.engine=textworld",
+        ),
+    ],
+)
+def test_a_damaged_game_is_told_by_its_name(tmp_path, task_id: str, part: str, old: str, new: str, fix: str) -> None:
+    fine = GameLibrary.open().read(task_id)
+    content = {"pddl_domain": fine.domain, "pddl_problem": fine.problem, "grammar": fine.grammar, "solvable": True}
+    assert old in content[part]  # type: ignore[operator]
+    content[part] = content[part].replace(old, new, 1)  # type: ignore[union-attr]
+    environment = make_environment("alfworld", write_games(tmp_path, TASK, **content))
+    with pytest.raises(UserError, match=f"the game {TASK} cannot be played .*{fix}") as told:
+        environment.reset(TASK)
+    assert "\n" not in str(told.value)

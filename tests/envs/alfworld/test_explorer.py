@@ -10,6 +10,7 @@ from envs.alfworld.explorer import Explorer, Task, read_task
 from envs.base import Observation
 from envs.experts import play_expert
 from tests.data import ALFWORLD_MINI, require
+from trajectories.errors import UserError
 
 TURNS = 50
 
@@ -89,3 +90,13 @@ def test_a_wandering_explorer_differs_by_seed_and_still_wins() -> None:
         assert result.rewards["success"] == 1.0
         plays.add(tuple(play))
     assert len(plays) > 1
+
+
+def test_a_room_in_the_words_of_an_older_alfworld_is_told_in_one_line() -> None:
+    room = (
+        "Looking quickly around you, you see bed 1, desk 1, and drawer 1.\n\nYour task is to: put a alarmclock in desk."
+    )
+    with pytest.raises(
+        UserError, match=r"lists no receptacle .* older than ALFWorld 0.4: run `concerto data alfworld`"
+    ):
+        Explorer().reset(Observation(f"You are in the middle of a room. {room}"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -193,6 +195,18 @@ def test_anything_else_does_nothing(shop: WebShopEnvironment, action: str) -> No
 )
 def test_actions_are_read_from_the_last_bracket_on_as_in_the_original(action: str, parsed: tuple[str, str]) -> None:
     assert parse_action(action) == parsed
+
+
+@given(st.text("[]a \n", max_size=12))
+def test_actions_are_read_as_by_the_regular_expression_of_the_original(action: str) -> None:
+    match = re.match(r"(.+)\[(.+)\]", action)
+    assert parse_action(action) == (match and match.groups())
+
+
+def test_an_answer_of_nothing_but_brackets_is_read_at_once() -> None:
+    started = time.process_time()
+    assert parse_action("[a" * 50_000) is None
+    assert time.process_time() - started < 1.0
 
 
 def test_an_option_with_a_bracket_can_be_seen_but_not_chosen_as_in_the_original(tmp_path: Path) -> None:
