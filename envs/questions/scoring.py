@@ -1,11 +1,11 @@
 """When a response is right.
 
-1. The *final answer* of a response is the first line after its last "Answer:" (or "answer is"), without them its last
-   line that is not empty.
+1. The *final answer* of a response is the first line after its last "Answer:" (or "answer is"), without them what its
+   last `\\boxed{}` holds, without those its last line that is not empty. A box in that line stands for what it holds.
 2. An *open* question is answered right if the final answer equals one of the references, both normalised.
 3. A *multiple-choice* question: the final answer names a choice by its letter, alone ("B", "(b).") or before the text
-   ("B. Paris"); a letter that labels no choice is none. Otherwise it names the only choice that it equals, both
-   normalised. The response is right if that is the right choice.
+   ("B. Paris", "B - Paris"), and perhaps after "option" or "choice"; a letter that labels no choice is none. Otherwise
+   it names the only choice that it equals, both normalised. The response is right if that is the right choice.
 
 *Normalised* is as in SQuAD (Rajpurkar et al. 2016): lower case, no punctuation, no articles, single blanks. Unlike
 there, numbers keep what makes them numbers: signs and separators before a digit stay ("-3", "1/2"; "3.5" is not "35"),
@@ -27,9 +27,12 @@ NUMBER_SIGNS = frozenset(".,:-*/")
 MARKUP = " \t*_`"
 """Blanks, and what chat models put around an answer to emphasise it."""
 
-_MARKER = re.compile(r"\banswer(?:\s+is\b|[\s*_]*:)[\s:*_]*", re.IGNORECASE)
+_MARKER = re.compile(r"\banswer(?:\s+is\b|[\s*_]*[:：])[\s:：*_]*", re.IGNORECASE)
+_BOX = re.compile(r"\\f?boxed\s*\{((?:[^{}]|\{[^{}]*\})*+)\}")
+"""LaTeX, as models answer that are tuned on mathematics; what it holds may have braces of its own."""
+_WORDS = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
-_LETTER = re.compile(r"[\W_]*([A-Za-z])(?:[\W_]*|[).:*_]+\s.+)")
+_LETTER = re.compile(r"[\W_]*(?:(?:option|choice)[\W_]+)?([A-Za-z])(?:[\W_]*|(?:[).:*_]+|\s[-–—])\s.+)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +59,14 @@ def judge(question: Question, response: str) -> Verdict:
 
 
 def final_answer(response: str) -> str:
-    """`"2 + 2...\\nAnswer: 4\\nBye"` → `"4"`; `"2 + 2\\n4\\n"` → `"4"`; empty if there is nothing."""
+    """`"2 + 2...\\nAnswer: 4\\nBye"` → `"4"`; `"So \\\\boxed{4}.\\nBye"` → `"4"`; `"2 + 2\\n4\\n"` → `"4"`; empty for nothing."""
     *before, tail = _MARKER.split(response)
     lines = [bare for line in tail.splitlines() if (bare := line.strip(MARKUP))]
     if not lines:
         return ""
+    boxes = _BOX.findall(lines[0] if before else tail)
+    if boxes:
+        return _WORDS.sub(r"\1", boxes[-1]).strip(MARKUP)
     return lines[0] if before else lines[-1]
 
 

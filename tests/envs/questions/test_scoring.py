@@ -80,6 +80,11 @@ def test_different_numbers_stay_different(pair: tuple[str, str]) -> None:
         ("B)", 1),
         ("B. Rome", 1),
         ("B: whatever follows", 1),
+        ("B - Rome", 1),
+        ("Option B", 1),
+        ("choice (b): Rome", 1),
+        ("B-Rome", None),
+        ("Optional", None),
         ("rome!", 1),
         ("Hague", 2),
         ("D", None),
@@ -91,6 +96,26 @@ def test_different_numbers_stay_different(pair: tuple[str, str]) -> None:
 )
 def test_named_choice(answer: str, choice: int | None) -> None:
     assert named_choice(CITIES, answer) == choice
+
+
+@pytest.mark.parametrize(
+    ("response", "answer"),
+    [
+        (r"So it is $\boxed{4}$." + "\nI hope this helps.", "4"),
+        (r"First \boxed{3}, no: \fbox{9} \boxed{\frac{1}{2}}", r"\frac{1}{2}"),
+        (r"**Answer:** \(\boxed{\text{B}}\)", "B"),
+        (r"\boxed{1} it seemed." + "\nAnswer: 2", "2"),
+        ("答案 Answer：B", "B"),
+        (r"\boxed{never closed", r"\boxed{never closed"),
+        (r"\boxed{}", ""),
+    ],
+)
+def test_a_box_holds_the_answer(response: str, answer: str) -> None:
+    assert final_answer(response) == answer
+
+
+def test_a_hundred_thousand_open_braces_are_read_before_the_test_s_time_is_up() -> None:
+    assert final_answer(r"\boxed{" * 20_000 + "{" * 20_000 + "x" * 100_000).endswith("x")
 
 
 def test_a_text_that_two_choices_share_names_neither() -> None:
