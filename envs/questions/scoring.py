@@ -59,7 +59,7 @@ def judge(question: Question, response: str) -> Verdict:
 
 
 def final_answer(response: str) -> str:
-    """`"2 + 2...\\nAnswer: 4\\nBye"`, `"So \\\\boxed{4}.\\nBye"` and `"2 + 2\\n4\\n"` → `"4"`; empty if there is nothing."""
+    """`"2 + 2...\\nAnswer: 4\\nBye"`, `"So \\\\boxed{4}.\\nBye"` and `"2 + 2\\n4\\n"` → `"4"`; else empty."""
     *before, tail = _MARKER.split(response)
     lines = [bare for line in tail.splitlines() if (bare := line.strip(MARKUP))]
     if not lines:
