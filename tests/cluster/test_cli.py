@@ -8,7 +8,6 @@ import io
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -18,32 +17,11 @@ from cluster.cli import main
 from cluster.config.loading import load_config
 from cluster.inputs.run_plan import plan_run
 from router.tables import MEASURED
+from tests.cluster.conftest import Result
 from tests.envs.webshop.rows import annotation, product_row, write_data
 from trajectories.errors import ConcertoError, UserError
 
 REPO = Path(__file__).parents[2]
-
-
-@dataclass(frozen=True)
-class Result:
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-@pytest.fixture
-def concerto(monkeypatch, capsys):
-    """The command in this process, which has imported everything already."""
-
-    def run(*arguments: str, text: str = "") -> Result:
-        monkeypatch.setattr(sys, "argv", ["concerto", *arguments])
-        monkeypatch.setattr(sys, "stdin", io.StringIO(text))
-        with pytest.raises(SystemExit) as end:
-            main()
-        output = capsys.readouterr()
-        return Result(int(end.value.code or 0), output.out, output.err)
-
-    return run
 
 
 def run_process(*arguments: str) -> Result:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import yaml
 
-from cluster.cli import main
 from cluster.commands import compare, reproduce, streams
 from cluster.commands.recipes import RecipeJob, list_recipes, plan_lines
 from cluster.config.recipe import RECIPES, load_recipe
@@ -26,25 +23,6 @@ from tests.experience.scripted import Script, ScriptedModel
 ALFWORLD = RecipeJob("prism-alfworld", "local")
 WINS = {"grpo": 4, "prism": 6, "random": 5}
 """Of ten games with seed 0, and one more with each seed; 3 where an arm is not named."""
-
-
-@dataclass(frozen=True)
-class Result:
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-@pytest.fixture
-def concerto(monkeypatch, capsys):
-    def run(*arguments: object) -> Result:
-        monkeypatch.setattr(sys, "argv", ["concerto", "reproduce", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        output = capsys.readouterr()
-        return Result(int(end.value.code or 0), output.out, output.err)
-
-    return run
 
 
 class Trainer:
@@ -84,7 +62,7 @@ def trainer(monkeypatch) -> Trainer:
 
 
 def test_the_table_has_our_values_beside_the_published_ones(concerto, trainer, tmp_path):
-    result = concerto("prism-alfworld", "--out", tmp_path)
+    result = concerto("reproduce", "prism-alfworld", "--out", tmp_path)
     assert result.returncode == 0, result.stderr
     assert trainer.trained[:2] == ["start", "sft-0"] and len(trainer.trained) == 1 + 7 * 3
     table = (tmp_path / "reproduced.md").read_text()
@@ -104,20 +82,22 @@ def test_the_table_has_our_values_beside_the_published_ones(concerto, trainer, t
 
 def test_the_same_command_goes_on_and_another_recipe_is_refused(concerto, trainer, tmp_path):
     trainer.fails = "grpo-0"
-    failed = concerto("prism-alfworld", "--out", tmp_path)
+    failed = concerto("reproduce", "prism-alfworld", "--out", tmp_path)
     assert failed.returncode == 1 and "the run grpo-0 ended with exit code 1" in failed.stderr
     trainer.fails = ""
-    assert concerto("prism-alfworld", "--out", tmp_path).returncode == 0
+    assert concerto("reproduce", "prism-alfworld", "--out", tmp_path).returncode == 0
     assert trainer.trained.count("start") == trainer.trained.count("sft-0") == 1
     trained = len(trainer.trained)
-    assert concerto("prism-alfworld", "--out", tmp_path).returncode == 0 and len(trainer.trained) == trained
-    other = concerto("prism-webshop", "--out", tmp_path)
+    assert (
+        concerto("reproduce", "prism-alfworld", "--out", tmp_path).returncode == 0 and len(trainer.trained) == trained
+    )
+    other = concerto("reproduce", "prism-webshop", "--out", tmp_path)
     assert other.returncode == 2 and "holds prism-alfworld local: give that command again, or name" in other.stderr
-    assert concerto("prism-alfworld", "--size", "gpu", "--out", tmp_path).returncode == 2
+    assert concerto("reproduce", "prism-alfworld", "--size", "gpu", "--out", tmp_path).returncode == 2
 
 
 def test_a_row_that_nobody_runs_is_the_paper_s_alone(concerto, trainer, tmp_path):
-    assert concerto("maestro-questions", "--out", tmp_path).returncode == 0
+    assert concerto("reproduce", "maestro-questions", "--out", tmp_path).returncode == 0
     table = (tmp_path / "reproduced.md").read_text()
     assert "| base | Base | not run | 39.6 | 33.1 |" in table
     assert "| nover | NOVER | not run | 46.9 |" in table
@@ -176,8 +156,8 @@ def test_a_stream_is_asked_with_an_empty_memory_and_by_learning_and_goes_on(conc
     monkeypatch.setattr(streams, "run_process", learn)
     with endpoint(speaking(ScriptedModel(Script()))) as url:
         asked = ("se-gpt", "--base-url", url, "--model", "m", "--out", tmp_path)
-        assert "the arm no-transfer ended with exit code 1" in concerto(*asked).stderr
-    assert concerto(*asked).returncode == 0, "nobody is asked again who has answered"
+        assert "the arm no-transfer ended with exit code 1" in concerto("reproduce", *asked).stderr
+    assert concerto("reproduce", *asked).returncode == 0, "nobody is asked again who has answered"
     assert started == ["full", "no-transfer", "no-transfer", "no-induction"]
     assert len((tmp_path / "questions.jsonl").read_text().splitlines()) == 12
     half = wilson_rate(6, 12)
@@ -187,7 +167,7 @@ def test_a_stream_is_asked_with_an_empty_memory_and_by_learning_and_goes_on(conc
     )
     assert "| none | zero-shot | 0.0 [0.0, 24.2] | 65.6 | 75.6 | 191 |" in table and "Ours: m, one pass." in table
     assert streams._summary(tmp_path / "full")["failed"] == 1
-    other = concerto("se-gpt", "--base-url", url, "--model", "other", "--out", tmp_path)
+    other = concerto("reproduce", "se-gpt", "--base-url", url, "--model", "other", "--out", tmp_path)
     assert other.returncode == 2 and "holds se-gpt local m" in other.stderr
 
 
@@ -211,7 +191,7 @@ def test_a_stream_is_asked_with_an_empty_memory_and_by_learning_and_goes_on(conc
 def test_wrong_input_is_one_line_and_starts_nothing(concerto, tmp_path, monkeypatch, arguments, message):
     monkeypatch.setattr(reproduce, "installed_folder", lambda: None)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    result = concerto(*(str(tmp_path / "out") if word == "OUT" else word for word in arguments))
+    result = concerto("reproduce", *(str(tmp_path / "out") if word == "OUT" else word for word in arguments))
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("concerto: ")]
     assert result.returncode == 2 and message in line
     assert not (tmp_path / "out").exists()
@@ -226,10 +206,10 @@ def test_every_local_recipe_finds_its_model_data_and_channels(tmp_path):
 
 def test_the_plan_and_the_list_start_nothing(concerto, trainer, tmp_path):
     assert [line.partition(":")[0] for line in list_recipes()] == list(RECIPES)
-    assert "sizes local, gpu, cluster" in concerto("--list").stdout
+    assert "sizes local, gpu, cluster" in concerto("reproduce", "--list").stdout
     for name in RECIPES:
         for size in load_recipe(name).sizes:
-            plan = concerto(name, "--size", size, "--dry-run")
+            plan = concerto("reproduce", name, "--size", size, "--dry-run")
             assert plan.returncode == 0 and "What differs: " in plan.stdout
     lines = list(plan_lines(ALFWORLD))
     assert "Model: concerto-tiny after the run `start`; preset local" in lines
