@@ -82,7 +82,7 @@ async def _train(plan: Plan, console: Console) -> None:
     trackers = open_trackers(config.tracking, plan.run_dir, config.model_dump(mode="json"), step > 0, say)
     writer = MetricsWriter(plan.run_dir, step + 1, not config.placement.inline, say, trackers)
     try:
-        with RunObserver(console, writer, EntropyWatch(plan.config.grpo.entropy_floor)) as observer:
+        with RunObserver(console, writer, EntropyWatch(config.grpo.entropy_floor)) as observer:
             async with assembled(plan, observer) as assembly:
                 with _stop_on_signal(assembly.coordinator, observer):
                     await assembly.coordinator.run()

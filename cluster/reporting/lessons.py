@@ -28,13 +28,13 @@ def costs(records: Sequence[Mapping[str, Any]]) -> str | None:
     """
     seconds: dict[str, float] = {"probe": 0.0, "other routing": 0.0}
     for record in records:
-        probed, written = record.get("probe_s", 0.0), record.get("checkpoint_s", 0.0)
+        probed = record.get("probe_s", 0.0)
         seconds["probe"] += probed
         if "step_s" in record:
             seconds[record["stage"]] = seconds.get(record["stage"], 0.0) + record["step_s"] - probed
-            seconds["checkpoints"] = seconds.pop("checkpoints", 0.0) + written  # the last one named
         elif "routing_s" in record:
             seconds["other routing"] += record["routing_s"] - probed
+    seconds["checkpoints"] = sum(record.get("checkpoint_s", 0.0) for record in records)
     total = sum(seconds.values())
     parts = [f"{name} {spent:,.1f} s ({spent / total:.0%})" for name, spent in seconds.items() if spent >= 0.05]
     return f"cost: {', '.join(parts)}" if parts else None

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from cluster.config.sections import TrackingSettings
 from trajectories.errors import UserError, first_line
-from trajectories.files import written_aside
+from trajectories.files import reading, written_aside
 
 IDS = "tracking.json"
 CLIENTS = {"wandb": "wandb", "mlflow": "mlflow-skinny"}
@@ -152,10 +152,10 @@ def open_trackers(
         config: the run's settings, which they show.
         resumed: the run goes on where it was, there too.
     Raises:
-        UserError: a service does not take the run.
+        UserError: a service does not take the run, or the ids of a resumed one are damaged.
     """
     path = run_dir / IDS
-    known: dict[str, str] = json.loads(path.read_text(encoding="utf-8")) if resumed and path.exists() else {}
+    known = _known(path) if resumed and path.exists() else {}
     opened: dict[str, Tracker] = {}
     for name, where in _named(settings):
         try:
@@ -170,6 +170,15 @@ def open_trackers(
         with written_aside(path) as aside:
             aside.write_text(json.dumps({name: tracker.id for name, tracker in opened.items()}), encoding="utf-8")
     return Trackers(opened, say)
+
+
+def _known(path: Path) -> dict[str, str]:
+    """The ids that an earlier start noted. Raises UserError."""
+    with reading(path, "remove it, and the run begins anew there"):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("no object of ids")
+        return found
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -105,6 +105,13 @@ def test_a_service_that_does_not_take_the_run_is_one_line(tmp_path: Path, monkey
     assert not (tmp_path / "tracking.json").exists()
 
 
+@pytest.mark.parametrize("text", ["", "{", "[1]", "\x00"])
+def test_damaged_ids_of_a_resumed_run_are_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "tracking.json").write_text(text)
+    with pytest.raises(UserError, match=r"tracking\.json.*remove it"):
+        open_trackers(TrackingSettings(wandb="agents"), tmp_path, CONFIG, True, print)
+
+
 def test_a_missing_client_is_named_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"tracking\.mlflow needs its client: pip install mlflow-skinny"):
