@@ -34,7 +34,7 @@ def find():
     pathlib.Path(arguments[arguments.index("--out") + 1]).write_text(json.dumps({{"figures": {FIGURES}}}))
 """
 FAKES = {
-    "fake_sound": 'pathlib.Path("ran").open("a").write("x"); print("hello"); find()',
+    "fake_sound": 'time.sleep(0.2); pathlib.Path("ran").open("a").write("x"); print("hello"); find()',
     "fake_failing": 'find(); sys.exit("no luck")',
     "fake_silent": "",
     "fake_slow": 'subprocess.Popen(["sleep", "600"]); time.sleep(600)',

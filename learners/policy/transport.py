@@ -33,6 +33,10 @@ BUCKET = 32 << 20
 """Bytes of weights that travel at once; a larger tensor travels alone. Larger buckets are no faster here, and each end
 holds one or two."""
 
+FORMING_S = 10.0
+"""Seconds that a group may take to form at least, once all its members are there: the wait for an engine that died may
+have used up those before it."""
+
 Named = tuple[str, Tensor]
 
 
@@ -47,7 +51,7 @@ class Link:
         store: both ends reach it.
         rank: 0 the sender, from 1 on the engine's worker processes.
         peer: who is at the other end, for messages.
-        timeout_s: the others must have come by then.
+        timeout_s: the others must have come by then; those who are there already always count.
     Raises:
         TransferError: they have not.
     """
@@ -58,12 +62,13 @@ class Link:
         places = [f"place-{at}" for at in range(size)]
         try:
             store.set(places[rank], _place())
-            store.wait(places, limit)
+            if not store.check(places):
+                store.wait(places, limit)
             found = [store.get(place).decode() for place in places]
             # NCCL refuses two ranks on one GPU; there weights pass through the CPU's memory.
             nccl = "cpu" not in found and len(set(found)) == size
             kind: Any = dist.ProcessGroupNCCL if nccl else ProcessGroupGloo
-            self._group = kind(store, rank, size, limit)
+            self._group = kind(store, rank, size, max(limit, timedelta(seconds=FORMING_S)))
         except RuntimeError as error:
             raise TransferError(f"{peer} did not join within {timeout_s:.0f} s: {_words(error)}") from error
         self.device = torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")

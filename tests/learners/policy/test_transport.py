@@ -6,12 +6,15 @@ import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import timedelta
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from learners.policy.transport import TransferError, WeightReceiver, WeightSender, buckets
 
@@ -77,6 +80,21 @@ def test_an_engine_that_never_joins_is_named_in_time_and_the_others_get_their_we
     failed = sender.send(WEIGHTS.items(), {"a": ("a/1", 1), "b": ("b/1", 1)}, torch.float32, 8)
     assert list(failed) == ["a"] and failed["a"].startswith("a did not join within 2 s")
     assert time.monotonic() - started < 6 and same(other.result(20))
+
+
+def test_an_engine_that_came_in_time_is_served_however_long_the_wait_for_another_was(
+    threads: ThreadPoolExecutor,
+) -> None:
+    sender = WeightSender()
+    host, port = sender.address()
+    store = TCPStore(host, port, is_master=False)
+    PrefixStore("b/1", store).set("place-1", "cpu")  # there, as the receiver says it, but slow to go on
+    lives = {"a": ("a/1", 1), "b": ("b/1", 1)}
+    sending = threads.submit(sender.send, WEIGHTS.items(), lives, torch.float32, 4)
+    store.wait(["b/1/place-0"], timedelta(seconds=10))  # the learner has given "a" up
+    time.sleep(0.5)
+    took = taking(threads, sender, WeightReceiver(0, 1), "b/1")
+    assert list(sending.result(20)) == ["a"] and same(took.result(20))
 
 
 def test_an_engine_that_goes_away_is_named_and_its_next_life_joins_anew(threads: ThreadPoolExecutor) -> None:
