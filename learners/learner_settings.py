@@ -63,8 +63,9 @@ class OptimizerSettings(Settings):
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Gradients are scaled down to this global norm. Tuning: leave it at 1."""
     token_budget: int = Field(default=8192, ge=1)
-    """Tokens (padding counted) in one forward pass; a longer sequence goes alone. Changes memory and speed, never the
-    result. Tuning: as much as fits a GPU; some 1,000 on a CPU, whose caches larger passes leave."""
+    """Tokens in one forward pass, padding counted, and once what its sequences begin with alike; a longer sequence goes
+    alone. Changes memory and speed, never the result. Tuning: as much as fits a GPU; on a CPU, whose caches larger
+    passes leave, some 1,000, or what two or three members of a group take if that is more."""
     reduce_gradients: Literal["step", "pass"] = "step"
     """When several workers add up their gradients. `step`: once, in the last pass, until when each worker keeps a
     gradient of the whole model (4 bytes a weight). `pass`: in every pass, and each keeps a gradient of its own shard

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trajectories.sharing import Shared, shared_tokens
 from trajectories.types import Sequence
 
 
@@ -27,6 +28,7 @@ class PaddedBatch:
         rows: int64 [N], row of each trained token.
         temperature: float32 [N].
         behaviour: float32 [N], log-probability of each trained token under the policy that sampled it.
+        shared: the distinct tokens, of which alone the network is computed; None: of all [B, T].
     """
 
     lengths: tuple[int, ...]
@@ -37,6 +39,7 @@ class PaddedBatch:
     rows: Tensor
     temperature: Tensor
     behaviour: Tensor
+    shared: Shared | None = None
 
 
 def trained_tokens(sequence: Sequence) -> int:
@@ -55,8 +58,12 @@ def without_truncated(sequence: Sequence) -> Sequence:
     return replace(sequence, trained=trained)
 
 
-def collate(sequences: Many[Sequence], device: torch.device) -> PaddedBatch:
-    """The batch of some sequences, in their order, on `device`."""
+def collate(sequences: Many[Sequence], device: torch.device, share: bool = False) -> PaddedBatch:
+    """The batch of some sequences, in their order, on `device`.
+
+    Args:
+        share: find the tokens that `plan_passes` put them together for.
+    """
     lengths = tuple(len(sequence.token_ids) for sequence in sequences)
     width = max(lengths)
     input_ids = np.zeros((len(sequences), width), np.int64)
@@ -76,4 +83,5 @@ def collate(sequences: Many[Sequence], device: torch.device) -> PaddedBatch:
         rows=torch.from_numpy(rows).to(device),
         temperature=torch.from_numpy(temperature).to(device),
         behaviour=torch.from_numpy(behaviour).to(device),
+        shared=shared_tokens(sequences, device) if share else None,
     )

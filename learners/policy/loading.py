@@ -24,8 +24,9 @@ from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 
 from learners.learner_settings import LoraSettings, PolicySettings
 from learners.policy import distributed
+from learners.policy.attention import implementation
 from learners.policy.model import PolicyModel
-from learners.policy.outline import attention, outline, refused
+from learners.policy.outline import outline, refused
 from trajectories.errors import UserError
 
 ADAPTED = ".base_layer."
@@ -62,7 +63,7 @@ def load_policy(config: PolicySettings, seed: int, device: torch.device) -> Poli
 
 def _loaded(name: str, dtype: torch.dtype) -> PreTrainedModel:
     try:
-        how = attention(AutoConfig.from_pretrained(name, trust_remote_code=False))
+        how = implementation(AutoConfig.from_pretrained(name, trust_remote_code=False))
         return AutoModelForCausalLM.from_pretrained(name, dtype=dtype, attn_implementation=how, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise refused(name, error) from error

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import MoeModelOutputWithPast
 
+from learners.policy.attention import can_share
 from trajectories.batch import PaddedBatch
 
 LOGITS_AT_ONCE = 1 << 27
@@ -45,6 +46,11 @@ class PolicyModel(nn.Module):
     def layers(self) -> list[nn.Module]:
         """The decoder layers: the units of sharding."""
         return list(getattr(self.causal_lm, self.causal_lm.base_model_prefix).layers)
+
+    @property
+    def shares(self) -> bool:
+        """Whether it takes batches that are `shared`."""
+        return can_share(self.causal_lm.config)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -89,6 +95,8 @@ class PolicyModel(nn.Module):
                 hidden = output.last_hidden_state.detach()
             else:
                 hidden = (output[0] if isinstance(output, tuple) else output).detach()
+            if batch.shared is not None:
+                hidden = hidden[0][batch.shared.place]
             if tokens == "mean":
                 real = torch.arange(hidden.shape[1], device=lengths.device) < lengths[:, None]
                 states.append((hidden.float() * real[..., None]).sum(1) / lengths[:, None])
@@ -108,9 +116,15 @@ class PolicyModel(nn.Module):
 
     def _selected(self, batch: PaddedBatch) -> tuple[Tensor, Head]:
         """Final states [N, H] that predict the trained tokens, and what the model makes of them."""
-        lm = self.causal_lm
-        hidden = getattr(lm, lm.base_model_prefix)(input_ids=batch.input_ids, use_cache=False).last_hidden_state
-        return hidden.flatten(0, 1).index_select(0, batch.positions), OwnHead(lm)
+        lm, shared = self.causal_lm, batch.shared
+        inputs: dict[str, Any] = {"input_ids": batch.input_ids}
+        places = batch.positions
+        if shared is not None:  # one row of the distinct tokens, each at its position in its sequence
+            tokens, columns = batch.input_ids.flatten()[shared.first], shared.first % batch.input_ids.shape[1]
+            inputs = {"input_ids": tokens[None], "position_ids": columns[None], "shared": shared}
+            places = shared.place.flatten()[places]
+        hidden = getattr(lm, lm.base_model_prefix)(**inputs, use_cache=False).last_hidden_state
+        return hidden.flatten(0, 1).index_select(0, places), OwnHead(lm)
 
 
 class Head(Protocol):

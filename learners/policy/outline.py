@@ -12,16 +12,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from learners.learner_settings import LoraSettings
+from learners.policy.attention import PLAIN, implementation
 from trajectories.errors import UserError, did_you_mean, first_line
-
-ATTENTION = "sdpa"
-"""The implementation of attention that the learner asks Transformers for, but see `attention`."""
-
-
-def attention(config: PreTrainedConfig) -> str:
-    """The implementation for a model: the plain one where scores are capped (Gemma 2), which `ATTENTION` would not do
-    and not say so."""
-    return "eager" if getattr(config, "attn_logit_softcapping", None) else ATTENTION
 
 
 def outline(model: str, dtype: torch.dtype | None = None) -> PreTrainedModel:
@@ -30,7 +22,7 @@ def outline(model: str, dtype: torch.dtype | None = None) -> PreTrainedModel:
     Args:
         dtype: that its weights would have; None: what its configuration names.
     Raises:
-        UserError: there is no such model, it is of another kind, or Transformers has no `ATTENTION` for it.
+        UserError: there is no such model, it is of another kind, or Transformers has no `sdpa` attention for it.
     """
     try:
         config = AutoConfig.from_pretrained(model, trust_remote_code=False)
@@ -38,7 +30,7 @@ def outline(model: str, dtype: torch.dtype | None = None) -> PreTrainedModel:
         with init_empty_weights(include_buffers=False):
             lm = AutoModelForCausalLM.from_config(
                 config,
-                attn_implementation=attention(config),
+                attn_implementation=implementation(config),
                 dtype=config.dtype if dtype is None else dtype,
                 trust_remote_code=False,  # left open, Transformers asks at the terminal
             )
@@ -63,7 +55,7 @@ def refused(model: str, error: Exception) -> UserError:
     if "attention implementation" in str(error):
         reason = first_line(error).partition(". ")[0]  # behind it stands advice for programs
         return UserError(
-            f"the model {model} has no attention {ATTENTION!r}, with which it would be trained ({reason}); set "
+            f"the model {model} has no attention {PLAIN!r}, with which it would be trained ({reason}); set "
             "policy.model to one that has it"
         )
     if "custom code" in str(error):

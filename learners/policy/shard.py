@@ -28,7 +28,8 @@ from learners.policy.weight_update import AdapterUpdate
 from learners.rewards.weigher import Weigher
 from trajectories.batch import PaddedBatch, collate, trained_tokens
 from trajectories.chat import pretrained_tokenizer
-from trajectories.packing import IDLE, plan_batches
+from trajectories.packing import IDLE
+from trajectories.sharing import plan_passes
 from trajectories.types import Sequence
 
 OBJECTIVE = "objective"
@@ -320,12 +321,12 @@ class PolicyShard:
     def _plan(self, sequences: Many[Sequence], chosen: Many[int]) -> list[list[int]]:
         """Indices of each pass over the chosen sequences; as many passes on every worker, since sharded layers gather
         on each: short ones run idle, and those have none and come last."""
-        plan = plan_batches([len(sequences[index].token_ids) for index in chosen], self._token_budget)
+        plan = plan_passes([sequences[index] for index in chosen], self._token_budget, self.model.shares)
         idle = distributed.max_over_workers(len(plan), self._device) - len(plan)
         return [[chosen[row] for row in rows] for rows in plan] + [[]] * idle
 
     def _batch(self, sequences: Many[Sequence], rows: list[int]) -> PaddedBatch:
-        return collate([sequences[row] for row in rows] or [IDLE], self._device)
+        return collate([sequences[row] for row in rows] or [IDLE], self._device, share=self.model.shares)
 
     def _loss(
         self, run: tuple[Tensor, Tensor | None], batch: PaddedBatch, rows: list[int], shares: list[_Share]

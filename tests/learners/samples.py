@@ -87,6 +87,31 @@ def make_sequences(count: int, seed: int = 0, temperature: float = 0.7) -> list[
     return sequences
 
 
+def begun_alike(shared: list[int], own: list[int], seed: int = 0) -> list[Sequence]:
+    """A group whose members each begin with so many tokens of the one before, none of the first, and go on with so many
+    of their own. As in `make_sequences` half of all tokens are trained, also where members are alike."""
+    rng = np.random.default_rng(seed)
+    sequences: list[Sequence] = []
+    tokens, trained = np.zeros(0, np.int32), np.zeros(0, bool)
+    for number, (start, more) in enumerate(zip([0, *shared], own, strict=True)):
+        tokens = np.concatenate([tokens[:start], rng.integers(3, 320, more, np.int32)])
+        trained = np.concatenate([trained[:start], rng.random(more) < 0.5])
+        sequences.append(
+            Sequence(
+                sequence_id=f"{seed}-{number}",
+                episode_id=f"{seed}-{number}",
+                group_id=f"g{seed}",
+                token_ids=tokens,
+                trained=trained,
+                logprobs=np.where(trained, rng.normal(-np.log(320), 0.2, len(tokens)), 0).astype(np.float32),
+                turns=(Turn(1, len(tokens), 0.0, number, True),),
+                version_spans=(),
+                temperature=0.7 + 0.1 * number,
+            )
+        )
+    return sequences
+
+
 def tables_of_step(step: int, count: int = 12) -> tuple[pa.Table, pa.Table]:
     """`make_tables` with ids that no other step has, since one batch may hold sequences of several."""
     sequences = [

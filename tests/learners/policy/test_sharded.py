@@ -24,9 +24,17 @@ from learners.policy.loading import load_policy
 from learners.policy.shard import PolicyShard
 from learners.policy.transport import buckets
 from learners.workers import worker as worker_module
-from learners.workers.worker import LearnerWorker, Stage
+from learners.workers.worker import LearnerWorker
 from tests.learners.rewards.test_weigher import scalariser, single_sequence_episodes
-from tests.learners.samples import SIZES, learner_settings, published, tables_of_step, write_model
+from tests.learners.samples import (
+    SIZES,
+    begun_alike,
+    learner_settings,
+    make_tables,
+    published,
+    tables_of_step,
+    write_model,
+)
 from trajectories import schema
 from trajectories.errors import UserError
 
@@ -81,12 +89,14 @@ def content(settings: PolicySettings) -> dict[str, Any]:
 
 @mock.patch.object(worker_module, "cores_of_worker", return_value=1)
 def training(model: Path, _: mock.Mock) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
-    """Ten steps of SFT, then ten of GRPO. On one core, or two workers would fight for those there are."""
+    """Ten steps of SFT, then ten of GRPO on groups that begin alike. On one core, or two workers would fight for those
+    there are."""
     settings = learner_settings(model)
     optimizer = OptimizerSettings(lr=1e-4, warmup_steps=2, token_budget=256)
     worker = LearnerWorker(settings.model_copy(update={"optimizer": optimizer}))
-    stages: tuple[Stage, ...] = ("sft", "grpo")
-    metrics = [worker.train(stage, *tables_of_step(number, 5)) for stage in stages for number in range(STEPS)]
+    groups = [begun_alike([12, 12, 20, 9], [20, 8, 15, 11, 4], seed) for seed in range(STEPS)]
+    metrics = [worker.train("sft", *tables_of_step(number, 5)) for number in range(STEPS)]
+    metrics += [worker.train("grpo", *make_tables(group, number)) for number, group in enumerate(groups)]
     return [{**step, "seconds": 0.0} for step in metrics], published(worker.policy)
 
 
