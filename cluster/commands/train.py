@@ -13,6 +13,7 @@ from cluster.inputs.model_check import rounding
 from cluster.inputs.run_folder import held, save_config
 from cluster.inputs.run_plan import Plan, plan_run
 from cluster.interruption import handled_in_loop
+from cluster.loop.checkpoint import set_aside
 from cluster.loop.coordinator import Coordinator, Interrupted
 from cluster.reporting.best import ONLY_TEST_PANELS, choosing_panels
 from cluster.reporting.curve import write_learning_curve
@@ -55,12 +56,19 @@ def run_training(plan: Plan, console: Console) -> None:
 
 
 def _begin(plan: Plan, say: Callable[[str], None]) -> None:
-    """Clear what an earlier start left, and write down what this run is."""
+    """Clear what earlier starts left, and write down what this run is."""
     if plan.start.again:
         say(f"the start before in {plan.run_dir} reached no checkpoint: the run begins anew")
     for path in plan.start.stale:
         remove(path)
+    _leave_damaged(plan, say)
     save_config(plan.config, plan.run_dir)
+
+
+def _leave_damaged(plan: Plan, say: Callable[[str], None]) -> None:
+    for checkpoint, fault in plan.start.damaged.items():
+        aside = set_aside(checkpoint)
+        say(f"{checkpoint} is damaged ({fault}): set aside as {aside.name}, going on from step {plan.manifest.step}")
 
 
 def _train_through_deaths(plan: Plan, console: Console, say: Callable[[str], None]) -> None:
@@ -74,6 +82,7 @@ def _train_through_deaths(plan: Plan, console: Console, say: Callable[[str], Non
             if deaths == MAX_DEATHS:
                 raise
             say(f"{last_line(error)}\nGoing on from step {plan.manifest.step}.")
+            _leave_damaged(plan, say)
 
 
 async def _train(plan: Plan, console: Console) -> None:

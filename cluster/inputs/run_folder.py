@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
 
 from cluster.config.loading import UNREADABLE, check_config
 from cluster.config.run import RunSettings
-from cluster.loop.checkpoint import has_checkpoint, latest_checkpoint
+from cluster.loop.checkpoint import has_checkpoint, sound_checkpoint
 from trajectories.errors import UserError
 from trajectories.files import LEAST_FREE, check_folder, reading, storing, written_aside
 
@@ -53,11 +53,13 @@ class Start:
         checkpoint: what it goes on from; None where it begins.
         again: an earlier start in the folder reached no checkpoint, so that the run begins anew.
         stale: what that start left which does not belong to this run: to be removed before it begins.
+        damaged: newer checkpoints, by what is wrong with each: to be set aside before it goes on.
     """
 
     checkpoint: Path | None = None
     again: bool = False
     stale: tuple[Path, ...] = ()
+    damaged: Mapping[Path, str] = field(default_factory=dict)
 
 
 def find_start(config: RunSettings, run_dir: Path, resume: bool) -> Start:
@@ -81,7 +83,8 @@ def find_start(config: RunSettings, run_dir: Path, resume: bool) -> Start:
             "or start a new run with another --out."
         )
     if begun:
-        return Start(latest_checkpoint(run_dir))
+        checkpoint, damaged = sound_checkpoint(run_dir)
+        return Start(checkpoint, damaged=damaged)
     kept = resume and not differing  # the same run: what it made before its first checkpoint is still good
     stale = () if kept else tuple(path for name in LEFT_BY_A_START if (path := run_dir / name).exists())
     return Start(again=True, stale=stale)

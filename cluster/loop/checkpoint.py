@@ -3,7 +3,9 @@
     RUN/checkpoints/step-000012/manifest.json      counters, versions and the task frontier
     RUN/checkpoints/step-000012/learner/           weights, optimiser and random states, in shards (LearnerWorker.save)
     RUN/checkpoints/step-000012/ready/<id>.*.arrow groups that are finished but not yet trained, from the recorder
+    RUN/checkpoints/step-000012/**/digests.json    what the files held when they were written (trajectories.digests)
 
+A checkpoint in which a file has changed since is set aside as step-000012.damaged, and an earlier one taken.
 On a cluster the run directory lies on storage that every node sees.
 """
 
@@ -16,12 +18,13 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from trajectories import digests
 from trajectories.errors import UserError
-from trajectories.files import written_aside
+from trajectories.files import remove, written_aside
 
 FORMAT = 5
-LEARNER, READY = "learner", "ready"
-"""Folders in a checkpoint."""
+LEARNER, READY, MANIFEST = "learner", "ready", "manifest.json"
+"""Folders and a file in a checkpoint."""
 STEP_FOLDER = re.compile(r"step-(\d{6,})")
 
 
@@ -111,7 +114,8 @@ async def save_checkpoint(
         aside.mkdir()
         await save_learner(aside / LEARNER)
         await save_data(aside / READY)
-        (aside / "manifest.json").write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
+        (aside / MANIFEST).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
+        digests.write_digests(aside, digests.digests_of(aside, digests.files_without(aside)))
     for old in checkpoint_steps(run_dir)[:-keep]:
         shutil.rmtree(step_dir(run_dir, old))
     return target
@@ -122,18 +126,34 @@ def has_checkpoint(run_dir: Path) -> bool:
     return bool(checkpoint_steps(run_dir))
 
 
-def latest_checkpoint(run_dir: Path) -> Path:
-    """The newest complete checkpoint of a run. Raises UserError when there is none."""
-    steps = checkpoint_steps(run_dir)
-    if not steps:
-        raise UserError(f"{run_dir} has no checkpoint to resume from: leave out --resume, or name another --out.")
-    return step_dir(run_dir, steps[-1])
+def sound_checkpoint(run_dir: Path) -> tuple[Path, dict[Path, str]]:
+    """The newest checkpoint of a run that is as it was written, and what is wrong with those after it.
+
+    Raises UserError when there is none.
+    """
+    damaged: dict[Path, str] = {}
+    for step in reversed(checkpoint_steps(run_dir)):
+        checkpoint = step_dir(run_dir, step)
+        if (fault := digests.damage(checkpoint)) is None:
+            return checkpoint, damaged
+        damaged[checkpoint] = fault
+    if damaged:
+        newest, fault = next(iter(damaged.items()))
+        raise UserError(f"no checkpoint of {run_dir} is sound ({newest.name}: {fault}): begin anew with another --out.")
+    raise UserError(f"{run_dir} has no checkpoint to resume from: leave out --resume, or name another --out.")
+
+
+def set_aside(checkpoint: Path) -> Path:
+    """Give a damaged checkpoint a name that is none, in place of one set aside before it; its new path."""
+    target = checkpoint.with_name(f"{checkpoint.name}.damaged")
+    remove(target)
+    return checkpoint.rename(target)
 
 
 def load_manifest(checkpoint: Path) -> Manifest:
     """Raises UserError when the manifest is missing, damaged or of another format."""
     try:
-        manifest = Manifest.model_validate_json((checkpoint / "manifest.json").read_text(encoding="utf-8"))
+        manifest = Manifest.model_validate_json((checkpoint / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:  # pydantic's and that of UTF-8 are ValueErrors
         raise UserError(
             f"{checkpoint} is no readable checkpoint: delete that folder to resume from an earlier one."

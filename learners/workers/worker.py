@@ -33,7 +33,7 @@ from learners.workers import queues
 from learners.workers.process import cores_of_worker, multiplies_bfloat16
 from router.probe import ProbeResult, batched_share, by_trajectory, check, concatenated
 from router.probing import Probing
-from trajectories import schema
+from trajectories import digests, schema
 from trajectories.batch import trained_tokens, without_truncated
 from trajectories.files import storing
 from trajectories.packing import split_over_workers
@@ -235,7 +235,10 @@ class LearnerWorker:
         for objective in (self.sft, self.grpo):
             queues.write(objective, aside / f"{objective.name}-{distributed.rank():05d}.arrow")
         distributed.barrier()
+        written = digests.files_without(aside)[distributed.rank() :: distributed.world_size()]
+        parts = distributed.gather_objects(digests.digests_of(aside, written))
         if distributed.rank() == 0:
+            digests.write_digests(aside, {name: digest for part in parts for name, digest in part.items()})
             shutil.rmtree(directory, ignore_errors=True)
             aside.rename(directory)
         distributed.barrier()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cluster.inputs.models import TINY
-from cluster.loop.checkpoint import latest_checkpoint, load_manifest
+from cluster.loop.checkpoint import load_manifest, sound_checkpoint
 from cluster.reporting.metrics import read_metrics
 from tests.cluster.runs import REPO, RunProcess, train_arguments
 from trajectories.store import TrajectoryStore
@@ -43,7 +43,7 @@ def test_a_run_with_dynamic_sampling_that_is_killed_and_resumed_accounts_for_eve
         run.wait_until("the third step", lambda: len(read_metrics(run_dir)) >= 3)
         run.process.kill()
         run.process.wait(30)
-    saved = load_manifest(latest_checkpoint(run_dir))
+    saved = load_manifest(sound_checkpoint(run_dir)[0])
     frontier, pending = saved.frontier, [group.position for group in saved.frontier.pending]
     held = [*frontier.trained, *frontier.filtered, *frontier.skipped, *frontier.ready, *pending]
     assert sorted(held) == list(range(frontier.cursor))

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cluster.inputs.models import TINY
-from cluster.loop.checkpoint import latest_checkpoint, load_manifest
+from cluster.loop.checkpoint import load_manifest, sound_checkpoint
 from cluster.reporting.best import read_best
 from cluster.reporting.evaluation import run_evaluations
 from cluster.reporting.metrics import read_metrics
@@ -96,12 +96,16 @@ def test_kills_and_an_interruption_change_no_task_and_resume_finishes(tmp_path, 
         assert run.wait() == 130, run.log()
         assert "Traceback" not in run.log() and "Unhandled error" not in run.log()
         run.assert_nothing_left()
-    assert load_manifest(latest_checkpoint(run_dir)).step == read_metrics(run_dir)[-1]["step"]
+    assert load_manifest(sound_checkpoint(run_dir)[0]).step == read_metrics(run_dir)[-1]["step"]
     assert (run_dir / "learning_curve.svg").exists()
 
+    newest, _ = sound_checkpoint(run_dir)
+    shard = next((newest / "learner" / "shards").iterdir())
+    shard.write_bytes(shard.read_bytes()[:-1] + b"?")  # as a disk may return it: well formed, and wrong
     with RunProcess([*arguments, "--resume"], tmp_path / "log-resumed", GUARDED) as resumed:
         assert resumed.wait() == 0, resumed.log()
         resumed.assert_nothing_left()
+    assert f"{newest} is damaged" in resumed.log().replace("\n", "")
     finished_run = staged_run.result()
     assert trained_tasks(run_dir) == trained_tasks(finished_run)
     assert [row["route"] for row in _routes(run_dir)] == [row["route"] for row in _routes(finished_run)]
@@ -154,7 +158,7 @@ def test_a_mixed_stage_is_routed_group_by_group(mixed_run):
     assert any(score is not None for score in scores)
     assert all("reward/action_validity/mean" in record for record in records)
     for name in ("router", "conductor"):
-        assert (latest_checkpoint(run_dir) / "learner" / f"{name}.safetensors").exists()
+        assert (sound_checkpoint(run_dir)[0] / "learner" / f"{name}.safetensors").exists()
 
 
 def _routes(run_dir: Path) -> list[dict[str, Any]]:
@@ -173,5 +177,5 @@ def test_a_mixture_trains_two_environments_at_once(mixture_run):
     assert groups == {("alfworld", 5), ("webshop", 9)}
     demonstrations = pq.read_table(run_dir / "demonstrations.parquet")["episode_id"].to_pylist()
     assert Counter(name.split("/")[1] for name in demonstrations) == {"alfworld": 4, "webshop": 4}
-    manifest = load_manifest(latest_checkpoint(run_dir))
+    manifest = load_manifest(sound_checkpoint(run_dir)[0])
     assert set(manifest.panels) == {"alfworld/generated/train", "webshop/train"}

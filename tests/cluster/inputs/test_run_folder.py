@@ -15,8 +15,9 @@ from cluster.commands import train
 from cluster.config.loading import load_config
 from cluster.inputs import run_folder
 from cluster.inputs.run_folder import CONFIG, LEFT_BY_A_START, Start, find_start, held, save_config, saved_config
-from cluster.inputs.run_plan import plan_run
-from cluster.loop.checkpoint import Manifest, step_dir
+from cluster.inputs.run_plan import Plan, plan_run
+from cluster.loop.checkpoint import Manifest, checkpoint_steps, step_dir
+from trajectories.digests import digests_of, files_without, write_digests
 from trajectories.errors import UserError, WorkersLost
 
 CONFIGURED, CORRECTED = (load_config("local", None, [f"learner.lr={rate}", "evaluation.panels=[]"]) for rate in (1, 2))
@@ -111,6 +112,28 @@ def test_a_new_start_removes_what_the_one_before_left_and_says_so(started, witho
     assert told.getvalue().count("reached no checkpoint: the run begins anew") == 1
     assert {path.name for path in started.iterdir()} == {CONFIG, ".lock", "notes.txt"}
     assert saved_config(started) == CORRECTED
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_the_run_goes_on_from_the_one_before(started, without_ray, monkeypatch):
+    panels = {panel.name: panel.hash for panel in plan_run(CONFIGURED, started / "new", resume=False).tasks.panels}
+    for step in (2, 3):
+        folder = step_dir(started, step)
+        folder.mkdir(parents=True)
+        (folder / "manifest.json").write_text(Manifest(step=step, panels=panels).model_dump_json())
+        write_digests(folder, digests_of(folder, files_without(folder)))
+    (folder / "manifest.json").write_text("{}")
+    went_on = []
+
+    async def done(plan: Plan, *parts: object) -> None:
+        went_on.append(plan.checkpoint)
+
+    monkeypatch.setattr(train, "_train", done)
+    told = StringIO()
+    train.run_training(plan_run(CONFIGURED, started, resume=True), Console(file=told, width=300))
+    assert went_on == [step_dir(started, 2)] and checkpoint_steps(started) == [2]
+    assert "step-000003 is damaged (manifest.json is not as it was written): set aside as step-000003.damaged, " in (
+        told.getvalue()
+    )
 
 
 def test_a_full_disk_is_not_taken_for_dead_workers_again_and_again(tmp_path, without_ray, monkeypatch):

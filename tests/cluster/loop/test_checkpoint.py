@@ -14,9 +14,11 @@ from cluster.loop.checkpoint import (
     Manifest,
     PendingGroup,
     Played,
-    latest_checkpoint,
+    checkpoint_steps,
     load_manifest,
     save_checkpoint,
+    set_aside,
+    sound_checkpoint,
 )
 from trajectories.errors import UserError
 
@@ -42,14 +44,14 @@ async def save_data(folder):
     (folder / "4").write_text("tables")
 
 
-def save(run_dir, step, learner=save_learner, keep=2):
-    manifest = Manifest(step=step, version=step, frontier=FRONTIER)
+def save(run_dir, step, learner=save_learner, keep=2, panels=()):
+    manifest = Manifest(step=step, version=step, frontier=FRONTIER, panels=dict(panels))
     return asyncio.run(save_checkpoint(run_dir, manifest, learner, save_data, keep))
 
 
 def test_what_is_saved_is_read_back(tmp_path):
     folder = save(tmp_path, 7)
-    assert latest_checkpoint(tmp_path) == folder
+    assert sound_checkpoint(tmp_path)[0] == folder
     assert load_manifest(folder) == Manifest(step=7, version=7, frontier=FRONTIER)
     assert (folder / "learner" / "weights").read_text() == "w"
     assert (folder / "ready" / "4").read_text() == "tables"
@@ -69,18 +71,55 @@ def test_a_crash_while_saving_leaves_the_earlier_checkpoint(tmp_path):
 
     with pytest.raises(OSError, match="disk full"):
         save(tmp_path, 2, learner=crash)
-    assert load_manifest(latest_checkpoint(tmp_path)).step == 1
+    assert load_manifest(sound_checkpoint(tmp_path)[0]).step == 1
     save(tmp_path, 2)
-    assert load_manifest(latest_checkpoint(tmp_path)).step == 2
+    assert load_manifest(sound_checkpoint(tmp_path)[0]).step == 2
 
 
 def test_no_checkpoint_and_a_damaged_one_are_named(tmp_path):
     with pytest.raises(UserError, match="no checkpoint to resume from"):
-        latest_checkpoint(tmp_path)
+        sound_checkpoint(tmp_path)[0]
     folder = save(tmp_path, 1)
     (folder / "manifest.json").write_text("{")
     with pytest.raises(UserError, match="no readable checkpoint"):
         load_manifest(folder)
+
+
+@pytest.mark.parametrize("name", ["learner/weights", "ready/4", "manifest.json", "digests.json"])
+def test_a_checkpoint_in_which_a_file_has_changed_gives_way_to_the_one_before(tmp_path, name):
+    first, second = save(tmp_path, 1), save(tmp_path, 2)
+    assert sound_checkpoint(tmp_path) == (second, {})
+    content = bytearray((second / name).read_bytes())
+    content[-1] ^= 1
+    (second / name).write_bytes(content)
+    assert sound_checkpoint(tmp_path) == (first, {second: f"{name} is not as it was written"})
+
+
+def test_a_checkpoint_that_lacks_a_file_gives_way_and_is_not_counted_once_it_is_set_aside(tmp_path):
+    first, second = save(tmp_path, 1), save(tmp_path, 2)
+    (second / "learner" / "weights").unlink()
+    _, damaged = sound_checkpoint(tmp_path)
+    assert damaged == {second: "learner/weights: No such file or directory"}
+    assert set_aside(second).name == "step-000002.damaged"
+    assert checkpoint_steps(tmp_path) == [1]
+    third = save(tmp_path, 3, keep=1)
+    assert sound_checkpoint(tmp_path) == (third, {}) and not first.exists()
+
+
+def test_where_no_checkpoint_is_sound_the_newest_is_told_of(tmp_path):
+    for step in (1, 2):
+        (save(tmp_path, step) / "ready" / "4").write_text("other")
+    with pytest.raises(
+        UserError, match=r"no checkpoint of .* is sound \(step-000002: ready/4 is not as it was written"
+    ):
+        sound_checkpoint(tmp_path)
+
+
+def test_a_checkpoint_without_digests_is_taken_as_it_is(tmp_path):
+    folder = save(tmp_path, 1)
+    (folder / "digests.json").unlink()
+    (folder / "learner" / "weights").write_text("of an earlier version")
+    assert sound_checkpoint(tmp_path) == (folder, {})
 
 
 def test_a_checkpoint_of_an_earlier_format_is_refused(tmp_path):
@@ -102,7 +141,7 @@ def test_a_resumed_run_may_change_only_what_does_not_decide_what_is_trained(tmp_
     config = load_config("local", None, ["evaluation.panels=[]"])
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
     panels = {panel.name: panel.hash for panel in plan_run(config, tmp_path / "new", resume=False).tasks.panels}
-    (save(tmp_path, 1) / "manifest.json").write_text(Manifest(step=1, panels=panels).model_dump_json())
+    save(tmp_path, 1, panels=panels)
     freely = ["evaluation.panels=[]", "evaluation.every=3", "reward.constant_limit=9", "placement.wait_s=5"]
     assert plan_run(load_config("local", None, freely), tmp_path, resume=True)
     with pytest.raises(UserError, match="the section 'reward' differs from that of the run"):

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cluster.config.sections import CheckpointSettings, EvaluationSettings, ScheduleSettings
-from cluster.loop.checkpoint import has_checkpoint, latest_checkpoint, load_manifest
+from cluster.loop.checkpoint import has_checkpoint, load_manifest, sound_checkpoint
 from cluster.loop.coordinator import Coordinator, Interrupted
 from cluster.loop.recording import BACKLOG
 from cluster.loop.stream import RunError
@@ -76,7 +76,7 @@ def test_a_stop_does_not_cut_off_the_writing_of_the_best_weights(tmp_path):
     loop = coordinator(tmp_path, programme(GRPO), StoppedWorld())
     with pytest.raises(Interrupted):
         asyncio.run(loop.run())
-    assert written == ["base"] and load_manifest(latest_checkpoint(tmp_path)).evaluated == ("base",)
+    assert written == ["base"] and load_manifest(sound_checkpoint(tmp_path)[0]).evaluated == ("base",)
 
 
 def test_counters_add_up_at_every_step_and_concurrency_is_kept(tmp_path):
@@ -199,7 +199,7 @@ def test_the_step_after_a_checkpoint_tells_what_it_took(tmp_path):
 
 def test_a_checkpoint_has_the_memory_s_snapshot(tmp_path):
     asyncio.run(coordinator(tmp_path, programme(GRPO), World(memory=7)).run())
-    assert load_manifest(latest_checkpoint(tmp_path)).memory == 7
+    assert load_manifest(sound_checkpoint(tmp_path)[0]).memory == 7
 
 
 def test_steps_do_not_wait_for_the_disk_but_a_checkpoint_does(tmp_path):
@@ -212,7 +212,7 @@ def test_steps_do_not_wait_for_the_disk_but_a_checkpoint_does(tmp_path):
     asyncio.run(loop.run())
     assert on_disk[:BACKLOG] == [0] * BACKLOG
     assert recorder.most_writing == BACKLOG, "and no more than that"
-    assert load_manifest(latest_checkpoint(tmp_path)).parts == len(TrajectoryStore(recorder.directory)) == 6
+    assert load_manifest(sound_checkpoint(tmp_path)[0]).parts == len(TrajectoryStore(recorder.directory)) == 6
 
 
 def test_what_the_recorder_says_ends_the_run_before_a_checkpoint_counts_what_is_not_on_disk(tmp_path):
@@ -224,7 +224,7 @@ def test_what_the_recorder_says_ends_the_run_before_a_checkpoint_counts_what_is_
 
 
 async def resume(loop: Coordinator, run_dir) -> None:
-    await loop.restore(latest_checkpoint(run_dir))
+    await loop.restore(sound_checkpoint(run_dir)[0])
     await loop.run()
 
 
@@ -242,7 +242,7 @@ def test_a_task_whose_episodes_keep_failing_is_given_up_and_replaced(tmp_path):
     assert TASKS[2] not in learner.trained
     assert len(learner.trained) == 18
     assert log.metrics[-1]["groups_filtered"] >= 2 * GRPO.max_attempts
-    assert load_manifest(latest_checkpoint(tmp_path)).step == loop.manifest.step == 6
+    assert load_manifest(sound_checkpoint(tmp_path)[0]).step == loop.manifest.step == 6
 
 
 def test_an_error_of_a_rollout_ends_the_run_with_that_error(tmp_path):

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from cluster.config.sections import ScheduleSettings
-from cluster.loop.checkpoint import latest_checkpoint, load_manifest
+from cluster.loop.checkpoint import load_manifest, sound_checkpoint
 from cluster.loop.idle import IdleWatch, why
 from tests.cluster.simulation import Log, SimulatedLearner, World, coordinator, programme
 from trajectories.errors import RunError
@@ -62,5 +62,5 @@ def test_a_run_that_trains_nothing_says_so_and_stops_with_its_checkpoint(tmp_pat
         asyncio.run(loop.run())
     (line,) = said
     assert line.startswith("  step 1: no token was trained: ")
-    assert len(log.metrics) == 4 and load_manifest(latest_checkpoint(tmp_path)).step == 4
+    assert len(log.metrics) == 4 and load_manifest(sound_checkpoint(tmp_path)[0]).step == 4
     assert all((metrics["groups"], metrics["episodes"]) == (2, 4) for metrics in log.metrics)

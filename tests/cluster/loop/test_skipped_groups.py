@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.loop.checkpoint import latest_checkpoint, load_manifest
+from cluster.loop.checkpoint import load_manifest, sound_checkpoint
 from cluster.loop.coordinator import Interrupted
 from tests.cluster.loop.test_coordinator import COUNTED, GRPO, resume, run
 from tests.cluster.simulation import Log, SimulatedLearner, SimulatedRollouts, World, coordinator, programme
@@ -62,7 +62,7 @@ def test_dynamic_sampling_that_stops_and_resumes_trains_the_same_groups(tmp_path
     log.at_step = lambda step: first.stop() if step == stop_at else None
     with pytest.raises(Interrupted):
         asyncio.run(first.run())
-    saved = load_manifest(latest_checkpoint(tmp_path)).frontier
+    saved = load_manifest(sound_checkpoint(tmp_path)[0]).frontier
     pending = [group.position for group in saved.pending]
     assert sorted([*saved.trained, *saved.skipped, *saved.ready, *pending]) == list(range(saved.cursor))
     assert saved.skipped

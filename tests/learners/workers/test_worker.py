@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -329,7 +330,9 @@ def test_a_checkpoint_holds_no_pickle(untied_model: Path, tmp_path: Path) -> Non
     worker.save(tmp_path / "step")
     files = {str(path.relative_to(tmp_path / "step")) for path in (tmp_path / "step").rglob("*") if path.is_file()}
     shard = "shards/shard-00001-model-00001-of-00001.safetensors"
-    assert files == {"policy.json", shard, "random-0.safetensors", "sft-00000.arrow", "grpo-00000.arrow"}
+    written = {"policy.json", shard, "random-0.safetensors", "sft-00000.arrow", "grpo-00000.arrow"}
+    assert files == {*written, "digests.json"}
+    assert json.loads((tmp_path / "step" / "digests.json").read_text()).keys() == written
 
 
 def test_a_band_without_one_is_refused() -> None:
