@@ -3,8 +3,8 @@
     python3.11 -m venv trl-env && trl-env/bin/pip install torch==2.13.0 transformers==5.19.0 trl==1.16.0
     python -m benchmarks.against_trl --python trl-env/bin/python --shape 135m --rows 1 2 4
 
-`--rows`: sequences in one pass of TRL, which takes a number of them; ours takes tokens, the preset's 1,024. Memory is
-the most that the whole process ever held, imports and all.
+`--rows`: sequences in one pass of TRL, which takes a number of them; ours takes 1,024 tokens, since random transcripts
+begin with nothing alike. Memory is the most that the whole process ever held, imports and all.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from trajectories.types import Sequence
 
 STEPS = Path(__file__).parent / "peers" / "trl_steps.py"
 BUDGET = 1024
-"""Tokens of one pass of ours: what the presets for CPUs have."""
+"""Tokens of one pass of ours: larger ones leave the caches of a CPU."""
 
 
 def step_ours(model: str, asked: dict[str, Any]) -> None:

@@ -1,12 +1,12 @@
 """What it is worth to compute what the members of a group begin with alike only once: GRPO steps with and without.
 
-    python -m benchmarks.sharing [--dtype bfloat16] [--token-budget 1024 4096 8192] [--run RUN] [--rounds 3]
+    python -m benchmarks.sharing [--dtype bfloat16] [--token-budget 1024 4096] [--run RUN] [--model DIR] [--rounds 3]
 
 Both ways train the same sequences in one process, in turns, at every token budget; a first step of each does not count.
 Without --run the sequences are a random group: a common start of 540 tokens, then 600 to 900 of each member's own, a
 quarter of them trained. With it they are the first groups of a recorded run, whose members also share turns in which
-they chose the same actions (tokens must be within the vocabulary of --shape). Seconds are the process's CPU time, which
-other work on the machine disturbs least; on a GPU, those of the clock.
+they chose the same actions (tokens must be within the vocabulary of the model: of --model, or a random one of --shape).
+Seconds are the process's CPU time, which other work on the machine disturbs least; on a GPU, those of the clock.
 """
 
 from __future__ import annotations
@@ -90,6 +90,7 @@ def computed(sequences: list[Sequence], budget: int) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="135m")
+    parser.add_argument("--model", type=Path, help="directory of a model; without it a random one of --shape")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
     parser.add_argument("--token-budget", type=int, nargs="+", default=[1024, 4096, 8192])
     parser.add_argument("--gradient-checkpointing", action="store_true")
@@ -109,7 +110,7 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory(prefix="concerto-bench-") as folder:
         settings = PolicySettings(
-            model=str(random_model(options.shape, Path(folder), device)),
+            model=str(options.model or random_model(options.shape, Path(folder), device)),
             dtype=options.dtype,
             gradient_checkpointing=options.gradient_checkpointing,
         )
