@@ -14,7 +14,9 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict
 
@@ -97,28 +99,46 @@ def step_dir(run_dir: Path, step: int) -> Path:
     return run_dir / "checkpoints" / f"step-{step:06d}"
 
 
-async def save_checkpoint(
-    run_dir: Path,
-    manifest: Manifest,
-    save_learner: Callable[[Path], Awaitable[None]],
-    save_data: Callable[[Path], Awaitable[None]],
-    keep: int,
-) -> Path:
-    """Write the checkpoint of `manifest.step`, then delete all but the newest `keep`.
+class Saving(Protocol):
+    """What of a learner the writer of checkpoints needs: see `cluster.loop.ports.Learner`."""
 
-    `save_learner` and `save_data` write the learner's part and the ready groups, each to a folder; what the manifest
-    counts must lie on disk when they return. A checkpoint is complete as soon as it has its name.
-    """
-    target = step_dir(run_dir, manifest.step)
-    with written_aside(target) as aside:
-        aside.mkdir()
-        await save_learner(aside / LEARNER)
-        await save_data(aside / READY)
-        (aside / MANIFEST).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
-        digests.write_digests(aside, digests.digests_of(aside, digests.files_without(aside)))
-    for old in checkpoint_steps(run_dir)[:-keep]:
-        shutil.rmtree(step_dir(run_dir, old))
-    return target
+    async def begin_save(self, folder: Path) -> None: ...
+
+    async def end_save(self) -> None: ...
+
+
+class CheckpointWriter:
+    """Writes the checkpoints of a run, one at a time. One that was begun holds what there was then, and the run may go
+    on before it is written; it is complete as soon as it has its name, which `end` gives it."""
+
+    def __init__(self, run_dir: Path, keep: int, learner: Saving) -> None:
+        self._run_dir, self._keep, self._learner = run_dir, keep, learner
+        self._begun: tuple[Path, ExitStack] | None = None
+
+    async def begin(self, manifest: Manifest, save_data: Callable[[Path], Awaitable[None]]) -> None:
+        """Begin to write the checkpoint of `manifest.step`, after the one before it.
+
+        `save_data` writes the ready groups to a folder; what the manifest counts must lie on disk when it returns.
+        """
+        await self.end()
+        with ExitStack() as stack:
+            aside = stack.enter_context(written_aside(step_dir(self._run_dir, manifest.step)))
+            aside.mkdir()
+            await self._learner.begin_save(aside / LEARNER)
+            await save_data(aside / READY)
+            (aside / MANIFEST).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
+            self._begun = aside, stack.pop_all()
+
+    async def end(self) -> None:
+        """Wait until what was begun is written, if anything, and delete all checkpoints but the newest to be kept."""
+        if self._begun is None:
+            return
+        (aside, stack), self._begun = self._begun, None
+        with stack:
+            await self._learner.end_save()
+            digests.write_digests(aside, digests.digests_of(aside, digests.files_without(aside)))
+        for old in checkpoint_steps(self._run_dir)[: -self._keep]:
+            shutil.rmtree(step_dir(self._run_dir, old))
 
 
 def has_checkpoint(run_dir: Path) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cluster.config.sections import Stage
-from cluster.loop.checkpoint import LEARNER, READY, Frontier, Manifest, Played, load_manifest, save_checkpoint
+from cluster.loop.checkpoint import LEARNER, READY, CheckpointWriter, Frontier, Manifest, Played, load_manifest
 from cluster.loop.frontier import GroupFrontier
 from cluster.loop.idle import IdleWatch
 from cluster.loop.ports import FinishedGroup, Parts
@@ -46,7 +46,8 @@ class Coordinator:
         self._stream: GroupStream | None = None
         self._published = -1
         self._parity: dict[str, float] = {}
-        self._saved: dict[str, float] = {}  # what the next step tells of the checkpoint before it
+        self._checkpoints = CheckpointWriter(run_dir, programme.checkpoint.keep, parts.learner)
+        self._saving_s = 0.0  # of the checkpoint that is being written, of which the next step tells
         self._resumed_from: Path | None = None
 
     def stop(self) -> None:
@@ -76,6 +77,7 @@ class Coordinator:
             if self._stream is not None:
                 await self._stream.close()
             await self._recording.close()
+            await self._checkpoints.end()  # whatever ended the run, the last one that it began is good
 
     async def _run_stage(self, stage: Stage) -> None:
         self._parts.observer.stage(stage, self.manifest.stage_step)
@@ -113,8 +115,8 @@ class Coordinator:
             metrics |= group_metrics(groups, self._stream.frontier, at.version)
             await self._recording.add(at.parts, [group.data for group in groups], trained.assignments)
             self._move(parts=at.parts + 1)
-        metrics |= self._parts.gauges() | {"waited_s": waited, "step_s": time.monotonic() - started} | self._saved
-        self._saved = {}
+        metrics |= self._parts.gauges() | {"waited_s": waited, "step_s": time.monotonic() - started}
+        metrics |= await self._end_save()
         if "probe_s" in metrics:
             metrics["probe_share"] = metrics["probe_s"] / metrics["step_s"]
         self._parts.observer.step(self.manifest.step, stage.name, metrics)
@@ -179,7 +181,7 @@ class Coordinator:
         self._move(evaluated=(*self.manifest.evaluated, name))
 
     async def _save(self) -> None:
-        """Write a checkpoint. All that it counts is on disk before it has its name."""
+        """Begin to write a checkpoint. All that it counts is on disk before it has its name."""
         started = time.monotonic()
         self._move(memory=self._parts.memory())
         if self._stream is not None:
@@ -194,10 +196,14 @@ class Coordinator:
                 await self._parts.recorder.keep(folder, ready)
             await self._recording.flush()
 
-        await save_checkpoint(
-            self._run_dir, self.manifest, self._parts.learner.save, save_data, self._programme.checkpoint.keep
-        )
-        self._saved = {"checkpoint_s": time.monotonic() - started}
+        await self._checkpoints.begin(self.manifest, save_data)
+        self._saving_s = time.monotonic() - started
+
+    async def _end_save(self) -> dict[str, float]:
+        """Wait for the checkpoint that is being written, if any; the seconds that the run waited for it in all."""
+        begun, started, self._saving_s = self._saving_s, time.monotonic(), 0.0
+        await self._checkpoints.end()
+        return {"checkpoint_s": begun + time.monotonic() - started} if begun else {}
 
     def _move(self, **changes: Any) -> None:
         self.manifest = self.manifest.model_copy(update=changes)

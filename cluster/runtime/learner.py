@@ -105,10 +105,13 @@ class RayLearner:
         for name, why in failed.items():
             logger.warning("weights did not reach %s: %s", name, why)
 
-    async def save(self, folder: Path) -> None:
-        await self._pool.call("save", str(folder.resolve()))
+    async def begin_save(self, folder: Path) -> None:
+        await self._pool.call("begin_save", str(folder.resolve()))
         for part in (self._routing, self._training):
             await part.save(folder)
+
+    async def end_save(self) -> None:
+        await self._pool.call("end_save")
 
     async def restore(self, folder: Path) -> None:
         await self._pool.call("restore", str(folder.resolve()))

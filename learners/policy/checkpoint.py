@@ -5,7 +5,7 @@
     DIR/random-<rank>.safetensors      states of a worker's random generators
 
 Nothing is pickled. As many workers continue bit for bit; others read what their own shards overlap with, and their
-random generators start afresh.
+random generators start afresh. A thread writes a copy in the CPU's memory while training goes on.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
+import torch.distributed as dist
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
@@ -36,27 +38,47 @@ FORMAT = 2
 MANIFEST, SHARDS = "policy.json", "shards"
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 """What torch's AdamW keeps of a weight."""
+ALONE = "torch.distributed is disabled"
+"""How torch begins to warn that there is one process, which is meant."""
 FILE_BYTES = 1 << 30
 """Bytes of whole tensors that share a file; each worker holds its part of one file twice while it writes."""
 
 
-def save(model: nn.Module, optimizer: PolicyOptimizer, directory: Path) -> None:
-    """Write weights that train, moments, step count, stage and random states. Collective; the directory exists."""
-    state = _weights(model) | _moments(model, optimizer)
-    writer = HuggingFaceStorageWriter(
-        str(directory / SHARDS), fqn_to_index_mapping=_files(state), save_distributed=True
-    )
-    with _plainly():
-        state_dict_saver.save(state, storage_writer=writer)
-    safetensors.torch.save_file(_random_state(), directory / f"random-{distributed.rank()}.safetensors")
-    if distributed.rank() == 0:
-        manifest = {"format": FORMAT, "steps": optimizer.steps, "stage": optimizer.stage}
-        manifest |= {"workers": distributed.world_size()}
-        (directory / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+class CheckpointWriter:
+    """Writes checkpoints, one at a time. Every method is collective."""
+
+    def __init__(self) -> None:
+        self._writing: Future[Any] | None = None
+        # The threads of all workers agree on what each writes; their words must not meet those of training.
+        self._group = dist.new_group(backend="gloo") if dist.is_initialized() else None
+
+    def begin(self, model: nn.Module, optimizer: PolicyOptimizer, directory: Path) -> None:
+        """Copy weights that train and moments, which a thread writes, and write step count, stage and random states.
+        The directory exists."""
+        state = _weights(model) | _moments(model, optimizer)
+        writer = HuggingFaceStorageWriter(
+            str(directory / SHARDS), fqn_to_index_mapping=_files(state), save_distributed=True
+        )
+        warnings.filterwarnings("ignore", message=ALONE)  # for good: the thread outlives any block
+        self._writing = state_dict_saver.async_save(
+            state, storage_writer=writer, process_group=self._group, no_dist=self._group is None
+        )
+        safetensors.torch.save_file(_random_state(), directory / f"random-{distributed.rank()}.safetensors")
+        if distributed.rank() == 0:
+            manifest = {"format": FORMAT, "steps": optimizer.steps, "stage": optimizer.stage}
+            manifest |= {"workers": distributed.world_size()}
+            (directory / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+
+    def end(self) -> None:
+        """Wait until all that was begun is written. Raises what the thread ran into."""
+        writing, self._writing = self._writing, None
+        with _plainly():
+            if writing is not None:
+                writing.result()
 
 
 def restore(model: nn.Module, optimizer: PolicyOptimizer, directory: Path) -> None:
-    """Take back what `save` wrote, in place, also with another number of workers. Collective.
+    """Take back what was written, in place, also with another number of workers. Collective.
 
     Raises:
         UserError: there is no checkpoint, a damaged one, one of another format, or that of another model.
@@ -108,10 +130,10 @@ def read_manifest(directory: Path) -> dict[str, Any]:
 @contextmanager
 def _plainly() -> Iterator[None]:
     """The error of a rank itself, where torch's checkpoints raise one that is no Exception, and damage as a ValueError.
-    Their warning that there is one process is left out: that is meant."""
+    Their warning is left out."""
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+            warnings.filterwarnings("ignore", message=ALONE)
             yield
     except CheckpointException as error:
         (cause, _) = error.failures[min(error.failures)]

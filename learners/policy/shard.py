@@ -106,6 +106,7 @@ class PolicyShard:
                 self._reference = load_policy(config, seed, self._device).requires_grad_(False)
         self.model.train()  # activation checkpointing works in training mode only; dropout is off
         self._optimizer = PolicyOptimizer([p for p in self.model.parameters() if p.requires_grad], optimizer)
+        self._checkpoints = checkpoint.CheckpointWriter()
 
     @property
     def steps(self) -> int:
@@ -224,12 +225,16 @@ class PolicyShard:
             publication.write_model(self.model, state, directory, self.config)
             pretrained_tokenizer(self.config.model).save_pretrained(directory)
 
-    def save(self, directory: Path) -> None:
-        """Write what `restore` needs to continue bit for bit, see `learners.policy.checkpoint`."""
-        checkpoint.save(self.model, self._optimizer, directory)
+    def begin_save(self, directory: Path) -> None:
+        """Begin to write what `restore` needs to continue bit for bit, see `learners.policy.checkpoint`."""
+        self._checkpoints.begin(self.model, self._optimizer, directory)
+
+    def end_save(self) -> None:
+        """Wait until it is written."""
+        self._checkpoints.end()
 
     def restore(self, directory: Path) -> None:
-        """Take back what `save` wrote, also with another number of workers (RNG then starts afresh).
+        """Take back what `begin_save` wrote, also with another number of workers (RNG then starts afresh).
 
         Raises:
             UserError: there is no checkpoint that this model can continue from.

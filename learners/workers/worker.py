@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 import time
 from collections import Counter, deque
 from dataclasses import replace
@@ -53,6 +52,7 @@ class LearnerWorker:
         self.policy = PolicyShard(config.policy, config.optimizer, config.seed, reference=config.grpo.kl_weight > 0)
         self._seed = config.seed
         self._sender = WeightSender()
+        self._saving = Path()
         self._shared_threads, self._all_threads = torch.get_num_threads(), cores_of_worker()
         self._active: dict[Stage, tuple[Objective, ...]] = {
             "sft": (self.sft,),
@@ -217,34 +217,36 @@ class LearnerWorker:
         with storing(Path(directory)):
             self.policy.save_pretrained(Path(directory))
 
-    def save(self, directory: str | Path) -> None:
-        """Write everything that the next step depends on, queues included; aside, then renamed.
+    def begin_save(self, directory: str | Path) -> None:
+        """Begin to write everything that the next step depends on, queues included, to a directory that is not there
+        yet. Weights and moments are copied, and written while the workers go on; `end_save` waits for them.
 
         Workers on several nodes need a directory that all of them see. Raises StorageError where the disk is at fault.
         """
-        with storing(Path(directory)):
-            self._save(Path(directory))
+        self._saving = Path(directory)
+        with storing(self._saving):
+            if distributed.rank() == 0:
+                self._saving.mkdir(parents=True)
+            distributed.barrier()
+            self.policy.begin_save(self._saving)
+            for objective in (self.sft, self.grpo):
+                queues.write(objective, self._saving / f"{objective.name}-{distributed.rank():05d}.arrow")
 
-    def _save(self, directory: Path) -> None:
-        aside = directory.with_name(f".{directory.name}.writing")
-        if distributed.rank() == 0:
-            shutil.rmtree(aside, ignore_errors=True)
-            aside.mkdir(parents=True)
-        distributed.barrier()
-        self.policy.save(aside)
-        for objective in (self.sft, self.grpo):
-            queues.write(objective, aside / f"{objective.name}-{distributed.rank():05d}.arrow")
-        distributed.barrier()
-        written = digests.files_without(aside)[distributed.rank() :: distributed.world_size()]
-        parts = distributed.gather_objects(digests.digests_of(aside, written))
-        if distributed.rank() == 0:
-            digests.write_digests(aside, {name: digest for part in parts for name, digest in part.items()})
-            shutil.rmtree(directory, ignore_errors=True)
-            aside.rename(directory)
-        distributed.barrier()
+    def end_save(self) -> None:
+        """Wait until all that `begin_save` began is written, and write down its digests.
+
+        Raises StorageError: the disk did not take it.
+        """
+        with storing(self._saving):
+            self.policy.end_save()
+            distributed.barrier()
+            files = digests.files_without(self._saving)[distributed.rank() :: distributed.world_size()]
+            parts = distributed.gather_objects(digests.digests_of(self._saving, files))
+            if distributed.rank() == 0:
+                digests.write_digests(self._saving, {name: digest for part in parts for name, digest in part.items()})
 
     def restore(self, directory: str | Path) -> None:
-        """Continue from what `save` wrote, bit for bit with as many workers; with another number the queues are shared
+        """Continue from what was saved, bit for bit with as many workers; with another number the queues are shared
         out anew.
 
         Raises:

@@ -117,6 +117,7 @@ class SimulatedLearner:
     steps: int = 0
     base_version: int = 0
     tokens: float = 8.0
+    saving: tuple[Path, str] = (Path(), "")
 
     async def train(self, stage: str, groups: Sequence[Any], demonstrations: Sequence[int]) -> Trained:
         await asyncio.sleep(self.slowness_s)
@@ -128,10 +129,15 @@ class SimulatedLearner:
         self.steps += 1
         return Trained({"loss": 1.0 / self.steps, "trained_tokens": self.tokens})
 
-    async def save(self, folder: Path) -> None:
+    async def begin_save(self, folder: Path) -> None:
         folder.mkdir()
         state = {"trained": self.trained, "rows": self.rows, "staleness": self.staleness, "steps": self.steps}
-        (folder / "state.json").write_text(json.dumps(state))
+        self.saving = folder / "state.json", json.dumps(state)
+
+    async def end_save(self) -> None:
+        await asyncio.sleep(self.slowness_s)
+        file, text = self.saving
+        file.write_text(text)
 
     async def restore(self, folder: Path) -> None:
         for name, value in json.loads((folder / "state.json").read_text()).items():

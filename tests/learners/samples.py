@@ -19,6 +19,7 @@ from learners.learner_settings import (
     SFTSettings,
 )
 from learners.policy.shard import PolicyShard
+from learners.workers.worker import LearnerWorker
 from tests.trajectories.samples import CHATML, byte_tokenizer
 from trajectories import schema
 from trajectories.types import Assignment, Route, Sequence, Turn
@@ -110,6 +111,12 @@ def begun_alike(shared: list[int], own: list[int], seed: int = 0) -> list[Sequen
             )
         )
     return sequences
+
+
+def save(worker: LearnerWorker, directory: Path) -> None:
+    """A checkpoint of the worker as it is, written to the end."""
+    worker.begin_save(directory)
+    worker.end_save()
 
 
 def tables_of_step(step: int, count: int = 12) -> tuple[pa.Table, pa.Table]:

@@ -10,15 +10,16 @@ from cluster.config.loading import load_config
 from cluster.inputs.run_plan import plan_run
 from cluster.loop.checkpoint import (
     FORMAT,
+    CheckpointWriter,
     Frontier,
     Manifest,
     PendingGroup,
     Played,
     checkpoint_steps,
     load_manifest,
-    save_checkpoint,
     set_aside,
     sound_checkpoint,
+    step_dir,
 )
 from trajectories.errors import UserError
 
@@ -34,9 +35,19 @@ FRONTIER = Frontier(
 )
 
 
-async def save_learner(folder):
-    folder.mkdir()
-    (folder / "weights").write_text("w")
+class Learner:
+    """Writes a file when it is asked to end."""
+
+    broken = False
+
+    async def begin_save(self, folder):
+        folder.mkdir()
+        self.folder = folder
+
+    async def end_save(self):
+        if self.broken:
+            raise OSError("disk full")
+        (self.folder / "weights").write_text("w")
 
 
 async def save_data(folder):
@@ -44,9 +55,14 @@ async def save_data(folder):
     (folder / "4").write_text("tables")
 
 
-def save(run_dir, step, learner=save_learner, keep=2, panels=()):
-    manifest = Manifest(step=step, version=step, frontier=FRONTIER, panels=dict(panels))
-    return asyncio.run(save_checkpoint(run_dir, manifest, learner, save_data, keep))
+def save(run_dir, step, keep=2, panels=(), learner=None):
+    async def begin_and_end():
+        writer = CheckpointWriter(run_dir, keep, learner or Learner())
+        await writer.begin(Manifest(step=step, version=step, frontier=FRONTIER, panels=dict(panels)), save_data)
+        await writer.end()
+
+    asyncio.run(begin_and_end())
+    return step_dir(run_dir, step)
 
 
 def test_what_is_saved_is_read_back(tmp_path):
@@ -55,6 +71,17 @@ def test_what_is_saved_is_read_back(tmp_path):
     assert load_manifest(folder) == Manifest(step=7, version=7, frontier=FRONTIER)
     assert (folder / "learner" / "weights").read_text() == "w"
     assert (folder / "ready" / "4").read_text() == "tables"
+
+
+async def test_a_checkpoint_has_its_name_when_it_is_written_and_the_next_waits_for_it(tmp_path):
+    writer = CheckpointWriter(tmp_path, 1, Learner())
+    await writer.begin(Manifest(step=1), save_data)
+    assert checkpoint_steps(tmp_path) == []
+    await writer.begin(Manifest(step=2), save_data)
+    assert checkpoint_steps(tmp_path) == [1]
+    for _ in range(2):
+        await writer.end()
+        assert checkpoint_steps(tmp_path) == [2], "and the one before it goes only then"
 
 
 def test_only_the_newest_are_kept(tmp_path):
@@ -66,11 +93,11 @@ def test_only_the_newest_are_kept(tmp_path):
 def test_a_crash_while_saving_leaves_the_earlier_checkpoint(tmp_path):
     save(tmp_path, 1)
 
-    async def crash(folder):
-        raise OSError("disk full")
-
+    learner = Learner()
+    learner.broken = True
     with pytest.raises(OSError, match="disk full"):
-        save(tmp_path, 2, learner=crash)
+        save(tmp_path, 2, learner=learner)
+    assert [folder.name for folder in (tmp_path / "checkpoints").iterdir()] == ["step-000001"]
     assert load_manifest(sound_checkpoint(tmp_path)[0]).step == 1
     save(tmp_path, 2)
     assert load_manifest(sound_checkpoint(tmp_path)[0]).step == 2

@@ -52,7 +52,7 @@ class Workers:
     """Write and read an empty folder; weigh rollouts whose terminal states are all alike."""
 
     async def call(self, method: str, *arguments: Any) -> list[Any]:
-        if method == "save":
+        if method == "begin_save":
             Path(arguments[0]).mkdir()
         if method == "train":
             return [{"trained_tokens": 9.0}]
@@ -125,7 +125,7 @@ async def test_a_restored_learner_routes_with_the_scores_of_before(tmp_path):
         OnlineRouting(plain_routing(), WORKERS, memory, probing=None, demonstrations=None)
         for memory in (saved, OnlineRouter(RunningQuantile(Loss())))
     )
-    await RayLearner(WORKERS, before, PlainTraining(WORKERS, None), FULL).save(tmp_path / "learner")
+    await RayLearner(WORKERS, before, PlainTraining(WORKERS, None), FULL).begin_save(tmp_path / "learner")
     await RayLearner(WORKERS, after, PlainTraining(WORKERS, None), FULL).restore(tmp_path / "learner")
     assert after.memory == saved
 
@@ -173,7 +173,7 @@ async def test_the_conductor_weighs_learns_and_comes_back_from_a_checkpoint(star
         rows = [assignments_from_table(step.assignments) for step in steps if step.assignments is not None]
         assert [row[0].reward_weights_version for row in rows] == [0, 0, 1]
         assert [row[0].advantages < row[1].advantages < row[2].advantages for row in rows] == [True] * 3
-        await first.save(tmp_path / "learner")
+        await first.begin_save(tmp_path / "learner")
         await second.restore(tmp_path / "learner")
         ours, theirs = [await one.train("grpo", [group("x", (0.0, 0.5, 1.0))], ()) for one in (first, second)]
         assert ours.metrics == theirs.metrics and ours.metrics["conductor/version"] == 2.0

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from learners.learner_settings import LearnerSettings, SFTSettings
 from learners.policy import checkpoint
 from learners.workers.worker import LearnerWorker
-from tests.learners.samples import SIZES, learner_settings, tables_of_step, write_model
+from tests.learners.samples import SIZES, learner_settings, save, tables_of_step, write_model
 
 WORKERS = 3
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "decoder_sparse_step": 1}
@@ -51,7 +51,7 @@ def run_rank(rank: int, folder: Path, configs: dict[str, LearnerSettings]) -> No
     for name, config in configs.items():
         worker = restored(config, folder / name / "one")
         torch.save(content(worker), folder / f"{name}-{rank}.pt")
-        worker.save(folder / name / "three")
+        save(worker, folder / name / "three")
     dist.destroy_process_group()
 
 
@@ -71,7 +71,7 @@ def test_it_is_restored_on_another_number_of_workers(tmp_path: Path) -> None:
         worker = LearnerWorker(config)
         for number in range(2):
             worker.train("sft", *tables_of_step(number, 9))
-        worker.save(tmp_path / name / "one")
+        save(worker, tmp_path / name / "one")
         before[name] = content(worker)
         assert len(before[name]["queued"]) > WORKERS and before[name]["steps"] == (2, "sft", 2, 0)
         assert any(key.startswith("exp_avg_sq.") for key in before[name]["tensors"])

@@ -22,7 +22,7 @@ from router.geometry import gini
 from router.probe import ProbeResult
 from router.probing import Probing
 from tests.learners.rewards.test_weigher import check_same, scalariser, single_sequence_episodes
-from tests.learners.samples import learner_settings, make_sequences, make_tables, published, tables_of_step
+from tests.learners.samples import learner_settings, make_sequences, make_tables, published, save, tables_of_step
 from trajectories import schema
 
 COUNTS = (7, 1, 4)
@@ -47,7 +47,7 @@ def train(config: LearnerSettings, directory: Path) -> Run:
     metrics = [
         worker.train("mixed", *make_tables(make_sequences(count, seed), seed)) for seed, count in enumerate(COUNTS[:2])
     ]
-    worker.save(directory / "checkpoint")
+    save(worker, directory / "checkpoint")
     worker.train("mixed", *make_tables(make_sequences(5, 9), 9))
     worker.restore(directory / "checkpoint")
     metrics.append(worker.train("mixed", *make_tables(make_sequences(COUNTS[2], 2), 2)))
@@ -113,15 +113,17 @@ Staged = tuple[list[dict[str, float]], dict[str, torch.Tensor]]
 
 @mock.patch.object(worker_module, "cores_of_worker", return_value=1)
 def staged(config: LearnerSettings, directory: Path, killed_after: int, _: mock.Mock) -> Staged:
-    """Metrics of all stages and the weights at their end; where asked, another worker goes on from a checkpoint. On one
-    core: another number would change the bits."""
+    """Metrics of all stages and the weights at their end; where asked, another worker goes on from a checkpoint, while
+    whose writing the first took one more step. On one core: another number would change the bits."""
     torch.set_num_threads(1)
     worker, metrics = LearnerWorker(config), []
     for number, stage in enumerate(STAGES):
         if killed_after and number == killed_after:
-            worker.save(directory / "killed")
+            worker.begin_save(checkpoint := directory / f"killed-{killed_after}")
+            worker.train(stage, *tables_of_step(99))
+            worker.end_save()
             worker = LearnerWorker(config)
-            worker.restore(directory / "killed")
+            worker.restore(checkpoint)
         metrics.append({**worker.train(stage, *tables_of_step(number)), "seconds": 0.0})
     return metrics, published(worker.policy)
 

@@ -16,7 +16,7 @@ from learners.objectives.minibatches import dealt
 from learners.workers import worker as worker_module
 from learners.workers.worker import LearnerWorker, Stage
 from tests.learners.rewards.test_weigher import scalariser, single_sequence_episodes
-from tests.learners.samples import learner_settings, make_sequences, make_tables, published, tables_of_step
+from tests.learners.samples import learner_settings, make_sequences, make_tables, published, save, tables_of_step
 from trajectories import schema
 from trajectories.types import Assignment, Route, Sequence
 
@@ -207,7 +207,7 @@ def test_a_run_that_was_killed_anywhere_is_the_run_that_was_not(
     whole, log = trained(config)
     saving = LearnerWorker(config)
     for number in range(len(SCHEDULE)):
-        saving.save(tmp_path / str(number))
+        save(saving, tmp_path / str(number))
         assert step(saving, number) == log[number], "writing a checkpoint changes nothing"
     for killed in (0, 2, 3, 5):
         resumed = LearnerWorker(config)
@@ -219,7 +219,7 @@ def test_a_run_that_was_killed_anywhere_is_the_run_that_was_not(
 def test_a_worker_goes_back_to_a_checkpoint_of_an_earlier_stage(untied_model: Path, tmp_path: Path) -> None:
     config = settings_of(untied_model)
     worker, _ = trained(config, 1)
-    worker.save(tmp_path / "checkpoint")
+    save(worker, tmp_path / "checkpoint")
     for number in range(1, 5):
         step(worker, number)
     worker.restore(tmp_path / "checkpoint")

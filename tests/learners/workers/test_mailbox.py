@@ -107,4 +107,4 @@ async def test_an_error_of_ours_ends_a_call_as_it_was_raised(untied_model: Path,
     pool = LearnerPool(learner_settings(untied_model), run_name="run", storage=tmp_path)
     pool._mailbox = SimpleNamespace(call=SimpleNamespace(remote=call))
     with pytest.raises(StorageError, match="cannot write learner"):
-        await pool.call("save", "learner")
+        await pool.call("begin_save", "learner")

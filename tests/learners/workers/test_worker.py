@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from learners.policy.shard import Term
 from learners.workers.worker import LearnerWorker
 from router.probe import sequential
 from router.probing import Probing, Sample
-from tests.learners.samples import learner_settings, make_sequences, make_tables, published
+from tests.learners.samples import learner_settings, make_sequences, make_tables, published, save
 from trajectories import schema
 from trajectories.errors import StorageError, UserError
 from trajectories.types import Assignment, Route, Sequence, Turn
@@ -267,7 +268,7 @@ def test_after_restore_the_next_steps_are_the_same_to_the_bit(untied_model: Path
     worker = LearnerWorker(config)
     for batch in batches[:2]:
         worker.train("mixed", *batch)
-    worker.save(tmp_path / "step")
+    save(worker, tmp_path / "step")
     drawn = torch.rand(3)
     expected = [worker.train("mixed", *batch) for batch in batches[2:]]
 
@@ -281,11 +282,28 @@ def test_after_restore_the_next_steps_are_the_same_to_the_bit(untied_model: Path
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_saving_replaces_a_checkpoint_whole(untied_model: Path, tmp_path: Path) -> None:
-    worker = LearnerWorker(learner_settings(untied_model))
-    for _ in range(2):
-        worker.save(tmp_path / "last")
-    assert [path.name for path in tmp_path.iterdir()] == ["last"]
+@pytest.mark.parametrize("lora", [False, True])
+def test_steps_taken_while_a_checkpoint_is_written_are_not_in_it(
+    untied_model: Path, lora: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = [make_tables(make_sequences(6, seed), seed) for seed in range(3)]
+    worker, resumed = (LearnerWorker(learner_settings(untied_model, lora=lora)) for _ in range(2))
+    worker.train("mixed", *batches[0])
+    before, went_on, write = weights(worker), threading.Event(), safetensors.torch.save
+
+    def waiting(*arguments: Any, **options: Any) -> bytes:
+        assert went_on.wait(20)
+        return write(*arguments, **options)
+
+    monkeypatch.setattr(safetensors.torch, "save", waiting)  # with which torch.distributed.checkpoint writes
+    worker.begin_save(tmp_path / "step")
+    expected = [worker.train("mixed", *batch) for batch in batches[1:]]
+    went_on.set()
+    worker.end_save()
+    resumed.restore(tmp_path / "step")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in weights(resumed).items())
+    for ours, batch in zip(expected, batches[1:], strict=True):
+        assert {**ours, "seconds": 0} == {**resumed.train("mixed", *batch), "seconds": 0}
 
 
 def test_a_directory_without_checkpoint_is_refused(untied_model: Path, tmp_path: Path) -> None:
@@ -305,7 +323,7 @@ def test_a_directory_without_checkpoint_is_refused(untied_model: Path, tmp_path:
 
 
 def test_a_checkpoint_of_another_model_is_refused(untied_model: Path, tied_model: Path, tmp_path: Path) -> None:
-    LearnerWorker(learner_settings(tied_model)).save(tmp_path / "step")
+    save(LearnerWorker(learner_settings(tied_model)), tmp_path / "step")
     worker = LearnerWorker(learner_settings(untied_model))
     before = weights(worker)
     with pytest.raises(UserError, match=r"of another model: it has no weight\.lm\.\S+ of shape .*policy\.model"):
@@ -316,7 +334,7 @@ def test_a_checkpoint_of_another_model_is_refused(untied_model: Path, tied_model
 @pytest.mark.parametrize("kept", [0, 100, -8])
 def test_a_damaged_checkpoint_is_refused(untied_model: Path, tmp_path: Path, kept: int) -> None:
     worker = LearnerWorker(learner_settings(untied_model))
-    worker.save(tmp_path / "step")
+    save(worker, tmp_path / "step")
     (shard,) = (tmp_path / "step" / "shards").iterdir()
     shard.write_bytes(shard.read_bytes()[:kept])
     with pytest.raises(UserError, match=r"cannot read .*shards \(.*\): delete the folder of its step") as caught:
@@ -327,7 +345,7 @@ def test_a_damaged_checkpoint_is_refused(untied_model: Path, tmp_path: Path, kep
 def test_a_checkpoint_holds_no_pickle(untied_model: Path, tmp_path: Path) -> None:
     worker = LearnerWorker(learner_settings(untied_model))
     worker.train("mixed", *make_tables(make_sequences(6)))
-    worker.save(tmp_path / "step")
+    save(worker, tmp_path / "step")
     files = {str(path.relative_to(tmp_path / "step")) for path in (tmp_path / "step").rglob("*") if path.is_file()}
     shard = "shards/shard-00001-model-00001-of-00001.safetensors"
     written = {"policy.json", shard, "random-0.safetensors", "sft-00000.arrow", "grpo-00000.arrow"}
@@ -340,15 +358,15 @@ def test_a_band_without_one_is_refused() -> None:
         GRPOSettings(icepop_band=(2.0, 3.0))
 
 
-def test_a_full_disk_is_told_as_such_and_the_checkpoint_before_stays(tmp_path: Path, untied_model: Path, monkeypatch):
+def test_a_full_disk_is_told_as_such_and_the_next_checkpoint_is_good(tmp_path: Path, untied_model: Path, monkeypatch):
     worker = LearnerWorker(learner_settings(untied_model))
-    worker.save(tmp_path / "learner")
 
     def full(*arguments: Any, **options: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(safetensors.torch, "save", full)  # with which torch.distributed.checkpoint writes
     with pytest.raises(StorageError, match=r"cannot write .*learner .*No space left on device"):
-        worker.save(tmp_path / "learner")
+        save(worker, tmp_path / "learner")
     monkeypatch.undo()
-    worker.restore(tmp_path / "learner")
+    save(worker, tmp_path / "next")
+    worker.restore(tmp_path / "next")
