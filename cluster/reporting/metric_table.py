@@ -83,7 +83,7 @@ SECTIONS: Mapping[str, tuple[Metric, ...]] = {
         Metric("waited_s", Kind.SUM, "s", "Waiting for a batch of finished groups; 0 where the engines keep up."),
         Metric("seconds", Kind.SUM, "s", "The workers' part of the step: forward and backward passes, optimiser."),
         Metric("publish_s", Kind.SUM, "s", "Publication of the new weights to the engines, with the parity check."),
-        Metric("checkpoint_s", Kind.SUM, "s", "Waits for the checkpoint before the step, which `step_s` does not count."),
+        Metric("checkpoint_s", Kind.SUM, "s", "Waits for the checkpoint before the step; not in `step_s`."),
         Metric(
             "read_s", Kind.SUM, "s", "The pass in which the policy reads rollouts for reward channels that need it."
         ),

@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -48,9 +47,9 @@ class CheckpointWriter:
     """Writes checkpoints, one at a time. Every method is collective."""
 
     def __init__(self) -> None:
-        self._writing: Future[Any] | None = None
+        self._writing: Any = None  # torch's future, where something was begun
         # The threads of all workers agree on what each writes; their words must not meet those of training.
-        self._group = dist.new_group(backend="gloo") if dist.is_initialized() else None
+        self._group: Any = dist.new_group(backend="gloo") if dist.is_initialized() else None
 
     def begin(self, model: nn.Module, optimizer: PolicyOptimizer, directory: Path) -> None:
         """Copy weights that train and moments, which a thread writes, and write step count, stage and random states.
