@@ -92,10 +92,18 @@ class ChatTokenizer:
 
         `options` go to the template, whose clock tells `DATE` unless they have another. What users say is quoted here.
         A system message is the run's own, and may hold control tokens, also where it stands above what the user says
-        first (`takes_system`); so may an assistant's, which is `spoken` or quoted already.
+        first (`takes_system`); so may an assistant's, which is `spoken` or quoted already. Where the template refuses
+        those (GPT-OSS's wants no channels in what was said), it is shown what was said behind the last of them.
         """
         quoted: list[Message] = [{"role": each["role"], "content": self._quoted_user(each)} for each in messages]
-        return self._apply(quoted if self.takes_system else _without_system(quoted), generation_prompt, options)
+        shown = quoted if self.takes_system else _without_system(quoted)
+        try:
+            return self._apply(shown, generation_prompt, options)
+        except Exception:  # a template is a program, and raises what it likes
+            plain = [self._plain(message) for message in shown]
+            if plain == shown:
+                raise
+            return self._apply(plain, generation_prompt, options)
 
     def encode(self, text: str) -> list[int]:
         """Token ids; control tokens written in the text become themselves unless it is quoted, none are added."""
@@ -116,6 +124,12 @@ class ChatTokenizer:
     def spoken(self, token_ids: list[int]) -> str:
         """The text as `encode` takes it: control tokens among the ids are written out, and only they."""
         return self._control.spoken(token_ids)
+
+    def answer(self, token_ids: list[int]) -> str:
+        """The text behind the last control token that is no tag of an answer format: before it stand reasoning and
+        channels, as GPT-OSS, Magistral, Gemma 4 and Cohere's models mark them."""
+        marked = [number for number, token in enumerate(token_ids, 1) if token in self._control.marks]
+        return self.decode(token_ids[marked[-1] :] if marked else token_ids)
 
     def action(self, token_ids: list[int]) -> str:
         """The text without special tokens and surrounding blanks: what the environment gets where no format is set."""
@@ -185,6 +199,11 @@ class ChatTokenizer:
 
     def _quoted_user(self, message: Message) -> str:
         return self.quote(message["content"]) if message["role"] == "user" else message["content"]
+
+    def _plain(self, message: Message) -> Message:
+        if message["role"] != "assistant":
+            return message
+        return {"role": message["role"], "content": self._control.behind_last(message["content"])}
 
     def _apply(
         self, messages: list[Message], generation_prompt: bool = True, options: Mapping[str, Any] | None = None
