@@ -175,10 +175,10 @@ def test_chance_that_does_not_heed_the_seed_is_the_tasks_all_the_same() -> None:
     here, there, other = (make_environment(f"{HERE}.Dice") for _ in range(3))
     for environment, task in ((here, "train/7"), (other, "train/8"), (there, "train/7")):
         environment.reset(task)
-    rolled: list[tuple[str, str, str]] = []
+    rolled: list[list[str]] = []
     for _ in range(3):
         before = random.getstate()
-        rolled.append(tuple(environment.step("roll").observation.text for environment in (here, there, other)))
+        rolled.append([environment.step("roll").observation.text for environment in (here, there, other)])
         assert random.getstate() == before, "chance outside is untouched"
     assert all(mine == theirs != others for mine, theirs, others in rolled)
     assert len({mine for mine, *_ in rolled}) == 3, "and goes on"
