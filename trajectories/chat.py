@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Collection, Iterable, Mapping
 from datetime import date
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -126,10 +127,12 @@ class ChatTokenizer:
         return self._control.spoken(token_ids)
 
     def answer(self, token_ids: list[int]) -> str:
-        """The text behind the last control token that is no tag of an answer format: before it stand reasoning and
-        channels, as GPT-OSS, Magistral, Gemma 4 and Cohere's models mark them."""
-        marked = [number for number, token in enumerate(token_ids, 1) if token in self._control.marks]
-        return self.decode(token_ids[marked[-1] :] if marked else token_ids)
+        """The last text that says something between control tokens which are no tags of an answer format: before it
+        stand reasoning and channels, as GPT-OSS, Magistral, Gemma 4 and Cohere's models mark them, and behind it what
+        closes an answer (Apriel)."""
+        runs = groupby(token_ids, key=self._control.marks.__contains__)
+        texts = [self.decode(list(run)) for marked, run in runs if not marked]
+        return next((text for text in reversed(texts) if text.strip()), "")
 
     def action(self, token_ids: list[int]) -> str:
         """The text without special tokens and surrounding blanks: what the environment gets where no format is set."""

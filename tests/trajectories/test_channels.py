@@ -48,7 +48,12 @@ def magistral() -> ChatTokenizer:
     ],
 )
 @pytest.mark.parametrize(
-    ("chat", "reasoned"), [(harmony(), CHANNELS), (magistral(), "[THINK]A desk.\nAction: look[/THINK]{}")]
+    ("chat", "reasoned"),
+    [
+        (harmony(), CHANNELS),
+        (magistral(), "[THINK]A desk.\nAction: look[/THINK]{}"),
+        (magistral(), "A desk.\nAction: look[THINK]{}[/THINK]\n"),
+    ],
 )
 @pytest.mark.parametrize("mode", ["transcript", "windowed"])
 def test_an_action_is_read_behind_reasoning_with_marks_of_its_own(
