@@ -7,7 +7,7 @@
 | `tagged` | `<think>…</think><action>…</action>` (arXiv 2505.10978) | what its last pair of action tags holds |
 
 Whatever comes before the last `</think>` is reasoning, and so is what control tokens of another kind set apart from the
-last that is said (`ChatTokenizer.answer`). Where a chat template has opened it in the prompt, an answer closes it first.
+last that is said (`ChatTokenizer.answer`). Where a chat template has opened it in the prompt, answers close it.
 Fences of code, quotes, emphasis and a full stop around an action are not part of it. What follows a line `Observation:`
 in `react` was made up by the model and is not read. Everything else is a `Violation`: it earns no `format`, and the
 environment gets `NO_ACTION`.
