@@ -1,19 +1,27 @@
-"""A child process and its private files: environment variables, an end with its parent, last words. No vLLM here."""
+"""A child process and its private files: environment variables, an end with its parent, last words, adapters. No vLLM
+here."""
 
 from __future__ import annotations
 
 import fcntl
+import json
 import multiprocessing
 import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+
+from actors.engine import EngineError
 
 PREFIX = "concerto-engine-"
+SHARED = Path("/dev/shm")
+SHARED_ROOM = 2**30
+"""Bytes that shared memory must have free to be used: adapters of several versions lie there, of some 100 MiB each. A
+container has 64 MiB of it unless it was told otherwise."""
 
 
 @contextmanager
@@ -46,20 +54,36 @@ def die_with_parent(directory: Path | None) -> None:
 
 
 def private_directory() -> tuple[Path, IO[bytes]]:
-    """A new directory in shared memory, and the lock that marks it as in use until it is closed or this process ends.
+    """A new directory in shared memory, or on the disk where that has no room, and the lock that marks it as in use
+    until it is closed or this process ends.
 
     Directories of processes that ended too suddenly to tidy up are removed on the way.
     """
-    shared = "/dev/shm" if os.access("/dev/shm", os.W_OK) else tempfile.gettempdir()
-    for lock in Path(shared).glob(f"{PREFIX}*/lock"):
+    disk = Path(tempfile.gettempdir())
+    for lock in (lock for folder in (SHARED, disk) for lock in folder.glob(f"{PREFIX}*/lock")):
         with suppress(OSError), lock.open("rb") as file:  # still locked, or someone else's, or just removed
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(lock.parent, ignore_errors=True)
-    directory = Path(tempfile.mkdtemp(prefix=PREFIX, dir=shared))
+    roomy = os.access(SHARED, os.W_OK) and shutil.disk_usage(SHARED).free >= SHARED_ROOM
+    directory = Path(tempfile.mkdtemp(prefix=PREFIX, dir=SHARED if roomy else disk))
     file = (directory / "lock.new").open("wb")
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     (directory / "lock.new").rename(directory / "lock")  # never seen unlocked
     return directory, file
+
+
+def write_adapter(folder: Path, tensors: bytes, config: Mapping[str, Any]) -> None:
+    """A new folder with an adapter, as PEFT writes them. Raises EngineError where there is no room for it."""
+    try:
+        folder.mkdir()
+        (folder / "adapter_model.safetensors").write_bytes(tensors)
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+    except OSError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise EngineError(
+            f"publish: an adapter of {len(tensors) / 2**20:.0f} MiB cannot be written below {folder.parent.parent} "
+            f"({error.strerror}): free some room there"
+        ) from error
 
 
 def log_file(directory: Path, worker: int | None = None) -> Path:

@@ -6,7 +6,6 @@ module and `actors.vllm_worker`, which is what lives inside vLLM's own processes
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Sequence
@@ -31,7 +30,14 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from actors.admission import Admission
 from actors.engine import EngineDied, EngineError, EngineSettings, EngineStats, Generation, SamplingParameters
 from actors.engine_limits import LORA_RANKS
-from actors.engine_process import environment, failed_start, last_words, one_line, private_directory
+from actors.engine_process import (
+    environment,
+    failed_start,
+    last_words,
+    one_line,
+    private_directory,
+    write_adapter,
+)
 from actors.vllm_worker import EXTENSION, executor
 from learners.policy.weight_update import AdapterUpdate, WeightOffer, WeightUpdate
 
@@ -195,9 +201,7 @@ class VllmEngine:
         self._adapters += 1
         name = f"policy-{update.version}-{self._adapters}"  # a name of its own: vLLM keys its caches by it
         folder = self._directory / name
-        folder.mkdir()
-        (folder / "adapter_model.safetensors").write_bytes(update.tensors)
-        (folder / "adapter_config.json").write_text(json.dumps(update.adapter_config))
+        write_adapter(folder, update.tensors, update.adapter_config)
         request = LoRARequest(lora_name=name, lora_int_id=self._adapters, lora_path=str(folder))
         if not await self._control(f"publish version {update.version}", self._llm.add_lora(request)):
             raise EngineError(f"publish: the engine refused the adapter of version {update.version}")

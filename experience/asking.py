@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from trajectories.errors import RunError
 logger = logging.getLogger(__name__)
 
 TEMPERATURE = 1.0
+_FENCED = re.compile(r"```\w*\s*(.*?)\s*```", re.DOTALL)
 R = TypeVar("R", bound=Reply)
 
 
@@ -127,12 +129,22 @@ class Prompter:
                 raise StepFailed(f"{step.name}: the model refuses the request ({error})") from error
             self.spending.add(step.name, completion)
             try:
-                return reply.model_validate_json(completion.text)
+                return reply.model_validate_json(_json(completion.text))
             except ValidationError as error:
                 reason = _in_words(error)
                 self.spending.retries[step.name] += 1
                 logger.info("%s: reply %d of at most %d is no use: %s", step.name, attempt, step.attempts, reason)
         raise StepFailed(f"{step.name}: no usable reply in {step.attempts} attempts, the last: {reason}")
+
+
+def _json(text: str) -> str:
+    """What a reply holds behind its thought and within a fence of code: endpoints that do not bind their decoder to the
+    schema give both. One that begins with its object may say in it whatever it likes."""
+    if text.lstrip().startswith("{"):
+        return text
+    said = text.rpartition("</think>")[2].strip()
+    fenced = _FENCED.fullmatch(said)
+    return fenced[1] if fenced else said
 
 
 def _in_words(error: ValidationError) -> str:

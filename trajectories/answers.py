@@ -6,10 +6,11 @@
 | `react` | `Thought: …` and `Action: …` (arXiv 2210.03629) | what the last `Action: …` says, or the next line |
 | `tagged` | `<think>…</think><action>…</action>` (arXiv 2505.10978) | what its last pair of action tags holds |
 
-Whatever comes before the last `</think>` is reasoning. Where a chat template has opened it in the prompt, an answer
-closes it before it acts. Fences of code, quotes, emphasis and a full stop around an action are not part of it. What
-follows a line `Observation:` in `react` was made up by the model and is not read. Everything else is a `Violation`: it
-earns no `format`, and the environment gets `NO_ACTION`.
+Whatever comes before the last `</think>` is reasoning, and so is what control tokens of another kind set apart from the
+last that is said (`ChatTokenizer.answer`). Where a chat template has opened it in the prompt, answers close it.
+Fences of code, quotes, emphasis and a full stop around an action are not part of it. What follows a line `Observation:`
+in `react` was made up by the model and is not read. Everything else is a `Violation`: it earns no `format`, and the
+environment gets `NO_ACTION`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ NO_ACTION = ""
 """What an environment gets for a violation: an action that changes nothing, and that it answers in its own words."""
 
 _OPENING = "<think>"
+TAGS = (_OPENING, "</think>", "<action>", "</action>")
+"""What the formats read themselves."""
 _WRAPPING = " \t\r\f\v\u00a0`*\"'“”>"
 """What models put around an action."""
 _FENCE = re.compile(r"\s*```\w*\s*")
@@ -84,6 +87,11 @@ def opens_reasoning(prompt: str) -> bool:
     return prompt.rstrip().endswith(_OPENING)
 
 
+def closes_reasoning(response: str) -> bool:
+    """Whether a response closes the reasoning that its prompt has opened."""
+    return _THOUGHT.search(response) is not None
+
+
 def read_answer(format: str, response: str, finished: bool = True, opened: bool = False) -> Answer:
     """The action in a response, by the rule of its format, one of `FORMATS`.
 
@@ -94,7 +102,7 @@ def read_answer(format: str, response: str, finished: bool = True, opened: bool 
         finished: the model ended the response itself. Of one that its budget cut off only a complete action counts.
         opened: the prompt has opened the reasoning. Nothing counts before that is closed.
     """
-    reasons = opened and not _THOUGHT.search(response)
+    reasons = opened and not closes_reasoning(response)
     answer = Answer(violation=Violation.UNCLOSED_TAG) if reasons else FORMATS[format].read(response)
     if not finished and (answer.violation or not _END_OF_ACTION.search(response, answer.span[1])):
         return Answer(violation=Violation.CUT_OFF)

@@ -17,7 +17,15 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from trajectories.answers import Answer, FormatName, as_admissible, opens_reasoning, read_answer, write_answer
+from trajectories.answers import (
+    Answer,
+    FormatName,
+    as_admissible,
+    closes_reasoning,
+    opens_reasoning,
+    read_answer,
+    write_answer,
+)
 from trajectories.chat import ChatTokenizer, Message
 from trajectories.prompt_settings import Instructions, PromptSettings
 from trajectories.types import Sequence, Turn, VersionSpan
@@ -216,8 +224,9 @@ class _Builder:
     def _answer(self, ids: list[int], finished: bool) -> Answer:
         if not self._config.format:
             return Answer(self._tokenizer.action(ids))
-        response = self._tokenizer.decode(ids[:-1] if finished else ids)
-        answer = read_answer(self._config.format, response, finished, self.opened)
+        content = ids[:-1] if finished else ids
+        reasons = self.opened and not closes_reasoning(self._tokenizer.decode(content))
+        answer = read_answer(self._config.format, self._tokenizer.answer(content), finished, reasons)
         if answer.violation:
             return answer
         aliases = self._instructions.aliases

@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Collection, Iterable, Mapping
 from datetime import date
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -92,10 +93,18 @@ class ChatTokenizer:
 
         `options` go to the template, whose clock tells `DATE` unless they have another. What users say is quoted here.
         A system message is the run's own, and may hold control tokens, also where it stands above what the user says
-        first (`takes_system`); so may an assistant's, which is `spoken` or quoted already.
+        first (`takes_system`); so may an assistant's, which is `spoken` or quoted already. Where the template refuses
+        those (GPT-OSS's wants no channels in what was said), it is shown what was said behind the last of them.
         """
         quoted: list[Message] = [{"role": each["role"], "content": self._quoted_user(each)} for each in messages]
-        return self._apply(quoted if self.takes_system else _without_system(quoted), generation_prompt, options)
+        shown = quoted if self.takes_system else _without_system(quoted)
+        try:
+            return self._apply(shown, generation_prompt, options)
+        except Exception:  # a template is a program, and raises what it likes
+            plain = [self._plain(message) for message in shown]
+            if plain == shown:
+                raise
+            return self._apply(plain, generation_prompt, options)
 
     def encode(self, text: str) -> list[int]:
         """Token ids; control tokens written in the text become themselves unless it is quoted, none are added."""
@@ -116,6 +125,14 @@ class ChatTokenizer:
     def spoken(self, token_ids: list[int]) -> str:
         """The text as `encode` takes it: control tokens among the ids are written out, and only they."""
         return self._control.spoken(token_ids)
+
+    def answer(self, token_ids: list[int]) -> str:
+        """The last text that says something between control tokens which are no tags of an answer format: before it
+        stand reasoning and channels, as GPT-OSS, Magistral, Gemma 4 and Cohere's models mark them, and behind it what
+        closes an answer (Apriel)."""
+        runs = groupby(token_ids, key=self._control.marks.__contains__)
+        texts = [self.decode(list(run)) for marked, run in runs if not marked]
+        return next((text for text in reversed(texts) if text.strip()), "")
 
     def action(self, token_ids: list[int]) -> str:
         """The text without special tokens and surrounding blanks: what the environment gets where no format is set."""
@@ -185,6 +202,11 @@ class ChatTokenizer:
 
     def _quoted_user(self, message: Message) -> str:
         return self.quote(message["content"]) if message["role"] == "user" else message["content"]
+
+    def _plain(self, message: Message) -> Message:
+        if message["role"] != "assistant":
+            return message
+        return {"role": message["role"], "content": self._control.behind_last(message["content"])}
 
     def _apply(
         self, messages: list[Message], generation_prompt: bool = True, options: Mapping[str, Any] | None = None

@@ -6,6 +6,8 @@ import re
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from trajectories.answers import TAGS
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -22,6 +24,7 @@ class ControlTokens:
 
     Attributes:
         ids: their token ids.
+        marks: those by which a model structures its answer, channels or reasoning; not the tags of answer formats.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -33,8 +36,10 @@ class ControlTokens:
             if len(token.content.strip()) > 1 and (token.special or index in special or token.content in template)
         }
         self.ids = frozenset(found)
+        self.marks = frozenset(index for index, token in found.items() if token.content.lower() not in TAGS)
         strings = "|".join(re.escape(token.content) for token in found.values())
         # A step of one letter, so that of two strings that overlap both are found.
+        self._written = re.compile(strings) if strings else None
         self._forged = re.compile(rf"(?=(?:{strings}))(.)", re.DOTALL) if strings else None
         # Such tokens are also found in what only looks like them once the tokenizer has folded case or width.
         self._folded = any(token.normalized for token in found.values())
@@ -61,6 +66,11 @@ class ControlTokens:
         return "".join(
             self.decode(list(run)) if control else self.quote(self.decode(list(run))) for control, run in runs
         )
+
+    def behind_last(self, text: str) -> str:
+        """What a `spoken` text says behind the last control token in it."""
+        written = list(self._written.finditer(text)) if self._written else []
+        return text[written[-1].end() :] if written else text
 
     def decode(self, token_ids: list[int]) -> str:
         """The text, special tokens included."""

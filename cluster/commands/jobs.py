@@ -42,6 +42,8 @@ ANSWER_S = 10.0
 AGENT_S = 60.0
 """A head that has just started takes jobs only when a node has its agent."""
 POLL_S = 1.0
+PASSED_BY = "RAY_RUNTIME_ENV_IGNORE_GITIGNORE"
+"""With 1, Ray reads no .gitignore."""
 TOO_LARGE = re.compile("RequestEntityTooLarge|status code 413|exceeds the maximum size")
 """What Ray, or a proxy before it, says of a working directory that is too large: a dashboard takes 100 MiB."""
 TRACEBACK = "Traceback (most recent call last)"
@@ -100,6 +102,7 @@ def submit(client: JobSubmissionClient, arguments: Sequence[str], folder: Path, 
         folder: working directory, which is sent to the cluster without `EXCLUDES`.
         variables: environment variables of the job and its actors.
     """
+    _check_sent(folder.absolute())
     environment = {
         "working_dir": str(folder),
         "excludes": list(EXCLUDES),
@@ -119,6 +122,22 @@ def submit(client: JobSubmissionClient, arguments: Sequence[str], folder: Path, 
                 if "No available agent" not in str(error) or time.monotonic() > deadline:
                     raise
             time.sleep(POLL_S)  # for some seconds, the nodes of a head that has just started have no agent
+
+
+def _check_sent(folder: Path) -> None:
+    """Raises UserError where Ray would send an empty folder, and that only once: in its eyes `*` and `.*` in an ignore
+    file leave out the folder itself, whatever other lines take back."""
+    try:
+        from ray._private.runtime_env.packaging import get_excludes_from_ignore_files
+    except ImportError:  # another version of Ray: what it leaves out only shows on the cluster
+        return
+    read = os.environ.get(PASSED_BY, "0") != "1"
+    ignored = get_excludes_from_ignore_files(folder, include_gitignore=read, logger=logging.getLogger(__name__))
+    if any(leaves_out(folder) for leaves_out in ignored):
+        raise UserError(
+            f"nothing of --working-dir {folder} would be sent, since a line of its .gitignore or .rayignore (as `*` "
+            f"or `.*`) leaves out the folder itself: name there what is left out, or set {PASSED_BY}=1"
+        )
 
 
 def details(client: JobSubmissionClient, job: str) -> JobDetails:

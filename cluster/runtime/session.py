@@ -13,6 +13,7 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import ray
@@ -102,16 +103,24 @@ def ray_cluster(placement: PlacementSettings) -> Iterator[None]:
         try:
             _join(address)
         except Exception as error:  # Ray raises bare ones too, e.g. when a busy machine starts it too slowly
-            raise UserError(
-                f"no Ray cluster at {address or 'this machine'} ({first_line(error)}): start one with `ray start "
-                "--head`, or leave out placement.address."
-            ) from error
+            raise UserError(_not_joined(placement, error)) from error
         yield
 
 
 def joined_address(placement: PlacementSettings) -> str | None:
     """The address of the cluster that a run joins; None where it starts a private one."""
     return placement.address or os.environ.get("RAY_ADDRESS")
+
+
+def _not_joined(placement: PlacementSettings, error: Exception) -> str:
+    """Why there is no cluster, and what to do about the address, wherever that came from."""
+    address, reason = joined_address(placement), first_line(error)
+    if address is None:
+        return f"Ray does not start on this machine ({reason}): `concerto doctor` looks for the cause."
+    if urlsplit(address).scheme in ("http", "https"):
+        reason = "that is a dashboard, which `concerto submit` takes; a cluster's own address is HOST:6379"
+    away = "leave out placement.address" if placement.address else "unset RAY_ADDRESS"
+    return f"no Ray cluster at {address} ({reason}): start one with `ray start --head`, or {away}."
 
 
 def _join(address: str | None) -> None:

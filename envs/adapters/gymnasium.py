@@ -24,6 +24,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
+from envs.adapters.chance import Chance
 from envs.base import Observation, StepResult
 from envs.contract import shown
 from trajectories.errors import UserError, first_line
@@ -107,6 +108,9 @@ class GymnasiumTasks:
 class GymnasiumPlay:
     """Rewards of a step: `success`: 1.0 on the last step of an episode that is solved. `score`: the environment's own.
 
+    What an environment draws from `random` or `numpy.random` follows from the task's seed too, so that all members of a
+    group play the same episode.
+
     Where `info` tells no `state_hash`, states are equal that show the same text, as in GiGPO's published code.
     """
 
@@ -120,6 +124,7 @@ class GymnasiumPlay:
                 f"{_name(environment)}.reset cannot be called with a seed alone ({error}): it has not {INTERFACE}"
             ) from None
         self._environment, self._seeds, self._solved_at = environment, seeds, solved_at
+        self._chance = Chance()
         self._score: float | None = None
         """Earned so far; None where no episode is under way."""
 
@@ -129,16 +134,18 @@ class GymnasiumPlay:
         if not number.isdecimal() or int(number) not in self._seeds.get(split, ()):
             example = next(f"{name}/{seeds[0]}" for name, seeds in self._seeds.items() if seeds)
             raise UserError(f"no task {task_id!r} of {_name(self._environment)}; task ids read like {example}")
-        text, info = _parts(self._environment.reset(seed=int(number)), 2, f"{_name(self._environment)}.reset")
+        with self._chance.begin(int(number)):
+            answer = self._environment.reset(seed=int(number))
+        text, info = _parts(answer, 2, f"{_name(self._environment)}.reset")
         self._score = 0.0
         return self._observation(text, info)
 
     def step(self, action: str) -> StepResult:
         if self._score is None:
             raise RuntimeError("no episode is under way: reset first")
-        text, reward, terminated, truncated, info = _parts(
-            self._environment.step(action), 5, f"{_name(self._environment)}.step"
-        )
+        with self._chance.go_on():
+            answer = self._environment.step(action)
+        text, reward, terminated, truncated, info = _parts(answer, 5, f"{_name(self._environment)}.step")
         observation = self._observation(text, info)
         reward = _number(reward, f"{_name(self._environment)}.step")
         self._score += reward

@@ -18,6 +18,8 @@ Row = Mapping[str, object]
 MMLU_COLUMNS = ("question", "A", "B", "C", "D", "answer")
 """MMLU's .csv files have no header."""
 HELP_LABELS = ("entailment", "neutral")
+BEHIND_WORKING = "####"
+"""What GSM8K writes before the answer itself."""
 
 
 class RowError(ValueError):
@@ -82,7 +84,8 @@ def _own(row: Row) -> Question:
     """Concerto's own: `question`; optional `context`, which comes before it; optional `choices`, a list of texts.
 
     With choices `answer` is the index of the right one from 0, or its letter. Without choices it is an accepted text or
-    number, or a list of them, and may be missing.
+    number, or a list of them, and may be missing. A text with `####` is of GSM8K (Cobbe et al. 2021), which has the
+    same fields: the answer is what stands behind, and the working before it is left out.
     """
     text = _joined(row, "context", "question")
     if row.get("choices") not in (None, []):
@@ -92,7 +95,8 @@ def _own(row: Row) -> Question:
         return _choice(text, choices, index)
     if row.get("answer") is None:
         return Question(text)
-    references = _texts(row, "answer") if isinstance(row["answer"], list) else (_text_of(row["answer"], "answer"),)
+    accepted = _texts(row, "answer") if isinstance(row["answer"], list) else (_text_of(row["answer"], "answer"),)
+    references = tuple(text.rpartition(BEHIND_WORKING)[2].strip() for text in accepted)
     if not all(map(normalise, references)):
         raise RowError("answer has nothing but punctuation")
     return Question(text, references=references)

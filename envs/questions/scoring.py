@@ -2,6 +2,7 @@
 
 1. The *final answer* of a response is the first line after its last "Answer:" (or "answer is"), without them what its
    last `\\boxed{}` holds, without those its last line that is not empty. A box in that line stands for what it holds.
+   What comes before the last `</think>` is thought, and no part of it; nor is a thought that never ends.
 2. An *open* question is answered right if the final answer equals one of the references, both normalised.
 3. A *multiple-choice* question: the final answer names a choice by its letter, alone ("B", "(b).") or before the text
    ("B. Paris", "B - Paris"), and perhaps after "option" or "choice"; a letter that labels no choice is none. Otherwise
@@ -60,7 +61,7 @@ def judge(question: Question, response: str) -> Verdict:
 
 def final_answer(response: str) -> str:
     """`"2 + 2...\\nAnswer: 4\\nBye"`, `"So \\\\boxed{4}.\\nBye"` and `"2 + 2\\n4\\n"` → `"4"`; else empty."""
-    *before, tail = _MARKER.split(response)
+    *before, tail = _MARKER.split(response[_thought(response) :])
     lines = [bare for line in tail.splitlines() if (bare := line.strip(MARKUP))]
     if not lines:
         return ""
@@ -72,9 +73,18 @@ def final_answer(response: str) -> str:
 
 def reasoning(response: str) -> str:
     """What a response says before its final answer, the marker included: `"2 + 2...\nAnswer: 4"` gives
-    `"2 + 2...\nAnswer: "`; empty where nothing marks an answer."""
-    markers = list(_MARKER.finditer(response))
-    return response[: markers[-1].end()] if markers else ""
+    `"2 + 2...\nAnswer: "`. The end of a thought marks an answer too. Empty where nothing does."""
+    thought = _thought(response)
+    if markers := list(_MARKER.finditer(response, thought)):
+        return response[: markers[-1].end()]
+    answer = response[thought:].lstrip()
+    return response[: len(response) - len(answer)] if thought and answer else ""
+
+
+def _thought(response: str) -> int:
+    """Characters of a response that it thinks, up to the last `</think>`; all where a thought never ends."""
+    said = response.rpartition("</think>")[2]
+    return len(response) if "<think>" in said else len(response) - len(said)
 
 
 def named_choice(choices: tuple[str, ...], answer: str) -> int | None:

@@ -69,8 +69,8 @@ def write_model(model: PolicyModel, state: dict[str, Tensor], directory: Path, c
     tensors = _hugging_face_weights(model, state, config)
     safetensors.torch.save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
     about.save_pretrained(directory)
-    if lm.generation_config is not None:
-        lm.generation_config.save_pretrained(directory)
+    if lm.generation_config is not None:  # as it came: `save_pretrained` refuses many that models are published with
+        lm.generation_config.to_json_file(directory / "generation_config.json")
 
 
 def merge_adapters(state: dict[str, Tensor], config: LoraSettings) -> dict[str, Tensor]:

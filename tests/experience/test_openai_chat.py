@@ -109,6 +109,24 @@ async def test_a_reply_that_cannot_be_used_is_asked_for_again_and_costs_what_it_
     assert "name: String should have at least 1 character" in caplog.records[1].message
 
 
+@pytest.mark.parametrize(
+    ("around", "description"),
+    [
+        ("<think>{{}} or not?</think>\n\n{}", "adds numbers"),
+        ("```json\n{}\n```", "adds ```"),
+        ("</think>\n```\n{}```\n", "adds numbers"),
+        (" \n{}\n", "``` says </think> ```"),
+    ],
+)
+async def test_a_reply_is_read_behind_a_thought_and_within_a_fence(around: str, description: str) -> None:
+    """Of endpoints that do not bind their decoder to the schema."""
+    naming = Naming(name="sums", description=description)
+    spending = Spending()
+    model = Saying(around.format(naming.model_dump_json()))
+    assert await Prompter(model, spending).ask(NAME, Naming, question="?") == naming
+    assert not spending.retries
+
+
 async def test_garbage_ends_a_step_after_its_attempts_with_the_last_reason() -> None:
     model = Saying(*["garbage"] * 30)
     with pytest.raises(StepFailed, match="name: no usable reply in 10 attempts, the last: Invalid JSON"):

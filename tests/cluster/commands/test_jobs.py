@@ -186,3 +186,27 @@ def test_ctrl_c_stops_following_and_not_the_job():
     with pytest.raises(jobs.Detached, match="job known goes on: `concerto jobs logs known --address http://head:8265`"):
         follow(head)
     assert not head.stopped
+
+
+class Taker(Head):
+    """Takes jobs."""
+
+    def submit_job(self, **job: Any) -> str:
+        return "known"
+
+
+@pytest.mark.parametrize("ignored", [".*", "*\n!*.py", "*\n!*/\n!*.py", "/*\n!/own.py"])
+def test_a_folder_of_which_nothing_would_be_sent_is_refused(ignored: str, tmp_path, monkeypatch) -> None:
+    (tmp_path / ".gitignore").write_text(ignored)
+    (tmp_path / "own.py").touch()
+    with pytest.raises(UserError, match=r"nothing of --working-dir .* would be sent.*leaves out the folder itself"):
+        jobs.submit(Taker([]), ["train"], tmp_path, {})  # pyright: ignore[reportArgumentType]
+    monkeypatch.setenv("RAY_RUNTIME_ENV_IGNORE_GITIGNORE", "1")
+    assert jobs.submit(Taker([]), ["train"], tmp_path, {}) == "known"  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("ignored", [None, "", "runs/\n*.parquet\n.*/"])
+def test_a_folder_of_which_something_is_sent_is_taken(ignored: str | None, tmp_path) -> None:
+    if ignored is not None:
+        (tmp_path / ".gitignore").write_text(ignored)
+    assert jobs.submit(Taker([]), ["train"], tmp_path, {}) == "known"  # pyright: ignore[reportArgumentType]

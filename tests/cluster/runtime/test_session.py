@@ -139,18 +139,44 @@ def test_the_cluster_is_left_when_the_run_fails(ray):
     assert ray["left"]
 
 
-def test_a_cluster_that_is_not_there_is_named_with_the_fix(ray, monkeypatch):
+@pytest.mark.parametrize(
+    ("variable", "address", "line"),
+    [
+        (
+            None,
+            "head:1",
+            "no Ray cluster at head:1 (nobody listens): start one with `ray start --head`, or leave out plac",
+        ),
+        (
+            "of:2",
+            "head:1",
+            "no Ray cluster at head:1 (nobody listens): start one with `ray start --head`, or leave out pl",
+        ),
+        (
+            "of:2",
+            None,
+            "no Ray cluster at of:2 (nobody listens): start one with `ray start --head`, or unset RAY_ADDRESS",
+        ),
+        (
+            "http://of:2",
+            None,
+            "no Ray cluster at http://of:2 (that is a dashboard, which `concerto submit` takes; a clust",
+        ),
+        (None, None, "Ray does not start on this machine (nobody listens): `concerto doctor` looks for the cause"),
+    ],
+)
+def test_a_cluster_that_is_not_there_is_named_with_the_fix(
+    ray, monkeypatch, variable: str | None, address: str | None, line: str
+) -> None:
     def refuse(**options: Any) -> None:
         raise ConnectionError("nobody listens\nat all")
 
     monkeypatch.setattr(session.ray, "init", refuse)
-    with (
-        pytest.raises(
-            UserError, match=r"^no Ray cluster at head:1 \(nobody listens\): start one with `ray start --head`"
-        ),
-        session.ray_cluster(PlacementSettings(address="head:1")),
-    ):
+    if variable is not None:
+        session.os.environ["RAY_ADDRESS"] = variable
+    with pytest.raises(UserError) as refusal, session.ray_cluster(PlacementSettings(address=address)):
         pass
+    assert str(refusal.value).startswith(line) and "\n" not in str(refusal.value)
     assert "left" in ray
 
 

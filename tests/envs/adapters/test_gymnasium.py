@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import sys
 from pathlib import Path
@@ -167,3 +168,17 @@ def test_a_task_that_there_is_not_is_told(task: str) -> None:
 def test_seeds_that_mix_training_and_evaluation_are_refused(seeds, said) -> None:
     with pytest.raises(UserError, match=said):
         GymnasiumTasks(WordGame, seeds)
+
+
+def test_chance_that_does_not_heed_the_seed_is_the_tasks_all_the_same() -> None:
+    """Members of a group would else play different episodes under one name."""
+    here, there, other = (make_environment(f"{HERE}.Dice") for _ in range(3))
+    for environment, task in ((here, "train/7"), (other, "train/8"), (there, "train/7")):
+        environment.reset(task)
+    rolled: list[list[str]] = []
+    for _ in range(3):
+        before = random.getstate()
+        rolled.append([environment.step("roll").observation.text for environment in (here, there, other)])
+        assert random.getstate() == before, "chance outside is untouched"
+    assert all(mine == theirs != others for mine, theirs, others in rolled)
+    assert len({mine for mine, *_ in rolled}) == 3, "and goes on"

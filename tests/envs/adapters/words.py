@@ -7,12 +7,14 @@ from functools import partial
 from typing import Any
 
 import gymnasium
+import numpy as np
 
 from envs.adapters.gymnasium import GymnasiumTasks
 from examples.own_environment import Shelf
 
 __all__ = [
     "Choosy",
+    "Dice",
     "Listing",
     "NeedsArguments",
     "Numbering",
@@ -110,3 +112,14 @@ class NeedsArguments(WordGame):
 
 
 five = GymnasiumTasks(partial(NeedsArguments, 5), {"train": range(8), "dev": (8, 9)}, solved_at=0.9)
+
+
+class Dice:
+    """Takes a seed, and draws from the generators of the process all the same."""
+
+    def reset(self, *, seed: int | None = None) -> tuple[str, dict[str, Any]]:
+        self._secret = random.random()
+        return "Roll.", {}
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        return f"{self._secret} {random.random()} {np.random.random()}", 0.0, False, False, {}

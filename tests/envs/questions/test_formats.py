@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from envs.questions.formats import FORMATS, Row, RowError, format_of
 from envs.questions.library import QuestionLibrary
 from envs.questions.question import Question
+from envs.questions.scoring import judge
 from tests.envs.questions.files import write_data_sets, write_parquet
 
 EXPECTED = {
@@ -125,6 +126,7 @@ GOOD = {
         ("Concerto", {"choices": ["x"] * 27, "answer": 1}, "27 choices, not 2 to 26"),
         ("Concerto", {"answer": None}, "answer is missing or empty"),
         ("Concerto", {"choices": None, "answer": "?!"}, "answer has nothing but punctuation"),
+        ("Concerto", {"choices": None, "answer": "2 + 2\n#### "}, "answer has nothing but punctuation"),
         ("Concerto", {"choices": None, "answer": []}, "answer must be a list of texts"),
         ("Concerto", {"question": "  "}, "question is missing or empty"),
     ],
@@ -156,3 +158,15 @@ def test_any_row_is_a_question_or_refused(known, data: st.DataObject) -> None:
         return
     assert question.prompt.encode() and len(question.content_hash) == 64
     assert (question.answer is None) == (not question.choices)
+
+
+def test_the_answer_to_a_row_of_gsm8k_stands_behind_its_working() -> None:
+    """What is right would else be the whole text, which no answer ever is."""
+    row = {"question": "How many?", "answer": "In May <<48/2=24>>24.\nIn all <<48*20+24=984>>984, or so.\n#### 1,008"}
+    known = format_of(row)
+    assert known is not None
+    question = known.parse(row)
+    assert question.references == ("1,008",)
+    for response in (question.solution, "The answer is 1008.", "It is 1,008.\n#### 1008", "\\boxed{1008}"):
+        assert judge(question, response).right
+    assert not judge(question, "984").right

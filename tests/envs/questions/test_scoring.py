@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from envs.questions.question import Question
-from envs.questions.scoring import final_answer, judge, named_choice, normalise
+from envs.questions.scoring import final_answer, judge, named_choice, normalise, reasoning
 
 CITIES = ("Paris", "Rome", "The Hague")
 
@@ -29,6 +29,12 @@ CITIES = ("Paris", "Rome", "The Hague")
         ("The answer is: -4", "-4"),
         ("Answer:", ""),
         ("My answers: 4", "My answers: 4"),
+        ("<think>The answer is 3? No.\nIt is 4.</think>\n\n4", "4"),
+        ("<think>\\boxed{3}? No.</think>4", "4"),
+        ("The answer is 3? No.</think>\nAnswer: 4", "4"),
+        ("<think>Answer: 3</think>", ""),
+        ("<think>The answer is 3", ""),
+        ("<think>3</think>\n<think>Answer: 4", ""),
     ],
 )
 def test_final_answer(response: str, expected: str) -> None:
@@ -161,3 +167,18 @@ def test_any_response_gets_a_verdict(response: str, choices: bool) -> None:
 @given(st.text())
 def test_normalised_texts_have_single_blanks(text: str) -> None:
     assert normalise(text) == " ".join(normalise(text).split())
+
+
+@pytest.mark.parametrize(
+    ("response", "before"),
+    [
+        ("2 + 2.\nAnswer: 4", "2 + 2.\nAnswer: "),
+        ("4", ""),
+        ("<think>Answer: 3? No.</think>\n\n4", "<think>Answer: 3? No.</think>\n\n"),
+        ("<think>No.</think>\nThe answer is 4", "<think>No.</think>\nThe answer is "),
+        ("<think>Answer: 3", ""),
+        ("<think>No.</think>\n", ""),
+    ],
+)
+def test_reasoning_is_what_stands_before_the_final_answer(response: str, before: str) -> None:
+    assert reasoning(response) == before

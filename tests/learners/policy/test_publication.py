@@ -83,3 +83,12 @@ def test_full_weights_are_saved_in_the_precision_of_the_policy_without_a_folder_
     PolicyShard(PolicySettings(model=str(base), dtype="bfloat16"), OptimizerSettings()).save_pretrained(tmp_path / "a")
     assert {tensor.dtype for tensor in load_file(tmp_path / "a" / "model.safetensors").values()} == {torch.bfloat16}
     assert not (tmp_path / "a" / ADAPTER).exists()
+
+
+def test_a_generation_config_that_transformers_would_not_write_is_saved_as_it_came(base: Path, tmp_path: Path) -> None:
+    """Vicuna's has a temperature and does not sample; what a run has learned does not depend on that."""
+    published = {"eos_token_id": [2, 3], "pad_token_id": -1, "temperature": 0.9, "top_p": 0.6}
+    (base / "generation_config.json").write_text(json.dumps(published))
+    PolicyShard(PolicySettings(model=str(base)), OptimizerSettings()).save_pretrained(tmp_path / "saved")
+    saved = json.loads((tmp_path / "saved" / "generation_config.json").read_text())
+    assert published.items() <= saved.items()
