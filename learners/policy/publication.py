@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers.core_model_loading import revert_weight_conversion
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from learners.learner_settings import LoraSettings, PolicySettings
 from learners.policy.model import PolicyModel
@@ -70,7 +71,8 @@ def write_model(model: PolicyModel, state: dict[str, Tensor], directory: Path, c
     safetensors.torch.save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
     about.save_pretrained(directory)
     if lm.generation_config is not None:
-        lm.generation_config.save_pretrained(directory)
+        # Its own `save_pretrained` refuses what models are published with, as a temperature beside greedy decoding.
+        lm.generation_config.to_json_file(directory / GENERATION_CONFIG_NAME, keys_to_pop=["compile_config"])
 
 
 def merge_adapters(state: dict[str, Tensor], config: LoraSettings) -> dict[str, Tensor]:

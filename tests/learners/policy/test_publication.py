@@ -83,3 +83,15 @@ def test_full_weights_are_saved_in_the_precision_of_the_policy_without_a_folder_
     PolicyShard(PolicySettings(model=str(base), dtype="bfloat16"), OptimizerSettings()).save_pretrained(tmp_path / "a")
     assert {tensor.dtype for tensor in load_file(tmp_path / "a" / "model.safetensors").values()} == {torch.bfloat16}
     assert not (tmp_path / "a" / ADAPTER).exists()
+
+
+def test_a_generation_config_that_contradicts_itself_is_written_as_the_model_brought_it(
+    base: Path, tmp_path: Path
+) -> None:
+    """Llama 2 and Vicuna, for example; transformers reads it with a warning and refuses to write it."""
+    brought = {"do_sample": False, "temperature": 0.9, "top_p": 0.6, "eos_token_id": 2}
+    (base / "generation_config.json").write_text(json.dumps(brought))
+    for lora in (None, LoraSettings(rank=4)):
+        folder = tmp_path / f"saved-{lora is None}"
+        PolicyShard(PolicySettings(model=str(base), lora=lora), OptimizerSettings()).save_pretrained(folder)
+        assert json.loads((folder / "generation_config.json").read_text()).items() >= brought.items()
