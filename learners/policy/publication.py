@@ -64,8 +64,9 @@ def write_model(model: PolicyModel, state: dict[str, Tensor], directory: Path, c
     """
     directory.mkdir(parents=True, exist_ok=True)
     lm, about = model.causal_lm, copy.deepcopy(model.causal_lm.config)
+    # Those who load the model take it in the precision that is said here, and not in that of the file.
+    about.dtype = torch.float32 if config.lora else getattr(torch, config.dtype)
     if isinstance(model.lm, peft.PeftModel):
-        about.dtype = torch.float32
         _write_adapter(model.lm, state, directory / ADAPTER)
     tensors = _hugging_face_weights(model, state, config)
     safetensors.torch.save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})

@@ -82,6 +82,7 @@ def test_full_weights_are_saved_in_the_precision_of_the_policy_without_a_folder_
 ) -> None:
     PolicyShard(PolicySettings(model=str(base), dtype="bfloat16"), OptimizerSettings()).save_pretrained(tmp_path / "a")
     assert {tensor.dtype for tensor in load_file(tmp_path / "a" / "model.safetensors").values()} == {torch.bfloat16}
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "a").dtype == torch.bfloat16
     assert not (tmp_path / "a" / ADAPTER).exists()
 
 
