@@ -108,17 +108,21 @@ def _adapters(lm: peft.PeftModel, state: dict[str, Tensor]) -> dict[str, Tensor]
 
 
 def _hugging_face_weights(model: PolicyModel, state: dict[str, Tensor], config: PolicySettings) -> dict[str, Tensor]:
-    """Every weight under its name in a checkpoint, merged ones in float32 and all others in `config.dtype`.
+    """Every weight under its name in a checkpoint: merged ones in float32, all others in `config.dtype`, but buffers as
+    they are. Nothing trains these, and DeepSeek's routers choose experts by a bias too fine for bfloat16.
 
     transformers holds the experts of a layer in one tensor; checkpoints name them one by one.
     """
     tensors, dtype = _without_prefix(state), getattr(torch, config.dtype)
     if config.lora:
-        tensors, dtype = merge_adapters(tensors, config.lora), torch.float32
+        tensors = merge_adapters(tensors, config.lora)
+    else:
+        buffers = _without_prefix(dict(model.named_buffers()))
+        tensors = {name: tensor if name in buffers else tensor.to(dtype) for name, tensor in tensors.items()}
     tensors = revert_weight_conversion(model.causal_lm, tensors)
     if model.causal_lm.config.tie_word_embeddings:
         tensors.pop(HEAD, None)
-    return {name: tensor.to(dtype).contiguous() for name, tensor in tensors.items()}
+    return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
 
 def _whole(tensor: Tensor, dtype: torch.dtype) -> Tensor:

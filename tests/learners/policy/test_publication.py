@@ -7,12 +7,12 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from learners.learner_settings import LoraSettings, OptimizerSettings, PolicySettings
 from learners.policy.publication import ADAPTER, write_model
 from learners.policy.shard import PolicyShard
-from tests.actors.test_publication_families import FAMILIES, make_shard, random_model
+from tests.actors.test_publication_families import FAMILIES, SIZES, make_shard, random_model
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -96,3 +96,19 @@ def test_a_generation_config_that_contradicts_itself_is_written_as_the_model_bro
         folder = tmp_path / f"saved-{lora is None}"
         PolicyShard(PolicySettings(model=str(base), lora=lora), OptimizerSettings()).save_pretrained(folder)
         assert json.loads((folder / "generation_config.json").read_text()).items() >= brought.items()
+
+
+def test_the_bias_by_which_a_router_chooses_experts_is_saved_in_the_precision_it_was_loaded_in(tmp_path: Path) -> None:
+    """Such biases lie close together and far from 0, where bfloat16 has hardly any numbers."""
+    experts = {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "first_k_dense_replace": 1}
+    about = AutoConfig.for_model("glm4_moe", **SIZES, **experts, head_dim=32, n_group=1, topk_group=1)
+    lm, bias = AutoModelForCausalLM.from_config(about, dtype=torch.bfloat16), torch.tensor([7.001, 7.002, 7.003, 7.004])
+    lm.get_submodule("model.layers.1.mlp.gate").register_buffer("e_score_correction_bias", bias)
+    lm.save_pretrained(tmp_path / "base")
+    for lora in (None, LoraSettings(rank=4, target_modules=("q_proj",))):
+        config = PolicySettings(model=str(tmp_path / "base"), dtype="bfloat16", lora=lora)
+        shard, folder = PolicyShard(config, OptimizerSettings()), tmp_path / f"saved-{lora is None}"
+        write_model(shard.model, dict(shard.model.state_dict()), folder, config)
+        saved = load_file(folder / "model.safetensors")
+        torch.testing.assert_close(saved["model.layers.1.mlp.gate.e_score_correction_bias"], bias, rtol=0, atol=0)
+        assert saved["model.layers.0.mlp.gate_proj.weight"].dtype == (torch.float32 if lora else torch.bfloat16)
