@@ -9,6 +9,9 @@ AReaL (arXiv 2505.24298)    proximal batch, clip_high 0.2, and schedule.max_stal
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import torch
 from torch import Tensor
 
 from learners.learner_settings import GRPOSettings
@@ -44,7 +47,10 @@ class GRPOObjective(Objective):
         return losses.aggregation(self.config.aggregation, tokens, whole, self.config.constant_length)
 
     def token_losses(self, tokens: Tokens) -> TokenLosses:
-        config, proximal = self.config, self._proximal(tokens)
+        # Of a token that is all but certain vLLM may tell no number; it counts as sampled by the present policy.
+        told = torch.where(tokens.behaviour.isfinite(), tokens.behaviour, tokens.logprobs.detach())
+        config, tokens = self.config, replace(tokens, behaviour=told)
+        proximal = self._proximal(tokens)
         ratio = self._ratio(tokens.logprobs, proximal, tokens.sequence)
         stale = self._ratio(proximal, tokens.behaviour, tokens.sequence).clamp(max=config.ratio_cap)
         clip = (config.clip_low, config.clip_high)

@@ -12,6 +12,11 @@ import torch
 from torch import Tensor
 
 
+HIGHEST = 20.0
+"""Nats of log-ratio from which on a ratio rises no further, far above any cap: float32 has no number beyond 88, and an
+infinite ratio times a factor of 0 would be none, whether its token is clipped, masked or not."""
+
+
 def sft_loss(logprobs: Tensor) -> Tensor:
     """Cross-entropy, float [N]. A token of probability 1/2 costs ln 2 = 0.693."""
     return -logprobs
@@ -19,7 +24,7 @@ def sft_loss(logprobs: Tensor) -> Tensor:
 
 def token_ratio(logprobs: Tensor, behaviour: Tensor) -> Tensor:
     """pi(token) / mu(token), float [N]: current policy over the one that sampled it."""
-    return torch.exp(logprobs - behaviour)
+    return _bounded_exp(logprobs - behaviour)
 
 
 def sequence_ratio(logprobs: Tensor, behaviour: Tensor, sequence: Tensor) -> Tensor:
@@ -35,7 +40,7 @@ def sequence_ratio(logprobs: Tensor, behaviour: Tensor, sequence: Tensor) -> Ten
     difference = logprobs - behaviour
     sums = torch.zeros_like(difference).index_add(0, sequence, difference)
     counts = torch.zeros_like(difference).index_add(0, sequence, torch.ones_like(difference))
-    whole = torch.exp(sums / counts.clamp(min=1.0))[sequence].detach()
+    whole = _bounded_exp(sums / counts.clamp(min=1.0))[sequence].detach()
     return whole * torch.exp(logprobs - logprobs.detach())
 
 
@@ -69,7 +74,7 @@ def k3_kl(logprobs: Tensor, reference: Tensor) -> Tensor:
     """Unbiased, non-negative estimate of KL(policy || reference) for every token, float [N]:
     exp(d) - d - 1 with d = reference - logprobs (Schulman's k3). Probabilities 1/2 and 1/4: 0.5 + 0.693 - 1 = 0.193."""
     difference = reference - logprobs
-    return torch.exp(difference) - difference - 1.0
+    return _bounded_exp(difference) - difference - 1.0
 
 
 def aggregation(
@@ -85,3 +90,9 @@ def aggregation(
     if kind == "token":
         return 1.0, float(tokens)
     return 1.0 / (whole if kind == "sequence" else constant_length), tokens / whole
+
+
+def _bounded_exp(difference: Tensor) -> Tensor:
+    """exp, at most that of `HIGHEST`, and its own derivative also there."""
+    fixed = difference.detach()
+    return torch.exp(fixed.clamp(max=HIGHEST) + (difference - fixed))

@@ -18,6 +18,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import convert_and_load_state_dict_in_model
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import LoadStateDictConfig
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils.hub import cached_file, get_checkpoint_shard_files
@@ -46,11 +47,11 @@ def load_policy(config: PolicySettings, seed: int, device: torch.device) -> Poli
     kept = computed if config.lora else torch.float32
     sharded = distributed.world_size() > 1
     lm = outline(config.model, kept) if sharded else _loaded(config.model, kept)
-    _silence_dropout(lm)
     if config.gradient_checkpointing:
         lm.gradient_checkpointing_enable({"use_reentrant": False})
         lm.enable_input_require_grads()
     model = PolicyModel(_with_adapters(lm, config.lora) if config.lora else lm, computed)
+    _silence(model)
     if sharded:
         distributed.shard(model, device, computed)
         _fill(model.causal_lm, config.model, device)
@@ -144,10 +145,11 @@ def _draw_adapters(model: PolicyModel, seed: int) -> None:
             distributed.assign(module, name, whole)
 
 
-def _silence_dropout(lm: PreTrainedModel) -> None:
-    """Ratios compare two passes over the same tokens, so the passes must be deterministic."""
-    for module in lm.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        if hasattr(module, "attention_dropout"):
-            module.attention_dropout = 0.0  # pyright: ignore[reportArgumentType]
+def _silence(model: nn.Module) -> None:
+    """Ratios compare two passes over the same tokens, so the passes must be deterministic, as the engine's are: no
+    dropout, no noise on what routers of experts see. Decoder layers alone that are to recompute their activations stay
+    in training mode, since without it they do not; what they hold does not."""
+    model.eval()
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer) and module.gradient_checkpointing:
+            module.training = True

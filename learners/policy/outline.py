@@ -6,6 +6,11 @@ frequencies) are real, since they follow from the configuration and no checkpoin
 
 from __future__ import annotations
 
+import copy
+import warnings
+from collections.abc import Iterable
+
+import peft
 import torch
 from accelerate import init_empty_weights
 from torch import nn
@@ -75,7 +80,7 @@ def check_adapters(lm: PreTrainedModel, lora: LoraSettings) -> None:
     PEFT itself leaves out in silence what is not there as long as one name fits, and the engine what it cannot adapt.
 
     Raises:
-        UserError: a name that no linear layer has, or that of the output head.
+        UserError: a name that no linear layer has, that of the output head, or one that experts have too.
     """
     head = lm.get_output_embeddings()
     layers = {name: module for name, module in lm.named_modules() if isinstance(module, nn.Linear)}
@@ -93,3 +98,22 @@ def check_adapters(lm: PreTrainedModel, lora: LoraSettings) -> None:
                 f"policy.lora.target_modules names {name!r}, but {type(lm).__name__} has no linear layer of that name."
                 f"{did_you_mean(name, inner)} It has {', '.join(inner)}."
             )
+    if beyond := _of_experts(lm, lora.target_modules):
+        name, apt = min(beyond), [name for name in inner if name not in beyond]
+        raise UserError(
+            f"policy.lora.target_modules names {name!r}, which the experts of {type(lm).__name__} have too, and there "
+            f"are no adapters for experts: leave it out. Without experts are {', '.join(apt)}."
+        )
+
+
+def _of_experts(lm: PreTrainedModel, names: Iterable[str]) -> set[str]:
+    """The names that PEFT would take for those of experts too, where a layer holds all of its experts in one tensor.
+    Their adapters are of another kind, and nothing here merges them into weights."""
+    probe = peft.LoraConfig(r=1, target_modules=list(names))
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            peft.get_peft_model(copy.deepcopy(lm), probe)
+        except ValueError:  # one name of a pair that such a tensor holds together
+            return set(names)
+    return set(names) - set(probe.target_modules or ()) if probe.target_parameters else set()

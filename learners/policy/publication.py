@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers.core_model_loading import revert_weight_conversion
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from learners.learner_settings import LoraSettings, PolicySettings
 from learners.policy.model import PolicyModel
@@ -63,14 +64,16 @@ def write_model(model: PolicyModel, state: dict[str, Tensor], directory: Path, c
     """
     directory.mkdir(parents=True, exist_ok=True)
     lm, about = model.causal_lm, copy.deepcopy(model.causal_lm.config)
+    # Those who load the model take it in the precision that is said here, and not in that of the file.
+    about.dtype = torch.float32 if config.lora else getattr(torch, config.dtype)
     if isinstance(model.lm, peft.PeftModel):
-        about.dtype = torch.float32
         _write_adapter(model.lm, state, directory / ADAPTER)
     tensors = _hugging_face_weights(model, state, config)
     safetensors.torch.save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
     about.save_pretrained(directory)
-    if lm.generation_config is not None:  # as it came: `save_pretrained` refuses many that models are published with
-        lm.generation_config.to_json_file(directory / "generation_config.json")
+    if lm.generation_config is not None:
+        # Its own `save_pretrained` refuses what models are published with, as a temperature beside greedy decoding.
+        lm.generation_config.to_json_file(directory / GENERATION_CONFIG_NAME, keys_to_pop=["compile_config"])
 
 
 def merge_adapters(state: dict[str, Tensor], config: LoraSettings) -> dict[str, Tensor]:
@@ -105,17 +108,21 @@ def _adapters(lm: peft.PeftModel, state: dict[str, Tensor]) -> dict[str, Tensor]
 
 
 def _hugging_face_weights(model: PolicyModel, state: dict[str, Tensor], config: PolicySettings) -> dict[str, Tensor]:
-    """Every weight under its name in a checkpoint, merged ones in float32 and all others in `config.dtype`.
+    """Every weight under its name in a checkpoint: merged ones in float32, all others in `config.dtype`, but buffers as
+    they are. Nothing trains these, and DeepSeek's routers choose experts by a bias too fine for bfloat16.
 
     transformers holds the experts of a layer in one tensor; checkpoints name them one by one.
     """
     tensors, dtype = _without_prefix(state), getattr(torch, config.dtype)
     if config.lora:
-        tensors, dtype = merge_adapters(tensors, config.lora), torch.float32
+        tensors = merge_adapters(tensors, config.lora)
+    else:
+        buffers = _without_prefix(dict(model.named_buffers()))
+        tensors = {name: tensor if name in buffers else tensor.to(dtype) for name, tensor in tensors.items()}
     tensors = revert_weight_conversion(model.causal_lm, tensors)
     if model.causal_lm.config.tie_word_embeddings:
         tensors.pop(HEAD, None)
-    return {name: tensor.to(dtype).contiguous() for name, tensor in tensors.items()}
+    return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
 
 def _whole(tensor: Tensor, dtype: torch.dtype) -> Tensor:

@@ -104,7 +104,6 @@ class PolicyShard:
             self._reference = self.model
             if not config.lora:
                 self._reference = load_policy(config, seed, self._device).requires_grad_(False)
-        self.model.train()  # activation checkpointing works in training mode only; dropout is off
         self._optimizer = PolicyOptimizer([p for p in self.model.parameters() if p.requires_grad], optimizer)
         self._checkpoints = checkpoint.CheckpointWriter()
 

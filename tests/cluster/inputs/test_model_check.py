@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.numpy import save_file
-from transformers import AddedToken, AutoTokenizer, BloomConfig, GPT2Config, Qwen3MoeConfig
+from transformers import AddedToken, AutoTokenizer, BloomConfig, Glm4MoeConfig, GPT2Config, Qwen3MoeConfig
 
 from cluster.config.loading import load_config
 from cluster.inputs.model_check import check_model, check_probed_model, rounding
@@ -161,6 +161,18 @@ def test_adapters_go_on_linear_layers_of_their_own_only(model):
     GPT2Config(n_embd=64, n_layer=2, n_head=2, vocab_size=384, n_positions=2048).save_pretrained(model)
     with pytest.raises(UserError, match="names 'c_attn', but GPT2LMHeadModel has no linear layer"):
         check(model, "policy.lora.target_modules=[c_attn]")
+
+
+@pytest.mark.parametrize("names", ["q_proj,gate_proj,up_proj,down_proj", "gate_proj,up_proj", "up_proj", "down_proj"])
+def test_a_name_that_experts_share_with_a_linear_layer_is_refused(model, names):
+    """GLM's and DeepSeek's first layer has no experts. PEFT would adapt the others' too, and at the end of the run
+    nothing could merge that."""
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "head_dim": 32, "vocab_size": 384}
+    Glm4MoeConfig(**sizes, n_routed_experts=4, max_position_embeddings=2048).save_pretrained(model)  # pyright: ignore
+    said = r"names '\w+_proj', which the experts of Glm4MoeForCausalLM have too, .*: leave it out\..* q_proj, k_proj"
+    with pytest.raises(UserError, match=said):
+        check(model, f"policy.lora.target_modules=[{names}]")
+    assert check(model, "policy.lora.target_modules=[q_proj,o_proj]") == str(model)
 
 
 def test_what_cannot_be_probed_is_refused_where_it_would_be(model):

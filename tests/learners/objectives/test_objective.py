@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -110,6 +111,41 @@ def test_a_sequence_that_is_too_far_from_its_policy_does_not_train_at_all() -> N
     assert (found.loss != 0).tolist() == [True, True, False, False]
     with pytest.raises(ValueError, match=r"sequence_band must be \(low <= 1, high >= 1\)"):
         GRPOSettings(sequence_band=(1.1, 1.2))
+
+
+@pytest.mark.parametrize("advantage", [-1.0, 1.0])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"icepop_band": (0.5, 5.0)},
+        {"sequence_band": (0.9, 1.1)},
+        {"ratio": "sequence"},
+        {"proximal": "batch"},
+        {"kl_weight": 0.01},
+    ],
+)
+@pytest.mark.parametrize("told", [-200.0, -math.inf, math.nan])
+def test_one_token_of_which_engine_and_learner_think_otherwise_spoils_no_step(
+    settings: dict, advantage: float, told: float
+) -> None:
+    """200 nats are more than float32 can take the exponential of; nan is what vLLM may say of a certain token."""
+    logprobs = torch.tensor([-0.1, -0.5], requires_grad=True)
+    tokens = Tokens(
+        logprobs=logprobs,
+        behaviour=torch.tensor([-0.1, told]),
+        advantages=torch.full((2,), advantage),
+        sequence=torch.tensor([0, 1]),
+        reference=torch.tensor([-0.1, -0.5]) if "kl_weight" in settings else None,
+        entropy=torch.zeros(2),
+    )
+    found = GRPOObjective(GRPOSettings.model_validate(settings)).token_losses(tokens)
+    found.loss.sum().backward()
+    assert logprobs.grad is not None and logprobs.grad.isfinite().all()
+    assert logprobs.grad[0] == -advantage
+    if "icepop_band" in settings and told == -200.0:
+        assert logprobs.grad[1] == 0.0
+    assert all(values.isfinite().all() for values in found.metrics.values())
 
 
 def test_a_step_takes_the_oldest_examples_and_schedules_move_with_the_steps() -> None:

@@ -61,6 +61,34 @@ def test_a_read_gives_the_same_logprobs_and_the_entropy_of_the_same_distribution
     np.testing.assert_allclose(entropy, -(table.exp() * table).sum(-1), atol=1e-4)
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(
+    ("name", "noise"),
+    [
+        ("starcoder2", {"residual_dropout": 0.1, "embedding_dropout": 0.1, "attention_dropout": 0.1}),
+        ("phimoe", {"num_local_experts": 4, "num_experts_per_tok": 2, "router_jitter_noise": 0.01}),
+        ("mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2, "router_jitter_noise": 0.01}),
+    ],
+)
+def test_two_passes_agree_to_the_bit_whatever_noise_the_model_was_trained_with(name, noise, checkpointing, tmp_path):
+    AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **{**SIZES, **noise})).save_pretrained(tmp_path)
+    settings = PolicySettings(model=str(tmp_path), gradient_checkpointing=checkpointing)
+    policy, batch = PolicyShard(settings, OptimizerSettings()).model, collate(make_sequences(3), CPU)
+    first, second = policy(batch), policy(batch)
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+    (first.sum() + second.sum()).backward()
+
+
+def test_layers_run_again_in_the_backward_pass_where_activations_are_recomputed(tmp_path):
+    folder = write_family("llama", tmp_path)
+    for checkpointing, times in ((False, 1), (True, 2)):
+        settings, runs = PolicySettings(model=str(folder), gradient_checkpointing=checkpointing), []
+        policy = PolicyShard(settings, OptimizerSettings()).model
+        policy.layers[0].mlp.register_forward_pre_hook(lambda *_, runs=runs: runs.append(1))  # pyright: ignore
+        policy(collate(make_sequences(2), CPU)).sum().backward()
+        assert len(runs) == times
+
+
 def test_a_step_leaves_the_model_as_it_is_built(family):
     shard = PolicyShard(PolicySettings(model=str(family)), OptimizerSettings())
     before = [name for name, _ in shard.model.named_modules()]

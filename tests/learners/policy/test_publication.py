@@ -7,12 +7,12 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from learners.learner_settings import LoraSettings, OptimizerSettings, PolicySettings
 from learners.policy.publication import ADAPTER, write_model
 from learners.policy.shard import PolicyShard
-from tests.actors.test_publication_families import FAMILIES, make_shard, random_model
+from tests.actors.test_publication_families import FAMILIES, SIZES, make_shard, random_model
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -82,13 +82,33 @@ def test_full_weights_are_saved_in_the_precision_of_the_policy_without_a_folder_
 ) -> None:
     PolicyShard(PolicySettings(model=str(base), dtype="bfloat16"), OptimizerSettings()).save_pretrained(tmp_path / "a")
     assert {tensor.dtype for tensor in load_file(tmp_path / "a" / "model.safetensors").values()} == {torch.bfloat16}
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "a").dtype == torch.bfloat16
     assert not (tmp_path / "a" / ADAPTER).exists()
 
 
-def test_a_generation_config_that_transformers_would_not_write_is_saved_as_it_came(base: Path, tmp_path: Path) -> None:
-    """Vicuna's has a temperature and does not sample; what a run has learned does not depend on that."""
-    published = {"eos_token_id": [2, 3], "pad_token_id": -1, "temperature": 0.9, "top_p": 0.6}
-    (base / "generation_config.json").write_text(json.dumps(published))
-    PolicyShard(PolicySettings(model=str(base)), OptimizerSettings()).save_pretrained(tmp_path / "saved")
-    saved = json.loads((tmp_path / "saved" / "generation_config.json").read_text())
-    assert published.items() <= saved.items()
+def test_a_generation_config_that_contradicts_itself_is_written_as_the_model_brought_it(
+    base: Path, tmp_path: Path
+) -> None:
+    """Llama 2 and Vicuna, for example; transformers reads it with a warning and refuses to write it."""
+    brought = {"do_sample": False, "temperature": 0.9, "top_p": 0.6, "eos_token_id": 2}
+    (base / "generation_config.json").write_text(json.dumps(brought))
+    for lora in (None, LoraSettings(rank=4)):
+        folder = tmp_path / f"saved-{lora is None}"
+        PolicyShard(PolicySettings(model=str(base), lora=lora), OptimizerSettings()).save_pretrained(folder)
+        assert json.loads((folder / "generation_config.json").read_text()).items() >= brought.items()
+
+
+def test_the_bias_by_which_a_router_chooses_experts_is_saved_in_the_precision_it_was_loaded_in(tmp_path: Path) -> None:
+    """Such biases lie close together and far from 0, where bfloat16 has hardly any numbers."""
+    experts = {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "first_k_dense_replace": 1}
+    about = AutoConfig.for_model("glm4_moe", **SIZES, **experts, head_dim=32, n_group=1, topk_group=1)
+    lm, bias = AutoModelForCausalLM.from_config(about, dtype=torch.bfloat16), torch.tensor([7.001, 7.002, 7.003, 7.004])
+    lm.get_submodule("model.layers.1.mlp.gate").register_buffer("e_score_correction_bias", bias)
+    lm.save_pretrained(tmp_path / "base")
+    for lora in (None, LoraSettings(rank=4, target_modules=("q_proj",))):
+        config = PolicySettings(model=str(tmp_path / "base"), dtype="bfloat16", lora=lora)
+        shard, folder = PolicyShard(config, OptimizerSettings()), tmp_path / f"saved-{lora is None}"
+        write_model(shard.model, dict(shard.model.state_dict()), folder, config)
+        saved = load_file(folder / "model.safetensors")
+        torch.testing.assert_close(saved["model.layers.1.mlp.gate.e_score_correction_bias"], bias, rtol=0, atol=0)
+        assert saved["model.layers.0.mlp.gate_proj.weight"].dtype == (torch.float32 if lora else torch.bfloat16)
