@@ -11,7 +11,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-
 HIGHEST = 20.0
 """Nats of log-ratio from which on a ratio rises no further, far above any cap: float32 has no number beyond 88, and an
 infinite ratio times a factor of 0 would be none, whether its token is clipped, masked or not."""
