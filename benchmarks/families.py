@@ -61,6 +61,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "phi3": {},
     "olmo2": {},
     "smollm3": {},
+    "gpt2": {"n_positions": 256},
+    "opt": {"ffn_dim": 128, "word_embed_proj_dim": 64},
 }
 """Configurations by Transformers' name of the family; what is scaled or capped is so much so that it shows."""
 

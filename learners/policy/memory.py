@@ -13,7 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from learners.learner_settings import LoraSettings, OptimizerSettings, PolicySettings
-from learners.policy.model import LOGITS_AT_ONCE
+from learners.policy.model import LOGITS_AT_ONCE, decoder_layers
 
 SPARE = 2 << 30
 """Bytes of a GPU that no plan may count on. An estimate."""
@@ -59,7 +59,7 @@ class Shape:
 def shape_of(lm: PreTrainedModel) -> Shape:
     """The shape of a causal language model, which may be without weights (`learners.policy.outline`)."""
     config = lm.config
-    layers = getattr(lm, lm.base_model_prefix).layers
+    layers = decoder_layers(lm)
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     linear: dict[str, list[tuple[int, int]]] = {}
     for name, module in lm.named_modules():
@@ -67,7 +67,8 @@ def shape_of(lm: PreTrainedModel) -> Shape:
             linear.setdefault(name.rpartition(".")[2], []).append((module.in_features, module.out_features))
     key_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     experts = getattr(config, "num_experts_per_tok", None)
-    width = getattr(config, "moe_intermediate_size", None) or config.intermediate_size
+    dense = getattr(config, "intermediate_size", None) or 4 * config.hidden_size  # GPT-2 and OPT do not say it
+    width = getattr(config, "moe_intermediate_size", None) or dense
     return Shape(
         weights=_count(lm.parameters()),
         layer_weights=max(_count(layer.parameters()) for layer in layers),

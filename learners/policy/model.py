@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import MoeModelOutputWithPast
 
 from learners.policy.attention import can_share
@@ -45,7 +46,7 @@ class PolicyModel(nn.Module):
     @property
     def layers(self) -> list[nn.Module]:
         """The decoder layers: the units of sharding."""
-        return list(getattr(self.causal_lm, self.causal_lm.base_model_prefix).layers)
+        return decoder_layers(self.causal_lm)
 
     @property
     def shares(self) -> bool:
@@ -154,7 +155,7 @@ class OwnHead:
     def __call__(self, hidden: Tensor) -> Tensor:
         lm, name = self._lm, self._lm.base_model_prefix
         backbone = getattr(lm, name)
-        setattr(lm, name, _Given(hidden[None]))
+        setattr(lm, name, _Given(hidden[None], backbone))
         try:
             return lm.forward(inputs_embeds=hidden[None], use_cache=False).logits[0]
         finally:
@@ -162,14 +163,32 @@ class OwnHead:
 
 
 class _Given(nn.Module):
-    """A backbone whose work is done."""
+    """A backbone whose work is done. So is that of each module in it (OPT asks its decoder); whatever else a model's
+    forward pass looks up there (Falcon-H1 a factor) is the backbone's own."""
 
-    def __init__(self, hidden: Tensor) -> None:
+    def __init__(self, hidden: Tensor, backbone: nn.Module) -> None:
         super().__init__()
-        self._output = MoeModelOutputWithPast(last_hidden_state=hidden)  # pyright: ignore[reportArgumentType]
+        self.__dict__["_backbone"] = backbone  # no module of this one: it has a place of its own
+        self._output = _Output(last_hidden_state=hidden)  # pyright: ignore[reportArgumentType]
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self.__dict__["_backbone"], name)
+        return self if isinstance(found, nn.Module) else found
 
     def forward(self, *inputs: Any, **options: Any) -> MoeModelOutputWithPast:
         return self._output
+
+
+class _Output(MoeModelOutputWithPast):
+    """Final states and nothing else, whatever a family has beside them (GPT-2 cross-attentions)."""
+
+    def __getattr__(self, name: str) -> None:
+        return None
+
+
+def decoder_layers(lm: PreTrainedModel) -> list[nn.Module]:
+    """The decoder layers in their order, whatever a family calls their list."""
+    return [module for module in lm.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
 def selective_logprobs(hidden: Tensor, head: Head, targets: Tensor, temperature: Tensor) -> Tensor:

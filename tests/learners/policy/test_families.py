@@ -104,6 +104,24 @@ def test_a_model_that_sees_is_refused_in_a_line(tmp_path: Path) -> None:
         outline(str(tmp_path))
 
 
+def test_what_a_forward_pass_looks_up_in_its_backbone_is_the_backbones_own(tmp_path: Path) -> None:
+    """Falcon-H1 multiplies logits by a factor that its backbone holds."""
+    sizes = {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8, "lm_head_multiplier": 0.25}
+    config = AutoConfig.for_model("falcon_h1", **{**SIZES, **sizes})
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    policy, batch = load_policy(PolicySettings(model=str(tmp_path)), 0, CPU), collate(make_sequences(2), CPU)
+    with torch.no_grad():
+        logits = own(tmp_path)(input_ids=batch.input_ids).logits.flatten(0, 1)[batch.positions]
+        table = (logits / batch.temperature[:, None]).log_softmax(-1)
+        torch.testing.assert_close(policy(batch), table.gather(1, batch.targets[:, None])[:, 0], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "opt"])
+def test_the_units_of_sharding_are_the_decoder_layers(name: str, tmp_path: Path) -> None:
+    layers = load_policy(PolicySettings(model=str(write_family(name, tmp_path))), 0, CPU).layers
+    assert len(layers) == SIZES["num_hidden_layers"] and len({type(layer) for layer in layers}) == 1
+
+
 @pytest.mark.real
 @pytest.mark.timeout(600)
 @pytest.mark.asyncio(loop_scope="session")
