@@ -101,7 +101,8 @@ def test_kills_and_an_interruption_change_no_task_and_resume_finishes(tmp_path, 
 
     newest, _ = sound_checkpoint(run_dir)
     shard = next((newest / "learner" / "shards").iterdir())
-    shard.write_bytes(shard.read_bytes()[:-1] + b"?")  # as a disk may return it: well formed, and wrong
+    *content, last = shard.read_bytes()
+    shard.write_bytes(bytes([*content, last ^ 1]))  # as a disk may return it: well formed, and wrong
     with RunProcess([*arguments, "--resume"], tmp_path / "log-resumed", GUARDED) as resumed:
         assert resumed.wait() == 0, resumed.log()
         resumed.assert_nothing_left()
