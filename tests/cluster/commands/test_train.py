@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from collections import Counter
 from collections.abc import Iterator
@@ -99,14 +100,9 @@ def test_kills_and_an_interruption_change_no_task_and_resume_finishes(tmp_path, 
     assert load_manifest(sound_checkpoint(run_dir)[0]).step == read_metrics(run_dir)[-1]["step"]
     assert (run_dir / "learning_curve.svg").exists()
 
-    newest, _ = sound_checkpoint(run_dir)
-    shard = next((newest / "learner" / "shards").iterdir())
-    *content, last = shard.read_bytes()
-    shard.write_bytes(bytes([*content, last ^ 1]))  # as a disk may return it: well formed, and wrong
     with RunProcess([*arguments, "--resume"], tmp_path / "log-resumed", GUARDED) as resumed:
         assert resumed.wait() == 0, resumed.log()
         resumed.assert_nothing_left()
-    assert f"{newest} is damaged" in resumed.log().replace("\n", "")
     finished_run = staged_run.result()
     assert trained_tasks(run_dir) == trained_tasks(finished_run)
     assert [row["route"] for row in _routes(run_dir)] == [row["route"] for row in _routes(finished_run)]
@@ -119,6 +115,25 @@ def test_kills_and_an_interruption_change_no_task_and_resume_finishes(tmp_path, 
     assert best and best.success >= max(
         result.sampled.success.rate for (result,) in run_evaluations(run_dir).values() if result.sampled
     ), "also of evaluations that were played again"
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_it_and_the_same_tasks_are_trained(
+    tmp_path, tiny_model_dir, staged_run
+):
+    finished_run, run_dir = staged_run.result(), tmp_path / "run"
+    shutil.copytree(finished_run, run_dir)
+    newest, _ = sound_checkpoint(run_dir)
+    shard = next((newest / "learner" / "shards").iterdir())
+    *content, last = shard.read_bytes()
+    shard.write_bytes(bytes([*content, last ^ 1]))  # as a disk may return it: well formed, and wrong
+    resuming = [*train_arguments(run_dir, tiny_model_dir, **ROUTED), "--resume"]
+    with RunProcess(resuming, tmp_path / "log", GUARDED) as resumed:
+        assert resumed.wait() == 0, resumed.log()
+        resumed.assert_nothing_left()
+    said = resumed.log().replace("\n", "")
+    assert f"{newest.name} is damaged" in said and "resuming after step 2" in said
+    assert trained_tasks(run_dir) == trained_tasks(finished_run)
+    assert [record["step"] for record in read_metrics(run_dir)] == STEPS
 
 
 def test_a_run_trains_evaluates_and_leaves_a_model(staged_run):
